@@ -1,0 +1,281 @@
+from wire.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class JoinRequest(_message.Message):
+    __slots__ = ("protocol_version", "role", "name", "address", "fingerprint", "pid", "host")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    role: str
+    name: str
+    address: str
+    fingerprint: str
+    pid: int
+    host: str
+    def __init__(self, protocol_version: _Optional[int] = ..., role: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., fingerprint: _Optional[str] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
+
+class JoinReply(_message.Message):
+    __slots__ = ("protocol_version", "run", "timeline", "incarnation", "config_json", "out")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    OUT_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    run: str
+    timeline: int
+    incarnation: int
+    config_json: str
+    out: str
+    def __init__(self, protocol_version: _Optional[int] = ..., run: _Optional[str] = ..., timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., config_json: _Optional[str] = ..., out: _Optional[str] = ...) -> None: ...
+
+class DeclareRequest(_message.Message):
+    __slots__ = ("incarnation", "parameters", "optimizer")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    parameters: _containers.RepeatedCompositeFieldContainer[_common_pb2.Parameter]
+    optimizer: _common_pb2.OptimizerSpec
+    def __init__(self, incarnation: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[_common_pb2.Parameter, _Mapping]]] = ..., optimizer: _Optional[_Union[_common_pb2.OptimizerSpec, _Mapping]] = ...) -> None: ...
+
+class DeclareReply(_message.Message):
+    __slots__ = ("placement", "plan", "upload")
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_FIELD_NUMBER: _ClassVar[int]
+    placement: _containers.RepeatedCompositeFieldContainer[_common_pb2.ShardPlacement]
+    plan: int
+    upload: bool
+    def __init__(self, placement: _Optional[_Iterable[_Union[_common_pb2.ShardPlacement, _Mapping]]] = ..., plan: _Optional[int] = ..., upload: _Optional[bool] = ...) -> None: ...
+
+class Beat(_message.Message):
+    __slots__ = ("incarnation", "count")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    count: int
+    def __init__(self, incarnation: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
+class HeartbeatEnd(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WorkerReport(_message.Message):
+    __slots__ = ("attending", "uploaded", "ready", "progress", "deposited", "evaluated", "scalars", "failed", "finished", "leaving", "announce")
+    ATTENDING_FIELD_NUMBER: _ClassVar[int]
+    UPLOADED_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    DEPOSITED_FIELD_NUMBER: _ClassVar[int]
+    EVALUATED_FIELD_NUMBER: _ClassVar[int]
+    SCALARS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
+    ANNOUNCE_FIELD_NUMBER: _ClassVar[int]
+    attending: Attending
+    uploaded: Uploaded
+    ready: Ready
+    progress: Progress
+    deposited: Deposited
+    evaluated: Evaluated
+    scalars: Scalars
+    failed: Failed
+    finished: Finished
+    leaving: Leaving
+    announce: Announce
+    def __init__(self, attending: _Optional[_Union[Attending, _Mapping]] = ..., uploaded: _Optional[_Union[Uploaded, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., deposited: _Optional[_Union[Deposited, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ...) -> None: ...
+
+class Attending(_message.Message):
+    __slots__ = ("incarnation",)
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    def __init__(self, incarnation: _Optional[int] = ...) -> None: ...
+
+class Uploaded(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Ready(_message.Message):
+    __slots__ = ("samples", "data_digest", "batch_size", "accumulate", "evaluate_every", "evaluates")
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    DATA_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ACCUMULATE_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_EVERY_FIELD_NUMBER: _ClassVar[int]
+    EVALUATES_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    data_digest: str
+    batch_size: int
+    accumulate: int
+    evaluate_every: int
+    evaluates: bool
+    def __init__(self, samples: _Optional[int] = ..., data_digest: _Optional[str] = ..., batch_size: _Optional[int] = ..., accumulate: _Optional[int] = ..., evaluate_every: _Optional[int] = ..., evaluates: _Optional[bool] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("version", "units", "compute_s", "wait_s", "bytes_pushed", "bytes_pulled", "bytes_state", "pulls", "unit_s", "replayed")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PUSHED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PULLED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_STATE_FIELD_NUMBER: _ClassVar[int]
+    PULLS_FIELD_NUMBER: _ClassVar[int]
+    UNIT_S_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    units: int
+    compute_s: float
+    wait_s: float
+    bytes_pushed: int
+    bytes_pulled: int
+    bytes_state: int
+    pulls: int
+    unit_s: float
+    replayed: int
+    def __init__(self, version: _Optional[int] = ..., units: _Optional[int] = ..., compute_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., bytes_state: _Optional[int] = ..., pulls: _Optional[int] = ..., unit_s: _Optional[float] = ..., replayed: _Optional[int] = ...) -> None: ...
+
+class Deposited(_message.Message):
+    __slots__ = ("stream", "step", "released")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    stream: int
+    step: int
+    released: bool
+    def __init__(self, stream: _Optional[int] = ..., step: _Optional[int] = ..., released: _Optional[bool] = ...) -> None: ...
+
+class Evaluated(_message.Message):
+    __slots__ = ("step", "model", "loss", "seconds")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    model: str
+    loss: float
+    seconds: float
+    def __init__(self, step: _Optional[int] = ..., model: _Optional[str] = ..., loss: _Optional[float] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class Scalars(_message.Message):
+    __slots__ = ("step", "values")
+    class ValuesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    values: _containers.ScalarMap[str, float]
+    def __init__(self, step: _Optional[int] = ..., values: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class Failed(_message.Message):
+    __slots__ = ("error", "message", "ends_run")
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ENDS_RUN_FIELD_NUMBER: _ClassVar[int]
+    error: str
+    message: str
+    ends_run: bool
+    def __init__(self, error: _Optional[str] = ..., message: _Optional[str] = ..., ends_run: _Optional[bool] = ...) -> None: ...
+
+class Finished(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...
+
+class Leaving(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Announce(_message.Message):
+    __slots__ = ("activity",)
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
+    activity: str
+    def __init__(self, activity: _Optional[str] = ...) -> None: ...
+
+class WorkerOrder(_message.Message):
+    __slots__ = ("plan", "end")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    plan: Plan
+    end: End
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ...) -> None: ...
+
+class Plan(_message.Message):
+    __slots__ = ("number", "assignments", "total_steps")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    assignments: _containers.RepeatedCompositeFieldContainer[Assignment]
+    total_steps: int
+    def __init__(self, number: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., total_steps: _Optional[int] = ...) -> None: ...
+
+class Assignment(_message.Message):
+    __slots__ = ("stream", "attempt", "step", "deposit_step", "has_deposit", "send_to", "release")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    DEPOSIT_STEP_FIELD_NUMBER: _ClassVar[int]
+    HAS_DEPOSIT_FIELD_NUMBER: _ClassVar[int]
+    SEND_TO_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    stream: int
+    attempt: int
+    step: int
+    deposit_step: int
+    has_deposit: bool
+    send_to: _containers.RepeatedScalarFieldContainer[int]
+    release: bool
+    def __init__(self, stream: _Optional[int] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., deposit_step: _Optional[int] = ..., has_deposit: _Optional[bool] = ..., send_to: _Optional[_Iterable[int]] = ..., release: _Optional[bool] = ...) -> None: ...
+
+class End(_message.Message):
+    __slots__ = ("reason", "error")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    error: str
+    def __init__(self, reason: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("json",)
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: str
+    def __init__(self, json: _Optional[str] = ...) -> None: ...
+
+class StopRequest(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class StopReply(_message.Message):
+    __slots__ = ("at_step",)
+    AT_STEP_FIELD_NUMBER: _ClassVar[int]
+    at_step: int
+    def __init__(self, at_step: _Optional[int] = ...) -> None: ...

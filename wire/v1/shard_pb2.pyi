@@ -1,0 +1,380 @@
+from wire.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ShardCommand(_message.Message):
+    __slots__ = ("term", "attach", "configure", "close", "fence", "finish")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    ATTACH_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURE_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    term: _common_pb2.Term
+    attach: Attach
+    configure: Configure
+    close: Close
+    fence: Fence
+    finish: Finish
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
+
+class Attach(_message.Message):
+    __slots__ = ("run", "timeline")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    timeline: int
+    def __init__(self, run: _Optional[str] = ..., timeline: _Optional[int] = ...) -> None: ...
+
+class Configure(_message.Message):
+    __slots__ = ("shard", "plan", "parameters", "ranges", "optimizer", "first_step")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    plan: int
+    parameters: _containers.RepeatedCompositeFieldContainer[_common_pb2.Parameter]
+    ranges: _containers.RepeatedCompositeFieldContainer[_common_pb2.BlockRange]
+    optimizer: _common_pb2.OptimizerSpec
+    first_step: int
+    def __init__(self, shard: _Optional[int] = ..., plan: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[_common_pb2.Parameter, _Mapping]]] = ..., ranges: _Optional[_Iterable[_Union[_common_pb2.BlockRange, _Mapping]]] = ..., optimizer: _Optional[_Union[_common_pb2.OptimizerSpec, _Mapping]] = ..., first_step: _Optional[int] = ...) -> None: ...
+
+class Close(_message.Message):
+    __slots__ = ("step", "streams", "deposit", "final", "retain_from")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    DEPOSIT_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    RETAIN_FROM_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    streams: _containers.RepeatedScalarFieldContainer[int]
+    deposit: bool
+    final: bool
+    retain_from: int
+    def __init__(self, step: _Optional[int] = ..., streams: _Optional[_Iterable[int]] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ..., retain_from: _Optional[int] = ...) -> None: ...
+
+class Fence(_message.Message):
+    __slots__ = ("step", "stream", "attempt")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    stream: int
+    attempt: int
+    def __init__(self, step: _Optional[int] = ..., stream: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class Finish(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class ShardEvent(_message.Message):
+    __slots__ = ("state", "accepted", "fenced", "settled", "configured", "refused")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    FENCED_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    state: ShardState
+    accepted: Accepted
+    fenced: Fenced
+    settled: Settled
+    configured: Configured
+    refused: Refused
+    def __init__(self, state: _Optional[_Union[ShardState, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
+
+class ShardState(_message.Message):
+    __slots__ = ("incarnation", "configured", "version", "accepted")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    configured: bool
+    version: int
+    accepted: _containers.RepeatedCompositeFieldContainer[Accepted]
+    def __init__(self, incarnation: _Optional[int] = ..., configured: _Optional[bool] = ..., version: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ...) -> None: ...
+
+class Configured(_message.Message):
+    __slots__ = ("shard",)
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    def __init__(self, shard: _Optional[int] = ...) -> None: ...
+
+class Accepted(_message.Message):
+    __slots__ = ("unit", "attempt", "incarnation", "commit", "frame_bytes")
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    unit: _common_pb2.Unit
+    attempt: int
+    incarnation: int
+    commit: Commit
+    frame_bytes: int
+    def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., attempt: _Optional[int] = ..., incarnation: _Optional[int] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., frame_bytes: _Optional[int] = ...) -> None: ...
+
+class Fenced(_message.Message):
+    __slots__ = ("step", "stream", "attempt", "accepted")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    stream: int
+    attempt: int
+    accepted: bool
+    def __init__(self, step: _Optional[int] = ..., stream: _Optional[int] = ..., attempt: _Optional[int] = ..., accepted: _Optional[bool] = ...) -> None: ...
+
+class Settled(_message.Message):
+    __slots__ = ("step", "version", "update_norm_sq", "lag_norm_sq", "delta_bytes", "seconds")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_NORM_SQ_FIELD_NUMBER: _ClassVar[int]
+    LAG_NORM_SQ_FIELD_NUMBER: _ClassVar[int]
+    DELTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    version: int
+    update_norm_sq: float
+    lag_norm_sq: float
+    delta_bytes: int
+    seconds: float
+    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., update_norm_sq: _Optional[float] = ..., lag_norm_sq: _Optional[float] = ..., delta_bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class Refused(_message.Message):
+    __slots__ = ("error", "message")
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    error: str
+    message: str
+    def __init__(self, error: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class PushChunk(_message.Message):
+    __slots__ = ("header", "data", "commit")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    header: PushHeader
+    data: bytes
+    commit: Commit
+    def __init__(self, header: _Optional[_Union[PushHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
+
+class PushHeader(_message.Message):
+    __slots__ = ("unit", "attempt", "incarnation", "plan", "shard", "frame_bytes")
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    unit: _common_pb2.Unit
+    attempt: int
+    incarnation: int
+    plan: int
+    shard: int
+    frame_bytes: int
+    def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., attempt: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan: _Optional[int] = ..., shard: _Optional[int] = ..., frame_bytes: _Optional[int] = ...) -> None: ...
+
+class Commit(_message.Message):
+    __slots__ = ("empty_reason", "samples", "tokens", "loss", "norm_sq", "learning_rates")
+    EMPTY_REASON_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    NORM_SQ_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATES_FIELD_NUMBER: _ClassVar[int]
+    empty_reason: str
+    samples: int
+    tokens: int
+    loss: float
+    norm_sq: float
+    learning_rates: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, empty_reason: _Optional[str] = ..., samples: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., norm_sq: _Optional[float] = ..., learning_rates: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class PushReply(_message.Message):
+    __slots__ = ("outcome",)
+    class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNSPECIFIED: _ClassVar[PushReply.Outcome]
+        ACCEPTED: _ClassVar[PushReply.Outcome]
+        FENCED: _ClassVar[PushReply.Outcome]
+        SETTLED: _ClassVar[PushReply.Outcome]
+    UNSPECIFIED: PushReply.Outcome
+    ACCEPTED: PushReply.Outcome
+    FENCED: PushReply.Outcome
+    SETTLED: PushReply.Outcome
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: PushReply.Outcome
+    def __init__(self, outcome: _Optional[_Union[PushReply.Outcome, str]] = ...) -> None: ...
+
+class FollowRequest(_message.Message):
+    __slots__ = ("timeline", "incarnation", "from_version", "until_version")
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    timeline: int
+    incarnation: int
+    from_version: int
+    until_version: int
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., from_version: _Optional[int] = ..., until_version: _Optional[int] = ...) -> None: ...
+
+class DeltaChunk(_message.Message):
+    __slots__ = ("header", "data")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    header: DeltaHeader
+    data: bytes
+    def __init__(self, header: _Optional[_Union[DeltaHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class DeltaHeader(_message.Message):
+    __slots__ = ("timeline", "term", "shard", "version", "step", "outcomes", "frame_bytes", "deposit", "final")
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEPOSIT_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    timeline: int
+    term: int
+    shard: int
+    version: int
+    step: int
+    outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
+    frame_bytes: int
+    deposit: bool
+    final: bool
+    def __init__(self, timeline: _Optional[int] = ..., term: _Optional[int] = ..., shard: _Optional[int] = ..., version: _Optional[int] = ..., step: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., frame_bytes: _Optional[int] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ...) -> None: ...
+
+class Outcome(_message.Message):
+    __slots__ = ("unit", "factor")
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    unit: _common_pb2.Unit
+    factor: float
+    def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., factor: _Optional[float] = ...) -> None: ...
+
+class SnapshotRequest(_message.Message):
+    __slots__ = ("timeline", "incarnation", "plane", "version")
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    PLANE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    timeline: int
+    incarnation: int
+    plane: str
+    version: int
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., plane: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class UploadChunk(_message.Message):
+    __slots__ = ("header", "plane")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    PLANE_FIELD_NUMBER: _ClassVar[int]
+    header: UploadHeader
+    plane: _common_pb2.PlaneChunk
+    def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., plane: _Optional[_Union[_common_pb2.PlaneChunk, _Mapping]] = ...) -> None: ...
+
+class UploadHeader(_message.Message):
+    __slots__ = ("timeline", "incarnation")
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    timeline: int
+    incarnation: int
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class UploadReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DepositChunk(_message.Message):
+    __slots__ = ("header", "plane")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    PLANE_FIELD_NUMBER: _ClassVar[int]
+    header: DepositHeader
+    plane: _common_pb2.PlaneChunk
+    def __init__(self, header: _Optional[_Union[DepositHeader, _Mapping]] = ..., plane: _Optional[_Union[_common_pb2.PlaneChunk, _Mapping]] = ...) -> None: ...
+
+class DepositHeader(_message.Message):
+    __slots__ = ("timeline", "incarnation", "stream", "step", "attempt")
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    timeline: int
+    incarnation: int
+    stream: int
+    step: int
+    attempt: int
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class DepositReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WithdrawRequest(_message.Message):
+    __slots__ = ("timeline", "incarnation", "stream", "step")
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    timeline: int
+    incarnation: int
+    stream: int
+    step: int
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class CollectRequest(_message.Message):
+    __slots__ = ("term", "version", "plane")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PLANE_FIELD_NUMBER: _ClassVar[int]
+    term: _common_pb2.Term
+    version: int
+    plane: str
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., version: _Optional[int] = ..., plane: _Optional[str] = ...) -> None: ...
+
+class RestoreChunk(_message.Message):
+    __slots__ = ("header", "plane")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    PLANE_FIELD_NUMBER: _ClassVar[int]
+    header: RestoreHeader
+    plane: _common_pb2.PlaneChunk
+    def __init__(self, header: _Optional[_Union[RestoreHeader, _Mapping]] = ..., plane: _Optional[_Union[_common_pb2.PlaneChunk, _Mapping]] = ...) -> None: ...
+
+class RestoreHeader(_message.Message):
+    __slots__ = ("term", "version", "scalars")
+    class ScalarsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SCALARS_FIELD_NUMBER: _ClassVar[int]
+    term: _common_pb2.Term
+    version: int
+    scalars: _containers.ScalarMap[str, float]
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., version: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class RestoreReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
