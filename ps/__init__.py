@@ -1,0 +1,1 @@
+"""The model, one shard a process."""

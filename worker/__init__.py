@@ -1,0 +1,1 @@
+"""Computing on one device."""
