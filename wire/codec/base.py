@@ -1,0 +1,181 @@
+"""What the codecs share: the blocks of a frame, the error of every decoder, the two interfaces.
+
+A *plane* is a C-contiguous float32 array [rows, 4096], one row a block. A *frame* is one shard's part of
+a push or of a delta, as bytes. A codec works block by block: nothing of one block reaches another, so that
+one server or four give the same bits. This module imports neither numba nor torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wire.errors import ProtocolMismatch
+from wire.layout import BLOCK, BlockRange, Layout
+
+Plane = NDArray[np.float32]
+Rows = NDArray[np.int64]
+Lengths = NDArray[np.int32]
+
+
+class DamagedFrame(ProtocolMismatch):
+    """A frame that is cut, altered, or does not fit the blocks that both sides know."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Which blocks a frame covers, in the order of the frame.
+
+    rows: int64[n], rows of the planes at hand. lengths: int32[n], real elements of each block, 1..4096.
+    Raises: ValueError where they are not that.
+    """
+
+    rows: Rows
+    lengths: Lengths
+
+    def __post_init__(self) -> None:
+        if self.rows.dtype != np.int64 or self.lengths.dtype != np.int32 or self.rows.ndim != 1:
+            raise ValueError(f"rows {self.rows.dtype}, lengths {self.lengths.dtype}: expected int64[n] and int32[n]")
+        if self.rows.shape != self.lengths.shape:
+            raise ValueError(f"{self.rows.size} rows, but {self.lengths.size} lengths: expected as many of both")
+        if self.count and (self.rows.min() < 0 or self.lengths.min() < 1 or self.lengths.max() > BLOCK):
+            raise ValueError(f"a row below 0 or a length outside 1..{BLOCK}: take the blocks from the layout")
+
+    @classmethod
+    def of(
+        cls, layout: Layout, ranges: Sequence[BlockRange], *, local_to: Sequence[BlockRange] | None = None
+    ) -> Blocks:
+        """The blocks of `ranges`, in that order.
+
+        Rows are global block numbers. With `local_to`, the ranges of a shard, they are positions in the shard's
+        own planes, where the blocks of those ranges are stacked in order.
+        Raises: ValueError for a block that is not in the layout or not in `local_to`.
+        """
+        rows = _numbers(ranges)
+        if rows.size and (rows.min() < 0 or rows.max() >= layout.blocks):
+            raise ValueError(f"blocks {rows.min()}..{rows.max()} of a layout of {layout.blocks}")
+        lengths = np.asarray(layout.lengths, dtype=np.int32)[rows]
+        return cls(rows if local_to is None else _positions(rows, _numbers(local_to)), lengths)
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return int(self.rows.size)
+
+    @cached_property
+    def elements(self) -> int:
+        """Number of real elements."""
+        return int(self.lengths.sum(dtype=np.int64))
+
+    @cached_property
+    def segments(self) -> tuple[tuple[int, int], ...]:
+        """(first element of the flattened plane, number of elements) of each stretch without padding in it."""
+        if not self.count:
+            return ()
+        joined = (self.lengths[:-1] == BLOCK) & (np.diff(self.rows) == 1)
+        first = np.flatnonzero(np.concatenate(([True], ~joined)))
+        sizes = np.add.reduceat(self.lengths.astype(np.int64), first)
+        return tuple(zip((self.rows[first] * BLOCK).tolist(), sizes.tolist(), strict=True))
+
+    def kept(self, density: float) -> NDArray[np.int32]:
+        """int32[n]: k = ceil(density * length) of each block, at least 1."""
+        return np.maximum(np.ceil(self.lengths * density), 1).astype(np.int32)
+
+
+class PushCodec(Protocol):
+    """A worker's update for one shard: gradient in, frame out, frame summed on the server.
+
+    state_planes: names of the float32 planes of stream state that `encode` reads and writes.
+    estimates: True where the server keeps a persistent sum of decoded frames (EF21); False where the sum
+    starts at zero in each step.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def state_planes(self) -> tuple[str, ...]: ...
+
+    @property
+    def estimates(self) -> bool: ...
+
+    def encode(self, gradient: Plane, state: Mapping[str, Plane], blocks: Blocks) -> bytes:
+        """Frame of `gradient`; changes `state` in place, in the rows of `blocks` only.
+
+        Raises: FloatingPointError where the gradient is not finite (state is then as it was).
+        """
+        ...
+
+    def add(self, frame: bytes, into: Plane, blocks: Blocks) -> None:
+        """into += decoded frame: plain float32 adds, in element order.
+
+        Raises: DamagedFrame, before `into` is touched.
+        """
+        ...
+
+    def validate(self, frame: bytes, blocks: Blocks) -> None:
+        """Everything that `add` checks. Raises: DamagedFrame."""
+        ...
+
+    def max_frame_bytes(self, blocks: Blocks) -> int:
+        """No frame of these blocks is longer."""
+        ...
+
+
+class DeltaCodec(Protocol):
+    """A shard's step of the published model: x in, frame out, the same bits in every replica."""
+
+    @property
+    def name(self) -> str: ...
+
+    def publish(self, x: Plane, published: Plane, blocks: Blocks) -> bytes:
+        """Frame that moves `published` towards `x`, and the move itself.
+
+        Raises: FloatingPointError where x is not finite (`published` is then as it was).
+        """
+        ...
+
+    def apply(self, frame: bytes, published: Plane, blocks: Blocks) -> None:
+        """Do to `published`, bit for bit, what `publish` did. Raises: DamagedFrame, before it is touched."""
+        ...
+
+    def max_frame_bytes(self, blocks: Blocks) -> int:
+        """No frame of these blocks is longer."""
+        ...
+
+
+def check_plane(plane: Plane, blocks: Blocks) -> None:
+    """Raises: ValueError where `plane` is no C-contiguous float32 [rows, 4096] that holds the blocks."""
+    if plane.dtype != np.float32 or plane.ndim != 2 or plane.shape[1] != BLOCK or not plane.flags.c_contiguous:
+        raise ValueError(f"{plane.dtype}{list(plane.shape)}: expected a C-contiguous float32 plane [rows, {BLOCK}]")
+    if blocks.count and int(blocks.rows.max()) >= plane.shape[0]:
+        raise ValueError(f"block row {int(blocks.rows.max())} of a plane of {plane.shape[0]} rows")
+
+
+def check_density(density: float) -> None:
+    """Raises: ValueError outside 0 < density <= 1."""
+    if not (math.isfinite(density) and 0 < density <= 1):
+        raise ValueError(f"density = {density}: expected a share of each block, above 0 and at most 1")
+
+
+def _numbers(ranges: Sequence[BlockRange]) -> Rows:
+    """All block numbers of `ranges`, in order."""
+    if not ranges:
+        return np.empty(0, dtype=np.int64)
+    return np.concatenate([np.arange(r.start, r.stop, dtype=np.int64) for r in ranges])
+
+
+def _positions(rows: Rows, owned: Rows) -> Rows:
+    """Where each of `rows` stands in `owned` (which need not be sorted)."""
+    order = np.argsort(owned, kind="stable")
+    at = np.searchsorted(owned, rows, sorter=order)
+    found = order[np.minimum(at, owned.size - 1)] if owned.size else np.zeros(rows.size, dtype=np.int64)
+    if rows.size and (not owned.size or not np.array_equal(owned[found], rows)):
+        raise ValueError("a block that the shard does not own: intersect the ranges with the shard's first")
+    return found.astype(np.int64)

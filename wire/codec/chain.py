@@ -1,0 +1,36 @@
+"""From configuration to codec."""
+
+from __future__ import annotations
+
+from wire.codec.base import DeltaCodec, PushCodec
+from wire.codec.dense import DenseDelta, DensePush
+from wire.codec.topk import Feedback, TopkDelta, TopkPush
+
+
+def push_codec(*, codec: str, density: float, feedback: str, momentum: float, magnitude_bits: int) -> PushCodec:
+    """`codec`: "dense" (the other arguments are then without meaning) or "topk".
+
+    density: kept share of each block. feedback: "ef21" (EF21-SGDM, for optimizers on the server) or "ef" (error
+    feedback, for linear consumers). momentum: weight eta of a new gradient in EF21-SGDM, 1 = none.
+    magnitude_bits: 0, 1 or 2. Raises: ValueError for a value out of range.
+    """
+    if codec == "dense":
+        return DensePush()
+    if codec != "topk":
+        raise ValueError(f"push codec {codec!r}: expected 'dense' or 'topk'")
+    kinds = {"ef": Feedback.RESIDUAL, "ef21": Feedback.TRACK if momentum == 1 else Feedback.MOMENTUM}
+    if feedback not in kinds:
+        raise ValueError(f"feedback {feedback!r}: expected 'ef21' or 'ef'")
+    return TopkPush(density=density, magnitude_bits=magnitude_bits, feedback=kinds[feedback], eta=momentum)
+
+
+def delta_codec(*, codec: str, density: float, magnitude_bits: int) -> DeltaCodec:
+    """`codec`: "dense" (sets; the other arguments are then without meaning) or "topk" (EF21-P).
+
+    Raises: ValueError for a value out of range.
+    """
+    if codec == "dense":
+        return DenseDelta()
+    if codec != "topk":
+        raise ValueError(f"pull codec {codec!r}: expected 'dense' or 'topk'")
+    return TopkDelta(density=density, magnitude_bits=magnitude_bits)
