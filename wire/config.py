@@ -27,7 +27,7 @@ from wire.errors import ConfigError, NoInput
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Density = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-MagnitudeBits = Annotated[int, Field(ge=1, le=8)]
+MagnitudeBits = Annotated[int, Field(ge=0, le=2)]
 DEFAULT = "default"
 ENV_PREFIX = "SPARSYNC_"
 
@@ -119,7 +119,7 @@ class PushConfig(_Section):
         1.0, description="share η of the new gradient in the average that `ef21` follows; 1: no averaging"
     )
     magnitude_bits: MagnitudeBits = Field(
-        1, description="bits of each sent element's magnitude, beside its sign"
+        1, description="bits of each sent element's magnitude; 0: its sign alone"
     )
 
 
@@ -132,7 +132,7 @@ class PullConfig(_Section):
     )
     density: Density = Field(0.25, description="share of each block's elements that `topk` publishes")
     magnitude_bits: MagnitudeBits = Field(
-        1, description="bits of each published element's magnitude, beside its sign"
+        1, description="bits of each published element's magnitude; 0: its sign alone"
     )
 
 
@@ -287,8 +287,8 @@ class Config(_Section):
             for key, value in self.model_dump()[section].items():
                 if value is None or (key == "steps" and self.run.epochs is not None):
                     continue
-                origin = f"  # {origins[f'{section}.{key}']}" if origins else ""
-                lines.append(f"{key} = {_toml(value)}{origin}")
+                origin = f"  # {_printable(origins[f'{section}.{key}'])}" if origins else ""
+                lines.append(f"{key} = {toml_value(value)}{origin}")
         return "\n".join(lines[1:]) + "\n"
 
 
@@ -398,15 +398,15 @@ def _unknown(key: str, origin: str) -> str:
 
 
 def _nearest(key: str) -> str | None:
-    """The known key most like `key`, by its whole name or else by its last part; or a section."""
+    """The known key most like `key`, by its whole name or else by its last part; or else a section."""
     known = [name for name, _ in fields()]
-    if "." not in key:
-        known += sections()
+    by_last = {name.rpartition(".")[2]: name for name in reversed(known)}
     if close := get_close_matches(key, known, n=1, cutoff=0.75):
         return close[0]
-    by_last = {name.rpartition(".")[2]: name for name in reversed(known)}
-    close = get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.7)
-    return by_last[close[0]] if close else None
+    if close := get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.7):
+        return by_last[close[0]]
+    close = get_close_matches(key, sections(), n=1)
+    return close[0] if close else None
 
 
 def _refuse_two_lengths(origins: Mapping[str, str]) -> None:
@@ -452,11 +452,48 @@ def _explain(error: ValidationError, origins: Mapping[str, str], origin: str) ->
 
 
 def _fault(fault: dict[str, Any], origins: Mapping[str, str], origin: str) -> str:
-    key = ".".join(str(part) for part in fault["loc"][:2])
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
-    wanted = fault["msg"].removeprefix("Input should be ")
+    key = ".".join(str(part) for part in fault["loc"][:2])
+    field = dict(fields()).get(key)
+    wanted = accepts(field) if field else fault["msg"]
     return f"{key} (from {origins.get(key, origin)}): expected {wanted}, found {_named(fault['input'])}"
+
+
+def accepts(field: FieldInfo) -> str:
+    """What a key lets in, in words: `integer ≥ 1`, `"topk" or "dense"`."""
+    return _in_words(field.annotation, _bounds(field.metadata))
+
+
+_SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+_WORDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
+
+
+def _in_words(annotation: Any, bounds: str = "") -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _in_words(arguments[0], bounds or _bounds(arguments[1:]))
+    if origin is Literal:
+        return " or ".join(toml_value(choice) for choice in arguments)
+    if origin is tuple:
+        return f"list of {len(arguments)} with {_in_words(arguments[0])} each"
+    if annotation is type(None):
+        return "none"
+    if origin in (Union, types.UnionType):
+        return " or ".join(_in_words(choice, bounds) for choice in arguments)
+    return _WORDS[annotation] + bounds
+
+
+def _bounds(metadata: Sequence[Any]) -> str:
+    """The limits among pydantic's metadata, such as ` > 0 and ≤ 1`."""
+    flat = [inner for m in metadata for inner in (m.metadata if isinstance(m, FieldInfo) else [m])]
+    limits = [
+        f"{sign} {toml_value(getattr(m, name))}"
+        for m in flat
+        for name, sign in _SIGNS.items()
+        if getattr(m, name, None) is not None
+    ]
+    return " " + " and ".join(limits) if limits else ""
 
 
 _NAMES = {
@@ -471,12 +508,21 @@ _NAMES = {
 
 
 def _named(value: object) -> str:
-    return f"the {_NAMES.get(type(value), type(value).__name__)} {_toml(value)}"
+    if value is None:
+        return "none"
+    return f"the {_NAMES.get(type(value), type(value).__name__)} {toml_value(value)}"
 
 
-def _toml(value: object) -> str:
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def toml_value(value: object) -> str:
+    """A value as TOML writes it."""
+    if value is None:
+        return "none"
     if isinstance(value, tuple | list):
-        return f"[{', '.join(_toml(v) for v in value)}]"
+        return f"[{', '.join(toml_value(v) for v in value)}]"
     if isinstance(value, bool | str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     return str(value)

@@ -1,0 +1,94 @@
+"""The command line: one click group whose commands are imported when they are called.
+
+Help comes from the table below and from modules that import neither torch, pydantic, grpc
+nor numba at their top, so that it answers at once. `main` maps every error to its exit
+code: docs/exit-codes.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple, NoReturn
+
+import click
+
+from sparsync import __version__
+from wire.errors import Interrupted, SparsyncError, UsageError
+
+
+class Entry(NamedTuple):
+    """Where a command lives (the attribute has the command's name), and its line in the root help."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Entry("sparsync.cli.train", "Run a whole cluster on this machine."),
+    "coordinator": Entry("sparsync.cli.roles", "Run the coordinator in the foreground."),
+    "ps": Entry("sparsync.cli.roles", "Run a parameter server in the foreground."),
+    "worker": Entry("sparsync.cli.roles", "Run a worker in the foreground."),
+    "status": Entry("sparsync.cli.live", "Look at a live run."),
+    "stop": Entry("sparsync.cli.live", "End a live run, with a checkpoint."),
+    "data": Entry("sparsync.cli.data", "List and prepare corpora."),
+    "config": Entry("sparsync.cli.config", "Show or check the configuration."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group over `COMMANDS` that imports only the command that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(COMMANDS[cmd_name].module), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+
+def _dashed(token: str) -> str:
+    return token.replace("_", "-")
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _dashed},
+)
+@click.version_option(__version__, prog_name="sparsync")
+def root() -> None:
+    """Train one PyTorch model on many machines over ordinary networks."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The `sparsync` script: runs a command and exits with the code that tells how it ended."""
+    sys.exit(run(argv))
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code. What is no error of ours goes up with its traceback (exit 1)."""
+    try:
+        code = root.main(args=argv, prog_name="sparsync", standalone_mode=False)
+    except SparsyncError as error:
+        for fault in str(error).splitlines():
+            click.echo(f"error: {fault}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return UsageError.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return Interrupted.exit_code
+    except BrokenPipeError:
+        # The reader of a pipe went away; without this, the flush at exit would complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0

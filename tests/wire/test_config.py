@@ -1,0 +1,204 @@
+"""The configuration tree: precedence, origins, faults in words, and the ways out and back in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from wire.config import DEFAULT, Config, RunConfig, environment, fields, load
+from wire.errors import ConfigError, NoInput
+
+
+def fault(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(None, overrides, {})
+    return str(caught.value)
+
+
+def test_without_sources_all_values_are_defaults() -> None:
+    loaded = load(None, [], {})
+    assert loaded.config == Config()
+    assert set(loaded.origins.values()) == {DEFAULT}
+
+
+def test_the_later_source_wins_and_is_the_origin(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[run]\nseed = 1\nsteps = 1\neval_every = 1\n")
+    environ = {"SPARSYNC_RUN__STEPS": "2", "SPARSYNC_RUN__EVAL_EVERY": "2"}
+    loaded = load(file, ["run.eval_every=3"], environ)
+    assert (loaded.config.run.seed, loaded.config.run.steps, loaded.config.run.eval_every) == (1, 2, 3)
+    assert loaded.origins["run.seed"] == str(file)
+    assert loaded.origins["run.steps"] == "SPARSYNC_RUN__STEPS"
+    assert loaded.origins["run.eval_every"] == "-s run.eval_every=3"
+    assert loaded.origins["run.checkpoint_every"] == DEFAULT
+
+
+def test_the_last_of_two_flags_wins() -> None:
+    assert load(None, ["run.steps=1", "run.steps=2"], {}).config.run.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.source=shakespeare", "shakespeare"),
+        ("data.source='quoted'", "quoted"),
+        ("data.source=2024", "2024"),
+        ("data.source=a = b", "a = b"),
+        ("optimizer.lr=1e-3", 1e-3),
+        ("optimizer.lr=1", 1.0),
+        ("optimizer.betas=[0.8, 0.9]", (0.8, 0.9)),
+        ("security.insecure=true", True),
+        ("cluster.min-workers=1", 1),
+        ("cluster.min_workers=none", None),
+    ],
+)
+def test_text_becomes_the_type_of_its_key(override: str, value: object) -> None:
+    section, _, key = override.partition("=")[0].replace("-", "_").partition(".")
+    config = load(None, [override], {}).config
+    assert getattr(getattr(config, section), key) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("run.step", "run.steps"),
+        ("cluster.worker", "cluster.workers"),
+        ("steps", "run.steps"),
+        ("train.steps", "run.steps"),
+        ("sync.density", "push.density"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest(key: str, nearest: str) -> None:
+    assert fault(f"{key}=1") == f"{key} (from -s {key}=1): no such key; did you mean {nearest}?"
+
+
+def test_an_unknown_key_like_no_other_points_at_the_list() -> None:
+    assert "`sparsync config show` lists all keys" in fault("zzz.qqq=1")
+
+
+def test_all_unknown_keys_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("model = 3\n[rum]\nsteps = 1\n[run]\nstep = 1\n[sync.mode]\nx = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file, [], {})
+    assert str(caught.value).splitlines() == [
+        f"model (from {file}): expected a table [model], found the integer 3",
+        f"rum (from {file}): no such key; did you mean run?",
+        f"run.step (from {file}): no such key; did you mean run.steps?",
+    ]
+
+
+def test_an_unknown_variable_is_refused_but_foreign_ones_are_not() -> None:
+    assert load(None, [], {"SPARSYNC_TOKEN": "x", "RUN__STEPS": "x"}).config == Config()
+    with pytest.raises(ConfigError, match=r"run\.step \(from SPARSYNC_RUN__STEP\).*run\.steps"):
+        load(None, [], {"SPARSYNC_RUN__STEP": "1"})
+
+
+@pytest.mark.parametrize(
+    ("override", "expected", "found"),
+    [
+        ("run.steps=many", "integer ≥ 1", 'the string "many"'),
+        ("run.steps=0", "integer ≥ 1", "the integer 0"),
+        ("run.steps=1.5", "integer ≥ 1", "the number 1.5"),
+        ("run.steps=true", "integer ≥ 1", "the boolean true"),
+        ("run.epochs=0", "integer ≥ 1 or none", "the integer 0"),
+        ("run.seed=-1", "integer ≥ 0 and < 9223372036854775808", "the integer -1"),
+        ("run.on_bad_unit=halt", '"stop" or "skip"', 'the string "halt"'),
+        ("sync.mode=async", '"sync"', 'the string "async"'),
+        ("sync.staleness=1", "0", "the integer 1"),
+        ("push.magnitude_bits=3", "integer ≥ 0 and ≤ 2", "the integer 3"),
+        ("push.density=0", "number > 0 and ≤ 1", "the integer 0"),
+        ("push.density=nan", "number > 0 and ≤ 1", "the number nan"),
+        ("optimizer.lr=inf", "number > 0", "the number inf"),
+        ("optimizer.betas=[0.9]", "list of 2 with number ≥ 0 and < 1 each", "the list [0.9]"),
+        ("security.insecure=1", "true or false", "the integer 1"),
+        ("data.source=", "text", 'the string ""'),
+    ],
+)
+def test_a_wrong_value_tells_found_expected_key_and_origin(override: str, expected: str, found: str) -> None:
+    key = override.partition("=")[0]
+    assert fault(override) == f"{key} (from -s {override}): expected {expected}, found {found}"
+
+
+def test_a_wrong_type_in_a_file_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('[run]\nsteps = "60"\n')
+    with pytest.raises(ConfigError) as caught:
+        load(file, [], {})
+    assert str(caught.value) == f'run.steps (from {file}): expected integer ≥ 1, found the string "60"'
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["run.steps=1", "run.epochs=1"], "a run has one length"),
+        (["model.heads=3"], "no multiple of model.heads = 3"),
+        (["cluster.dead_s=2"], "must rise in this order"),
+        (["cluster.min_workers=3"], "more than cluster.workers = 2"),
+        (["security.tls_ca=ca.pem"], "security.tls_cert, security.tls_key missing"),
+        (
+            ["security.tls_ca=a", "security.tls_cert=b", "security.tls_key=c", "security.insecure=true"],
+            "beside TLS files",
+        ),
+        (["run.steps"], "expected section.key=value"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(overrides: list[str], words: str) -> None:
+    assert words in fault(*overrides)
+
+
+def test_a_missing_file_and_a_file_that_is_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(NoInput, match=r"nowhere\.toml: No such file"):
+        load(tmp_path / "nowhere.toml", [], {})
+    bad = tmp_path / "bad.toml"
+    bad.write_bytes(b"[run\n")
+    with pytest.raises(ConfigError, match=r"bad\.toml is not TOML"):
+        load(bad, [], {})
+    bad.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"bad\.toml is not TOML"):
+        load(bad, [], {})
+
+
+def test_the_run_begins_with_all_workers_or_min_workers() -> None:
+    assert load(None, ["cluster.workers=3"], {}).config.cluster.workers_to_begin == 3
+    assert load(None, ["cluster.workers=3", "cluster.min_workers=1"], {}).config.cluster.workers_to_begin == 1
+
+
+def test_json_and_toml_give_the_same_tree_back(tmp_path: Path) -> None:
+    overrides = [
+        "run.epochs=2",
+        'data.source=a "quoted" \\ ü\x7f',
+        "optimizer.lr=1e-05",
+        "cluster.min_workers=1",
+    ]
+    loaded = load(None, overrides, {})
+    assert Config.from_json(loaded.config.to_json()) == loaded.config
+    file = tmp_path / "config.toml"
+    for text in (loaded.config.to_toml(), loaded.config.to_toml(loaded.origins)):
+        file.write_text(text)
+        assert load(file, [], {}).config == loaded.config
+
+
+def test_json_of_another_build_is_refused_by_key() -> None:
+    with pytest.raises(ConfigError, match=r"run\.colour \(from the coordinator\)"):
+        Config.from_json('{"run": {"colour": "red"}}')
+    with pytest.raises(ConfigError, match="the coordinator"):
+        Config.from_json("no json")
+
+
+def test_a_loaded_configuration_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Config().run.steps = 1  # type: ignore[misc]
+    assert Config(run=RunConfig(steps=7)).run.steps == 7
+
+
+def test_every_key_is_described() -> None:
+    assert [key for key, field in fields() if not field.description] == []
+
+
+def test_the_environment_is_a_copy() -> None:
+    environment()["SPARSYNC_NEW"] = "x"
+    assert "SPARSYNC_NEW" not in os.environ
