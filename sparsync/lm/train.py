@@ -1,0 +1,99 @@
+"""Train the byte-level GPT on the run's corpus: what `sparsync train` runs where no script is named.
+
+An ordinary user script: it uses the public API and this package, and nothing that another script could not.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+import sparsync
+from sparsync.lm.corpus import prepare
+from sparsync.lm.dataset import TokenDataset, validation_batches, validation_loss
+from sparsync.lm.model import GPT
+from sparsync.lm.sample import generate
+
+if TYPE_CHECKING:
+    from wire.config import Config, OptimizerConfig
+
+CLIP_NORM = 1.0
+SAMPLE_PROMPT = b"def "
+SAMPLE_BYTES = 300
+
+
+def main() -> None:
+    config = sparsync.config()
+    text = prepare(config.data.source, config.data.cache_dir)
+    dataset = TokenDataset(text.train, config.data.seq_len)
+    held_out = validation_batches(text.val, config.data.seq_len)
+    model = GPT(config.model.layers, config.model.width, config.model.heads, context=config.data.seq_len)
+    optimizer = build_optimizer(model, config.optimizer)
+    scheduler = build_scheduler(optimizer, config.optimizer, total_steps=planned_steps(config, len(dataset)))
+
+    with sparsync.join(model, optimizer, scheduler=scheduler) as session:
+        session.evaluate(lambda: validation_loss(model, held_out), every=config.run.eval_every)
+        for x, y in session.batches(dataset, batch_size=config.data.batch_size):
+            _, loss = model(x, y)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+            session.step(loss, tokens=y.numel())
+
+    if session.is_first and session.out is not None:
+        write_sample(model, session.out / "sample.txt", seed=config.run.seed)
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW, or SGD whose momentum is betas[0]; weight decay for matrices, none for biases and norms."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0])
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, config: OptimizerConfig, *, total_steps: int
+) -> LambdaLR:
+    """The learning rate as a share of its peak at each step: linear warm-up, then a cosine."""
+    return LambdaLR(
+        optimizer,
+        lambda step: warmup_cosine(step, config.warmup_steps, total_steps, config.min_lr_ratio),
+    )
+
+
+def warmup_cosine(step: int, warmup_steps: int, total_steps: int, floor: float) -> float:
+    """Share of the peak at step t: min((t + 1) / warmup, floor + (1 - floor) (1 + cos(pi q)) / 2).
+
+    q is the share of the steps after warm-up that are behind, 1 from `total_steps` on.
+    """
+    progress = min(1.0, max(0, step - warmup_steps) / max(1, total_steps - warmup_steps))
+    cosine = floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+    return min((step + 1) / max(1, warmup_steps), cosine)
+
+
+def planned_steps(config: Config, samples: int) -> int:
+    """Steps of the whole run; an epoch's last step may be short, since units never span epochs."""
+    if config.run.epochs is None:
+        return config.run.steps
+    return config.run.epochs * math.ceil(samples / (config.data.batch_size * config.sync.units_per_step))
+
+
+def write_sample(model: GPT, path: Path, *, seed: int) -> None:
+    """Text that the trained model continues from `SAMPLE_PROMPT`; the same for equal models and seeds."""
+    generator = torch.Generator().manual_seed(seed)
+    text = generate(model, SAMPLE_PROMPT, SAMPLE_BYTES, generator=generator)
+    path.write_text(text.decode(errors="replace"))
+
+
+if __name__ == "__main__":
+    main()
