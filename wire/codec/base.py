@@ -41,9 +41,13 @@ class Blocks:
 
     def __post_init__(self) -> None:
         if self.rows.dtype != np.int64 or self.lengths.dtype != np.int32 or self.rows.ndim != 1:
-            raise ValueError(f"rows {self.rows.dtype}, lengths {self.lengths.dtype}: expected int64[n] and int32[n]")
+            raise ValueError(
+                f"rows {self.rows.dtype}, lengths {self.lengths.dtype}: expected int64[n] and int32[n]"
+            )
         if self.rows.shape != self.lengths.shape:
-            raise ValueError(f"{self.rows.size} rows, but {self.lengths.size} lengths: expected as many of both")
+            raise ValueError(
+                f"{self.rows.size} rows, but {self.lengths.size} lengths: expected as many of both"
+            )
         if self.count and (self.rows.min() < 0 or self.lengths.min() < 1 or self.lengths.max() > BLOCK):
             raise ValueError(f"a row below 0 or a length outside 1..{BLOCK}: take the blocks from the layout")
 
@@ -85,7 +89,8 @@ class Blocks:
 
     def kept(self, density: float) -> NDArray[np.int32]:
         """int32[n]: k = ceil(density * length) of each block, at least 1."""
-        return np.maximum(np.ceil(self.lengths * density), 1).astype(np.int32)
+        kept: NDArray[np.int32] = np.maximum(np.ceil(self.lengths * density), 1).astype(np.int32)
+        return kept
 
 
 class PushCodec(Protocol):
@@ -152,8 +157,15 @@ class DeltaCodec(Protocol):
 
 def check_plane(plane: Plane, blocks: Blocks) -> None:
     """Raises: ValueError where `plane` is no C-contiguous float32 [rows, 4096] that holds the blocks."""
-    if plane.dtype != np.float32 or plane.ndim != 2 or plane.shape[1] != BLOCK or not plane.flags.c_contiguous:
-        raise ValueError(f"{plane.dtype}{list(plane.shape)}: expected a C-contiguous float32 plane [rows, {BLOCK}]")
+    if (
+        plane.dtype != np.float32
+        or plane.ndim != 2
+        or plane.shape[1] != BLOCK
+        or not plane.flags.c_contiguous
+    ):
+        raise ValueError(
+            f"{plane.dtype}{list(plane.shape)}: expected a C-contiguous float32 plane [rows, {BLOCK}]"
+        )
     if blocks.count and int(blocks.rows.max()) >= plane.shape[0]:
         raise ValueError(f"block row {int(blocks.rows.max())} of a plane of {plane.shape[0]} rows")
 

@@ -7,7 +7,9 @@ from wire.codec.dense import DenseDelta, DensePush
 from wire.codec.topk import Feedback, TopkDelta, TopkPush
 
 
-def push_codec(*, codec: str, density: float, feedback: str, momentum: float, magnitude_bits: int) -> PushCodec:
+def push_codec(
+    *, codec: str, density: float, feedback: str, momentum: float, magnitude_bits: int
+) -> PushCodec:
     """`codec`: "dense" (the other arguments are then without meaning) or "topk".
 
     density: kept share of each block. feedback: "ef21" (EF21-SGDM, for optimizers on the server) or "ef" (error

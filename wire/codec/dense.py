@@ -95,7 +95,7 @@ def _encode(kind: Kind, plane: Plane, blocks: Blocks) -> bytes:
     values = _gather(plane, blocks)
     if not np.isfinite(values).all():
         raise FloatingPointError("NaN or infinity in what is to be sent: commit the unit empty with a reason")
-    raw = memoryview(values).cast("B") if values.size else b""
+    raw = values.tobytes()
     return build(kind, 0, blocks.count, [(len(raw), raw)])
 
 
@@ -103,7 +103,9 @@ def _decode(kind: Kind, frame: bytes, blocks: Blocks) -> NDArray[np.float32]:
     content = take_apart(frame, kind, blocks.count, [ELEMENT_BYTES * blocks.elements])
     raw = content.sections[0]
     if content.option or len(raw) != ELEMENT_BYTES * blocks.elements:
-        raise DamagedFrame(f"{len(raw)} bytes, option {content.option}, expected {ELEMENT_BYTES * blocks.elements} and 0")
+        raise DamagedFrame(
+            f"{len(raw)} bytes, option {content.option}, expected {ELEMENT_BYTES * blocks.elements} and 0"
+        )
     values = np.frombuffer(raw, dtype="<f4")
     if not np.isfinite(values).all():
         raise DamagedFrame("NaN or infinity in a dense frame: the sender must commit such a unit empty")

@@ -42,7 +42,9 @@ class Feedback(enum.Enum):
     @property
     def planes(self) -> tuple[str, ...]:
         """Names of the state planes; the last one holds what the frames' sum is measured against."""
-        return {"TRACK": ("estimate",), "MOMENTUM": ("momentum", "estimate"), "RESIDUAL": ("residual",)}[self.name]
+        return {"TRACK": ("estimate",), "MOMENTUM": ("momentum", "estimate"), "RESIDUAL": ("residual",)}[
+            self.name
+        ]
 
 
 class Sparse(NamedTuple):
@@ -65,7 +67,9 @@ class TopkPush:
     def __post_init__(self) -> None:
         _check(self.density, self.magnitude_bits)
         if not 0 < self.eta <= 1:
-            raise ValueError(f"momentum = {self.eta}: expected the weight of a new gradient, above 0 and at most 1")
+            raise ValueError(
+                f"momentum = {self.eta}: expected the weight of a new gradient, above 0 and at most 1"
+            )
 
     @property
     def name(self) -> str:
@@ -87,7 +91,14 @@ class TopkPush:
         """
         planes = [state[name] for name in self.state_planes]
         return _encode(
-            Kind.TOPK_PUSH, self.feedback, self.eta, gradient, planes, blocks, self.density, self.magnitude_bits
+            Kind.TOPK_PUSH,
+            self.feedback,
+            self.eta,
+            gradient,
+            planes,
+            blocks,
+            self.density,
+            self.magnitude_bits,
         )
 
     def add(self, frame: bytes, into: Plane, blocks: Blocks) -> None:
@@ -189,7 +200,7 @@ def _encode(
     return build(kind, magnitude_bits | bitmap, blocks.count, sections)
 
 
-def _section(values: NDArray[np.uint8] | NDArray[np.uint16], *, squeezed: bool) -> tuple[int, bytes | memoryview]:
+def _section(values: NDArray[np.uint8] | NDArray[np.uint16], *, squeezed: bool) -> tuple[int, bytes]:
     """(raw length, stored bytes)."""
     raw = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
     return len(raw), squeeze(raw) if squeezed else raw
@@ -197,7 +208,7 @@ def _section(values: NDArray[np.uint8] | NDArray[np.uint16], *, squeezed: bool) 
 
 def _indices(
     gaps: NDArray[np.uint8], counts: NDArray[np.uint16], blocks: Blocks
-) -> tuple[int, tuple[int, bytes | memoryview]]:
+) -> tuple[int, tuple[int, bytes]]:
     """(option flag, section): the gaps, or a bitmap where that is shorter."""
     section = _section(gaps, squeezed=True)
     if len(section[1]) <= _bitmap_bytes(blocks):
@@ -228,14 +239,18 @@ def _decode(kind: Kind, frame: bytes, blocks: Blocks, density: float, magnitude_
     counts = _counts(content.sections[0], blocks, density)
     levels = _levels(content.sections[1], blocks, magnitude_bits)
     indices = _read_indices(content.sections[2], content.option, counts, blocks)
-    return Sparse(counts, indices, _values(content.sections[3], content.sections[4], levels, counts, magnitude_bits))
+    return Sparse(
+        counts, indices, _values(content.sections[3], content.sections[4], levels, counts, magnitude_bits)
+    )
 
 
 def _counts(raw: memoryview, blocks: Blocks, density: float) -> NDArray[np.uint16]:
     _expect_bytes("counts", raw, 2 * blocks.count)
     counts = np.frombuffer(raw, dtype="<u2")
     if (counts > blocks.kept(density)).any():
-        raise DamagedFrame(f"a block keeps more than density = {density} allows: use one configuration everywhere")
+        raise DamagedFrame(
+            f"a block keeps more than density = {density} allows: use one configuration everywhere"
+        )
     return counts
 
 
@@ -248,7 +263,9 @@ def _levels(raw: memoryview, blocks: Blocks, magnitude_bits: int) -> NDArray[np.
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def _read_indices(raw: memoryview, option: int, counts: NDArray[np.uint16], blocks: Blocks) -> NDArray[np.uint16]:
+def _read_indices(
+    raw: memoryview, option: int, counts: NDArray[np.uint16], blocks: Blocks
+) -> NDArray[np.uint16]:
     """uint16[K]."""
     indices = np.empty(int(counts.sum(dtype=np.int64)), np.uint16)
     data = np.frombuffer(raw, dtype=np.uint8)
@@ -263,7 +280,11 @@ def _read_indices(raw: memoryview, option: int, counts: NDArray[np.uint16], bloc
 
 
 def _values(
-    signs: memoryview, codes: memoryview, levels: NDArray[np.float32], counts: NDArray[np.uint16], magnitude_bits: int
+    signs: memoryview,
+    codes: memoryview,
+    levels: NDArray[np.float32],
+    counts: NDArray[np.uint16],
+    magnitude_bits: int,
 ) -> NDArray[np.float32]:
     """float32[K]."""
     wide = counts.astype(np.int64)
