@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wire.config import environment
-from wire.errors import DataRefused, NoInput
+from wire.errors import ConfigError, DataRefused, NoInput
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,8 @@ def prepare(source: str, cache_dir: Path | str | None = None) -> Prepared:
     """Token files of a named corpus, or of a text file or directory; from the cache where it is intact.
 
     Several processes may prepare at once: one works, the others wait for it.
-    Raises: NoInput where there is no such corpus or path; DataRefused where it holds no usable text.
+    Raises: NoInput where there is no such corpus or path; DataRefused where it holds no usable text;
+    ConfigError where the cache cannot be written to.
     """
     files = find_files(source)
     cache = Path(cache_dir).expanduser() if cache_dir else default_cache_dir(environment())
@@ -199,8 +200,15 @@ def _directory_name(source: str) -> str:
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Hold the lock file beside `target`; the kernel lets go of it when the process dies."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(target.name + ".lock").open("w") as lock:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = target.with_name(target.name + ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {target.parent}, where prepared tokens are kept: {error.strerror}; "
+            "set data.cache_dir to a directory that this user may write to"
+        ) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -11,7 +11,7 @@ import pytest
 
 from sparsync.lm import corpus
 from sparsync.lm.corpus import Prepared, default_cache_dir, find_files, prepare, split_of
-from wire.errors import DataRefused, NoInput
+from wire.errors import ConfigError, DataRefused, NoInput
 
 
 @pytest.fixture
@@ -141,6 +141,12 @@ def test_a_source_without_text_is_refused_and_leaves_nothing(tmp_path: Path) -> 
     with pytest.raises(DataRefused, match="all of its 1 files are empty or binary"):
         prepare(str(empty), tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_a_cache_that_cannot_be_written_is_refused(texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot write to .*; set data\.cache_dir"):
+        prepare(str(texts), tmp_path / "file" / "cache")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

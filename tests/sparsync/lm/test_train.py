@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from sparsync.lm.model import GPT
-from sparsync.lm.train import build_optimizer, build_scheduler, planned_steps, warmup_cosine, write_sample
+from sparsync.lm.train import (
+    build_optimizer,
+    build_scheduler,
+    planned_steps,
+    printable,
+    warmup_cosine,
+    write_sample,
+)
 from wire.config import Config, DataConfig, OptimizerConfig, RunConfig, SyncConfig
 
 
@@ -64,6 +71,10 @@ def test_epochs_become_steps_with_a_short_last_one() -> None:
     )
     assert planned_steps(by_epochs, samples=64) == 6
     assert planned_steps(by_epochs, samples=65) == 9
+
+
+def test_samples_are_safe_on_a_terminal() -> None:
+    assert printable(b"a\tb\nc\x00\x1b[2J\xff") == "a\tb\nc\ufffd\ufffd[2J\ufffd"
 
 
 def test_the_sample_is_readable_text_and_the_same_again(model: GPT, tmp_path: Path) -> None:
