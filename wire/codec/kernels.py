@@ -89,6 +89,8 @@ def _rank(histogram: I32, buckets: int, k: int) -> tuple[int, int]:
 @kernel
 def _select(keys: I32, n: int, k: int, histogram: I32, tied: I32, chosen: I32) -> int:
     """Indices of the k largest keys into `chosen`, ascending; ties to the lowest index, zero never. How many."""
+    if k >= n:
+        return _above(keys, n, 0, chosen)
     histogram[:] = 0
     for i in range(n):
         histogram[keys[i] >> 20] += 1
