@@ -139,7 +139,10 @@ def test_one_shard_or_four_give_the_same_sums(codec: PushCodec) -> None:
     cuts = (0, 1, 4, 7, LAYOUT.blocks)
     parts = [[BlockRange(a, b)] for a, b in itertools.pairwise(cuts)]
     whole, split = fresh(codec), fresh(codec)
-    one, four = np.zeros(REAL.shape, np.float32), [np.zeros((p[0].count, BLOCK), np.float32) for p in parts]
+    one, four = (
+        np.zeros(REAL.shape, np.float32),
+        [np.zeros((p[0].stop - p[0].start, BLOCK), np.float32) for p in parts],
+    )
     for step in range(3):
         gradient = noise(step)
         codec.add(codec.encode(gradient, whole, ALL), one, ALL)
