@@ -1,0 +1,103 @@
+"""Planes and blobs on the wire: a header with size and CRC-32, then data in chunks of 1 MiB.
+
+The receiver knows how large a plane may be before the first byte of data is kept, so a
+length in a header is never taken on trust.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+
+from wire.errors import ProtocolMismatch
+from wire.v1 import common_pb2
+
+CHUNK_BYTES = 1 << 20
+
+Expected = Callable[[str], int | range | None]
+"""Exact size in bytes of the plane of that name, or the range of sizes that a blob may have; None: no such plane."""
+
+
+def plane_chunks(name: str, data: bytes | bytearray | memoryview) -> Iterator[common_pb2.PlaneChunk]:
+    """The messages that carry `data` (any contiguous buffer) as plane `name`: one header, then the data in order."""
+    view = memoryview(data).cast("B")
+    header = common_pb2.PlaneHeader(plane=name, bytes=len(view), crc32=zlib.crc32(view))
+    yield common_pb2.PlaneChunk(header=header)
+    for start in range(0, len(view), CHUNK_BYTES):
+        yield common_pb2.PlaneChunk(data=bytes(view[start : start + CHUNK_BYTES]))
+
+
+class PlaneReader:
+    """Puts planes together again, one after the other.
+
+    Memory at most: twice the size that `expected` allows for one plane.
+    """
+
+    def __init__(self, expected: Expected) -> None:
+        self._expected = expected
+        self._header: common_pb2.PlaneHeader | None = None
+        self._parts: list[bytes] = []
+        self._received = 0
+
+    def feed(self, chunk: common_pb2.PlaneChunk) -> tuple[str, bytes] | None:
+        """Takes the next message; (name, bytes) when it completes a plane.
+
+        Raises:
+            ProtocolMismatch: unknown plane, wrong size, wrong checksum, data without header or beyond it.
+        """
+        if chunk.WhichOneof("part") == "header":
+            self._open(chunk.header)
+        elif chunk.WhichOneof("part") == "data":
+            self._append(chunk.data)
+        else:
+            raise ProtocolMismatch("an empty plane message; expected a header or data")
+        return self._complete()
+
+    def finish(self) -> None:
+        """Raises ProtocolMismatch if the stream has ended inside a plane."""
+        if self._header is not None:
+            raise ProtocolMismatch(
+                f"plane {self._header.plane!r} ended after {self._received} of {self._header.bytes} bytes"
+            )
+
+    def _open(self, header: common_pb2.PlaneHeader) -> None:
+        self.finish()
+        allowed = self._expected(header.plane)
+        if allowed is None:
+            raise ProtocolMismatch(f"plane {header.plane!r} is not one of those expected here")
+        sizes = range(allowed, allowed + 1) if isinstance(allowed, int) else allowed
+        if header.bytes not in sizes:
+            wanted = str(allowed) if isinstance(allowed, int) else f"{allowed.start} to {allowed.stop - 1}"
+            raise ProtocolMismatch(
+                f"plane {header.plane!r} announces {header.bytes} bytes; expected {wanted}: "
+                "both sides must hold the same model"
+            )
+        self._header = header
+
+    def _append(self, data: bytes) -> None:
+        if self._header is None:
+            raise ProtocolMismatch(f"{len(data)} bytes of plane data without a header before them")
+        name, size = self._header.plane, self._header.bytes
+        if not 0 < len(data) <= CHUNK_BYTES:
+            raise ProtocolMismatch(
+                f"plane {name!r}: a piece of {len(data)} bytes; expected 1 to {CHUNK_BYTES}"
+            )
+        if self._received + len(data) > size:
+            raise ProtocolMismatch(
+                f"plane {name!r}: {self._received + len(data)} bytes where its header announced {size}"
+            )
+        self._parts.append(data)
+        self._received += len(data)
+
+    def _complete(self) -> tuple[str, bytes] | None:
+        header = self._header
+        if header is None or self._received < header.bytes:
+            return None
+        plane = b"".join(self._parts)
+        self._header, self._parts, self._received = None, [], 0
+        if header.crc32 and zlib.crc32(plane) != header.crc32:
+            raise ProtocolMismatch(
+                f"plane {header.plane!r}: checksum {zlib.crc32(plane):08x}, its header says {header.crc32:08x}; "
+                "it was damaged on the way, send it again"
+            )
+        return header.plane, plane

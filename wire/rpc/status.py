@@ -1,0 +1,173 @@
+"""Errors out and back: a `SparsyncError` raised in a handler reaches the caller as the same class.
+
+The class name travels in trailing metadata beside the gRPC status, the message as the
+details. Any other exception in a handler is a bug of ours: INTERNAL, logged with traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote
+
+import grpc
+import grpc.aio
+
+from wire.errors import Interrupted, PermissionRefused, ProtocolMismatch, SparsyncError, Unreachable, by_name
+
+ERROR_KEY = "sparsync-error"
+RETRY_AFTER_KEY = "retry-after-ms"
+MAX_DETAILS_BYTES = 4096
+"""Of the message as it travels (percent-encoded): gRPC drops calls whose trailers exceed 8 KiB."""
+
+_WITHOUT_NAME: dict[grpc.StatusCode, tuple[type[SparsyncError], str]] = {
+    grpc.StatusCode.UNAVAILABLE: (Unreachable, "check that it runs and that the network lets it through"),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (Unreachable, "it did not answer in the time given for the call"),
+    grpc.StatusCode.CANCELLED: (Unreachable, "the connection was closed while the call was running"),
+    grpc.StatusCode.UNIMPLEMENTED: (
+        ProtocolMismatch,
+        "it does not offer this call: use the same version on both sides",
+    ),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (ProtocolMismatch, "a message was larger than the limit"),
+    grpc.StatusCode.PERMISSION_DENIED: (PermissionRefused, "its role does not allow this call"),
+    grpc.StatusCode.UNAUTHENTICATED: (PermissionRefused, "it does not know us"),
+}
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[Any, Any], Any]
+
+if TYPE_CHECKING:
+    _Interceptor = grpc.aio.ServerInterceptor[Any, Any]
+else:  # generic in the stubs alone
+    _Interceptor = grpc.aio.ServerInterceptor
+
+
+class RetryHint:
+    """How long a refused caller should wait, kept on the error instance itself."""
+
+    _ATTRIBUTE = "retry_after_ms"
+
+    @classmethod
+    def put(cls, error: SparsyncError, milliseconds: int) -> SparsyncError:
+        """The same error, telling its caller to come back after `milliseconds`."""
+        setattr(error, cls._ATTRIBUTE, milliseconds)
+        return error
+
+    @classmethod
+    def of(cls, error: SparsyncError) -> int | None:
+        """Milliseconds that the refusing side asks for, or None."""
+        return getattr(error, cls._ATTRIBUTE, None)
+
+
+class ErrorInterceptor(_Interceptor):
+    """Wraps the four kinds of handler so that an error leaves as its own status."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        handler = await continuation(handler_call_details)
+        unknown_method = not handler  # None, whatever the stubs say; gRPC then answers UNIMPLEMENTED
+        return handler if unknown_method else _wrap(handler, handler_call_details.method)
+
+
+def _wrap(handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+    """`handler` with its behaviour guarded; kind and serializers stay."""
+    kinds = {
+        (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
+        (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
+        (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
+        (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
+    }
+    make, behavior = kinds[handler.request_streaming, handler.response_streaming]
+    guard = _guard_generator if inspect.isasyncgenfunction(behavior) else _guard_coroutine
+    return make(guard(behavior, method), handler.request_deserializer, handler.response_serializer)
+
+
+def _guard_coroutine(behavior: Handler, method: str) -> Handler:
+    async def guarded(request: Any, context: Any) -> Any:
+        try:
+            return await behavior(request, context)
+        except Exception as error:
+            await _abort(context, error, method)
+
+    return guarded
+
+
+def _guard_generator(behavior: Handler, method: str) -> Handler:
+    async def guarded(request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        try:
+            async with contextlib.aclosing(behavior(request, context)) as replies:
+                async for reply in replies:
+                    yield reply
+        except Exception as error:
+            await _abort(context, error, method)
+
+    return guarded
+
+
+async def _abort(context: Any, error: Exception, method: str) -> NoReturn:
+    if isinstance(error, grpc.aio.AbortError):  # the handler has spoken for itself
+        raise error
+    if isinstance(error, SparsyncError):
+        trailing = [(ERROR_KEY, type(error).__name__)]
+        pause_ms = RetryHint.of(error)
+        if pause_ms is not None:
+            trailing.append((RETRY_AFTER_KEY, str(pause_ms)))
+        await context.abort(grpc.StatusCode[error.status], _clip(str(error)), tuple(trailing))
+    _log.error("%s raised %s", method, type(error).__name__, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, _clip(f"{type(error).__name__}: {error}"))
+    raise AssertionError("abort always raises")
+
+
+def _clip(message: str) -> str:
+    """The longest beginning of `message` that fits into a trailer."""
+    if len(quote(message)) <= MAX_DETAILS_BYTES:
+        return message
+    fits, size = 0, len(quote("…"))
+    for letter in message:
+        size += len(quote(letter))
+        if size > MAX_DETAILS_BYTES:
+            break
+        fits += 1
+    return message[:fits] + "…"
+
+
+def to_error(rpc_error: grpc.RpcError, *, peer: str) -> SparsyncError:
+    """The error that the other side raised, as the class that it was there.
+
+    Without the class name in the trailers the failure is the transport's own: it is named
+    after its status, with `peer` and what to do.
+    """
+    code = rpc_error.code() if callable(getattr(rpc_error, "code", None)) else grpc.StatusCode.UNKNOWN
+    details = (rpc_error.details() if callable(getattr(rpc_error, "details", None)) else None) or ""
+    trailing = _trailing(rpc_error)
+    if ERROR_KEY in trailing:
+        error = by_name(trailing[ERROR_KEY])(details)
+    elif code in _WITHOUT_NAME:
+        kind, advice = _WITHOUT_NAME[code]
+        error = kind(f"{peer}: {details or code.name} ({code.name}): {advice}")
+    else:
+        error = SparsyncError(f"{peer} failed: {details or code.name} ({code.name}); see its log")
+    if trailing.get(RETRY_AFTER_KEY, "").isdigit():
+        RetryHint.put(error, int(trailing[RETRY_AFTER_KEY]))
+    return error
+
+
+def _trailing(rpc_error: grpc.RpcError) -> dict[str, str]:
+    read = getattr(rpc_error, "trailing_metadata", None)
+    pairs = (read() or ()) if callable(read) else ()
+    return {key: value for key, value in pairs if isinstance(value, str)}
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code of a process that ends with `error` (docs/exit-codes.md)."""
+    if isinstance(error, SparsyncError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted.exit_code
+    return SparsyncError.exit_code
