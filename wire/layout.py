@@ -30,7 +30,7 @@ class BlockRange(NamedTuple):
     stop: int
 
     @property
-    def count(self) -> int:
+    def blocks(self) -> int:
         return self.stop - self.start
 
 
@@ -88,9 +88,7 @@ class Layout:
     @cached_property
     def lengths(self) -> tuple[int, ...]:
         """Number of real elements of each block (4,096, or fewer in a parameter's last block)."""
-        return tuple(
-            min(BLOCK, p.numel - i * BLOCK) for p in self.parameters for i in range(p.blocks)
-        )
+        return tuple(min(BLOCK, p.numel - i * BLOCK) for p in self.parameters for i in range(p.blocks))
 
     @cached_property
     def _first_element(self) -> tuple[int, ...]:
@@ -129,7 +127,7 @@ class Layout:
 def merge(ranges: Iterable[BlockRange]) -> list[BlockRange]:
     """Sorted ranges with empty ones dropped and touching ones joined."""
     merged: list[BlockRange] = []
-    for r in sorted(r for r in ranges if r.count > 0):
+    for r in sorted(r for r in ranges if r.blocks > 0):
         if merged and merged[-1].stop >= r.start:
             merged[-1] = BlockRange(merged[-1].start, max(merged[-1].stop, r.stop))
         else:

@@ -74,7 +74,7 @@ class HeartbeatEnd(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("attending", "uploaded", "ready", "progress", "deposited", "evaluated", "scalars", "failed", "finished", "leaving", "announce")
+    __slots__ = ("attending", "uploaded", "ready", "progress", "deposited", "evaluated", "scalars", "failed", "leaving", "announce")
     ATTENDING_FIELD_NUMBER: _ClassVar[int]
     UPLOADED_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -83,7 +83,6 @@ class WorkerReport(_message.Message):
     EVALUATED_FIELD_NUMBER: _ClassVar[int]
     SCALARS_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
-    FINISHED_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCE_FIELD_NUMBER: _ClassVar[int]
     attending: Attending
@@ -94,10 +93,9 @@ class WorkerReport(_message.Message):
     evaluated: Evaluated
     scalars: Scalars
     failed: Failed
-    finished: Finished
     leaving: Leaving
     announce: Announce
-    def __init__(self, attending: _Optional[_Union[Attending, _Mapping]] = ..., uploaded: _Optional[_Union[Uploaded, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., deposited: _Optional[_Union[Deposited, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ...) -> None: ...
+    def __init__(self, attending: _Optional[_Union[Attending, _Mapping]] = ..., uploaded: _Optional[_Union[Uploaded, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., deposited: _Optional[_Union[Deposited, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ...) -> None: ...
 
 class Attending(_message.Message):
     __slots__ = ("incarnation",)
@@ -195,12 +193,6 @@ class Failed(_message.Message):
     message: str
     ends_run: bool
     def __init__(self, error: _Optional[str] = ..., message: _Optional[str] = ..., ends_run: _Optional[bool] = ...) -> None: ...
-
-class Finished(_message.Message):
-    __slots__ = ("version",)
-    VERSION_FIELD_NUMBER: _ClassVar[int]
-    version: int
-    def __init__(self, version: _Optional[int] = ...) -> None: ...
 
 class Leaving(_message.Message):
     __slots__ = ("reason",)

@@ -139,20 +139,16 @@ class Fenced(_message.Message):
     def __init__(self, step: _Optional[int] = ..., stream: _Optional[int] = ..., attempt: _Optional[int] = ..., accepted: _Optional[bool] = ...) -> None: ...
 
 class Settled(_message.Message):
-    __slots__ = ("step", "version", "update_norm_sq", "lag_norm_sq", "delta_bytes", "seconds")
+    __slots__ = ("step", "version", "delta_bytes", "seconds")
     STEP_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    UPDATE_NORM_SQ_FIELD_NUMBER: _ClassVar[int]
-    LAG_NORM_SQ_FIELD_NUMBER: _ClassVar[int]
     DELTA_BYTES_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     step: int
     version: int
-    update_norm_sq: float
-    lag_norm_sq: float
     delta_bytes: int
     seconds: float
-    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., update_norm_sq: _Optional[float] = ..., lag_norm_sq: _Optional[float] = ..., delta_bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., delta_bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("error", "message")
@@ -339,6 +335,29 @@ class WithdrawRequest(_message.Message):
     stream: int
     step: int
     def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class DescribeRequest(_message.Message):
+    __slots__ = ("term",)
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    term: _common_pb2.Term
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ...) -> None: ...
+
+class DescribeReply(_message.Message):
+    __slots__ = ("planes", "stream_planes", "scalars")
+    class ScalarsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    PLANES_FIELD_NUMBER: _ClassVar[int]
+    STREAM_PLANES_FIELD_NUMBER: _ClassVar[int]
+    SCALARS_FIELD_NUMBER: _ClassVar[int]
+    planes: _containers.RepeatedScalarFieldContainer[str]
+    stream_planes: _containers.RepeatedScalarFieldContainer[str]
+    scalars: _containers.ScalarMap[str, float]
+    def __init__(self, planes: _Optional[_Iterable[str]] = ..., stream_planes: _Optional[_Iterable[str]] = ..., scalars: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class CollectRequest(_message.Message):
     __slots__ = ("term", "version", "plane")

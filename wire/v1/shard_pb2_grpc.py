@@ -70,6 +70,11 @@ class ShardStub:
                 request_serializer=wire_dot_v1_dot_shard__pb2.WithdrawRequest.SerializeToString,
                 response_deserializer=wire_dot_v1_dot_common__pb2.PlaneChunk.FromString,
                 _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/sparsync.v1.Shard/Describe',
+                request_serializer=wire_dot_v1_dot_shard__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=wire_dot_v1_dot_shard__pb2.DescribeReply.FromString,
+                _registered_method=True)
         self.Collect = channel.unary_stream(
                 '/sparsync.v1.Shard/Collect',
                 request_serializer=wire_dot_v1_dot_shard__pb2.CollectRequest.SerializeToString,
@@ -135,6 +140,13 @@ class ShardServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Describe(self, request, context):
+        """Which planes and scalars make up the shard's state now. Read only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Collect(self, request, context):
         """Any plane for a checkpoint, by the coordinator between two closes. Read only.
         """
@@ -186,6 +198,11 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.Withdraw,
                     request_deserializer=wire_dot_v1_dot_shard__pb2.WithdrawRequest.FromString,
                     response_serializer=wire_dot_v1_dot_common__pb2.PlaneChunk.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=wire_dot_v1_dot_shard__pb2.DescribeRequest.FromString,
+                    response_serializer=wire_dot_v1_dot_shard__pb2.DescribeReply.SerializeToString,
             ),
             'Collect': grpc.unary_stream_rpc_method_handler(
                     servicer.Collect,
@@ -387,6 +404,33 @@ class Shard:
             '/sparsync.v1.Shard/Withdraw',
             wire_dot_v1_dot_shard__pb2.WithdrawRequest.SerializeToString,
             wire_dot_v1_dot_common__pb2.PlaneChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsync.v1.Shard/Describe',
+            wire_dot_v1_dot_shard__pb2.DescribeRequest.SerializeToString,
+            wire_dot_v1_dot_shard__pb2.DescribeReply.FromString,
             options,
             channel_credentials,
             insecure,

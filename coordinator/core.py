@@ -1,0 +1,449 @@
+"""The deciding core: `handle(event, now)` returns what is to be done. No sockets, threads or clock reads.
+
+Membership and the run's life are here; `lanes` decides who computes what, `steps` when a step
+closes. Every decision is a record: applied to the state and journaled before the message
+that reveals it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from coordinator import actions as a
+from coordinator import records as r
+from coordinator.desk import Desk, Rules
+from coordinator.lanes import Lanes
+from coordinator.membership import Liveness
+from coordinator.pace import PACES
+from coordinator.placement import place
+from coordinator.state import Member, State
+from coordinator.steps import Steps
+from wire.errors import ModelMismatch, SparsyncError, StaleIncarnation, UsageError, by_name
+from wire.layout import Layout
+
+MEDIAN_UNITS = 10
+"""A worker makes no progress when it takes this many times the median unit (and the configured least)."""
+WINDOW = 50
+"""Unit times that the median is taken over."""
+
+
+class Core:
+    """One run's coordinator, as a function of events and times."""
+
+    def __init__(self, rules: Rules, state: State) -> None:
+        self.desk = Desk(rules, state)
+        self.liveness = Liveness(dead_s=rules.dead_s)
+        self.lanes = Lanes(self.desk)
+        self.steps = Steps(self.desk, PACES[rules.mode]())
+        self._waiting: dict[str, a.Declare] = {}
+        self._uploader: int | None = None
+        self._configured: set[int] = set()
+        self._progress: dict[int, float] = {}
+        self._announced: set[int] = set()
+        self._unit_times: list[float] = []
+        self.recoveries = 0
+        self._handlers: dict[type, Callable[[Any, float], None]] = {
+            a.Join: self._join,
+            a.Declare: self._declare,
+            a.Beat: lambda e, now: self.liveness.beat(e.incarnation, now),
+            a.BeatsEnded: lambda e, now: self.liveness.close(e.incarnation, now),
+            a.Attending: self._attending,
+            a.Uploaded: self._uploaded,
+            a.Ready: self._ready,
+            a.Progressed: self._progressed,
+            a.Announced: lambda e, now: self._announced.add(e.incarnation),
+            a.StreamDeposited: lambda e, now: self.lanes.deposited(e),
+            a.LossEvaluated: self._evaluated,
+            a.WorkerFailed: self._failed,
+            a.WorkerLeaving: self._worker_leaving,
+            a.ShardAttached: self._shard_attached,
+            a.ShardConfigured: self._shard_configured,
+            a.ShardRestored: lambda e, now: self._loaded(f"checkpoint {self.state.checkpoint}"),
+            a.UnitAccepted: self._unit_accepted,
+            a.FenceAnswered: lambda e, now: self.lanes.fenced(e),
+            a.StepSettled: lambda e, now: self.steps.settle(e.shard, e.step + 1),
+            a.ShardRefused: self._shard_refused,
+            a.ShardLost: lambda e, now: self._end(e.reason, "ServerLost"),
+            a.CheckpointWritten: self._checkpoint_written,
+            a.CheckpointFailed: self._checkpoint_failed,
+            a.StopAsked: self._stop,
+            a.Tick: self._tick,
+        }
+
+    @property
+    def state(self) -> State:
+        return self.desk.state
+
+    def handle(self, event: a.Event, now: float) -> list[a.Action]:
+        """What is to be done about `event` at monotonic second `now`, in this order."""
+        self.desk.actions = []
+        if self.state.ended is None or isinstance(event, a.Join | a.BeatsEnded | a.Attending | a.StopAsked):
+            self._handlers[type(event)](event, now)
+            self.steps.advance()
+        return self.desk.actions
+
+    # --- joining -------------------------------------------------------------------------
+
+    def _join(self, event: a.Join, now: float) -> None:
+        try:
+            self._check_join(event)
+        except SparsyncError as refusal:
+            self.desk.answer(event.key, refusal)
+            self.desk.note("join_refused", name=event.name, reason=str(refusal))
+            return
+        incarnation = self.state.next_incarnation
+        self.desk.decide(
+            r.Admitted(
+                incarnation, event.role, event.name, event.address, event.fingerprint, event.pid, event.host
+            )
+        )
+        self.desk.note("joined", role=event.role, name=event.name, incarnation=incarnation, pid=event.pid)
+        if event.role == "worker":
+            self.liveness.expect(incarnation, now)
+        self.desk.answer(event.key, a.Joined(incarnation))
+        self._place()
+
+    def _check_join(self, event: a.Join) -> None:
+        """Raises: the refusal."""
+        state = self.state
+        if state.ended is not None:
+            raise UsageError(f"run {state.run} is over ({state.ended.reason}); start a new one")
+        for member in state.present(event.role):
+            if member.name == event.name:
+                raise UsageError(
+                    f"a {event.role} named {event.name!r} is in the run already (pid {member.pid} on {member.host}); "
+                    "give this one another --name, or wait until the other is given up"
+                )
+        if event.role == "ps":
+            if state.placement or len(state.present("ps")) >= self.desk.rules.servers:
+                raise UsageError(
+                    f"the run has its {self.desk.rules.servers} servers; raise cluster.servers and start a new run "
+                    "to use more"
+                )
+            return
+        others = {m.fingerprint for m in state.present("worker")}
+        if others and event.fingerprint not in others and not self.desk.rules.mixed_fingerprints:
+            raise ModelMismatch(
+                f"worker {event.name} computes with {event.fingerprint}, the run with {others.pop()}: the result "
+                "would depend on who computes what; make them alike, or set cluster.allow_mixed_fingerprints = true"
+            )
+
+    @property
+    def pure(self) -> bool:
+        """Whether all workers so far compute alike."""
+        workers = [m for m in self.state.members.values() if m.role == "worker"]
+        return len({m.fingerprint for m in workers}) <= 1
+
+    def _worker(self, incarnation: int) -> Member:
+        """A worker that is in the run. Raises: StaleIncarnation."""
+        member = self.state.members.get(incarnation)
+        if member is None or not member.present:
+            reason = f"it was given up: {member.gone}" if member else "it never joined this run"
+            raise StaleIncarnation(f"incarnation {incarnation} is not in the run ({reason}); join anew")
+        return member
+
+    # --- the model -----------------------------------------------------------------------
+
+    def _declare(self, event: a.Declare, now: float) -> None:
+        try:
+            self._worker(event.incarnation)
+            if self.state.layout is not None:
+                self._check_model(event)
+        except SparsyncError as refusal:
+            self.desk.answer(event.key, refusal)
+            return
+        self._progress[event.incarnation] = now
+        self._waiting[event.key] = event
+        self._place()
+        self._answer_declared()
+
+    def _check_model(self, event: a.Declare) -> None:
+        """Raises: ModelMismatch, naming what differs."""
+        assert self.state.layout is not None and self.state.optimizer is not None
+        name = self.desk.name_of(event.incarnation)
+        if event.layout != self.state.layout:
+            raise ModelMismatch(f"worker {name}: {_difference(self.state.layout, event.layout)}")
+        if event.optimizer != self.state.optimizer:
+            raise ModelMismatch(
+                f"worker {name}: its optimizer is {event.optimizer.kind} {list(event.optimizer.groups)}, the run's "
+                f"{self.state.optimizer.kind} {list(self.state.optimizer.groups)}; use the same on every worker"
+            )
+
+    def _place(self) -> None:
+        """The first declared model gets its servers, once all of those are here."""
+        servers = sorted(self.state.present("ps"), key=lambda m: (len(m.name), m.name))
+        if self.state.placement or not self._waiting or len(servers) < self.desk.rules.servers:
+            return
+        first = next(iter(self._waiting.values()))
+        parts = place(first.layout, len(servers))
+        self.desk.decide(
+            r.Modelled(
+                parameters=tuple((p.name, p.shape, p.dtype, p.group) for p in first.layout.parameters),
+                optimizer=first.optimizer.kind,
+                groups=tuple(tuple(sorted(g.items())) for g in first.optimizer.groups),
+                plan=self.state.plan + 1,
+                placement=tuple(
+                    (shard, m.address, m.incarnation, tuple((b.start, b.stop) for b in part))
+                    for shard, (m, part) in enumerate(zip(servers, parts, strict=True))
+                ),
+            )
+        )
+        self.desk.note(
+            "placed", parameters=first.layout.numel, blocks=first.layout.blocks, servers=len(servers)
+        )
+        self.desk.actions.append(a.OpenShards())
+        for key, event in list(self._waiting.items()):
+            try:
+                self._check_model(event)
+            except SparsyncError as refusal:
+                del self._waiting[key]
+                self.desk.answer(key, refusal)
+
+    def _shard_attached(self, event: a.ShardAttached, now: float) -> None:
+        placed = self.state.placement[event.shard]
+        if event.incarnation != placed.incarnation:
+            self._end(
+                f"server {event.shard} at {placed.address} was started anew and lost its shard", "ServerLost"
+            )
+            return
+        if not event.configured:
+            self.desk.actions.append(a.Command(event.shard, a.ConfigureShard()))
+            return
+        self.steps.settle(event.shard, event.version)
+        last = self.state.last_close
+        if last is not None and event.version == last.step:
+            close = a.CloseStep(last.step, last.streams, last.deposit, last.final, last.retain_from)
+            self.desk.actions.append(a.Command(event.shard, close))
+        self.lanes.fence_again(event.shard)
+
+    def _shard_configured(self, event: a.ShardConfigured, now: float) -> None:
+        self._configured.add(event.shard)
+        if len(self._configured) == len(self.state.placement) and not self.state.loaded:
+            if self.state.checkpoint:
+                self.desk.actions.append(a.RestoreShards())
+            self._answer_declared()
+
+    def _answer_declared(self) -> None:
+        """Answer the workers that wait: all once the model is loaded, before that one to upload it."""
+        if len(self._configured) < len(self.state.placement) or not self.state.placement:
+            return
+        for key, event in list(self._waiting.items()):
+            upload = not self.state.loaded
+            if upload and (self._uploader is not None or self.state.checkpoint):
+                return
+            if upload:
+                self._uploader = event.incarnation
+            del self._waiting[key]
+            self.desk.answer(key, a.Declared(self.state.placement, self.state.plan, upload))
+
+    def _uploaded(self, event: a.Uploaded, now: float) -> None:
+        self._progress[event.incarnation] = now
+        if event.incarnation == self._uploader and not self.state.loaded:
+            self._loaded(f"uploaded by {self.desk.name_of(event.incarnation)}")
+
+    def _loaded(self, source: str) -> None:
+        self.desk.decide(r.Loaded(source))
+        self.desk.note("loaded", source=source)
+        self._answer_declared()
+
+    # --- workers at work -----------------------------------------------------------------
+
+    def _attending(self, event: a.Attending, now: float) -> None:
+        self._worker(event.incarnation)
+        if self.state.ended is not None:
+            self.desk.tell(event.incarnation, a.End(self.state.ended.reason, self.state.ended.error))
+        elif event.incarnation in self.lanes.ready:
+            self.desk.tell(event.incarnation, self.lanes.plan(event.incarnation))
+
+    def _ready(self, event: a.Ready, now: float) -> None:
+        self._worker(event.incarnation)
+        self._progress[event.incarnation] = now
+        dataset = r.Dataset(
+            event.samples,
+            event.digest,
+            event.batch_size,
+            event.accumulate,
+            event.evaluates,
+            event.evaluate_every,
+            self._total_steps(event),
+        )
+        if self.state.dataset is None:
+            if (problem := self._data_problem(event)) is not None:
+                self._end(problem, "DataRefused")
+                return
+            self.desk.decide(dataset)
+            self.desk.note(
+                "dataset", samples=event.samples, digest=event.digest, total_steps=dataset.total_steps
+            )
+        elif dataset != self.state.dataset:
+            problem = (
+                f"worker {self.desk.name_of(event.incarnation)} has other data or batches than the run: found "
+                f"{_told(dataset)}, expected {_told(self.state.dataset)}; prepare the same data on every machine"
+            )
+            self.desk.tell(event.incarnation, a.End(problem, "DataRefused"))
+            return
+        self.lanes.welcome(event.incarnation)
+        if not self.lanes.begun and len(self.lanes.ready) >= self.desk.rules.workers_to_begin:
+            self.desk.note("begun", workers=len(self.lanes.ready), step=self.state.open_step)
+            self.lanes.begin()
+
+    def _data_problem(self, event: a.Ready) -> str | None:
+        if event.samples == 0 and event.batch_size > 0:
+            return "the dataset is empty: found 0 samples, expected at least one"
+        if self.desk.rules.epochs is not None and event.samples == 0:
+            return "run.epochs needs a dataset: session.units() has no epochs; set run.steps instead"
+        if self.state.first_step >= self._total_steps(event):
+            return (
+                f"the checkpoint is of step {self.state.first_step} and the run has {self._total_steps(event)} steps: "
+                "nothing is left to do; raise run.steps"
+            )
+        return None
+
+    def _total_steps(self, event: a.Ready) -> int:
+        rules = self.desk.rules
+        if rules.epochs is None:
+            assert rules.steps is not None
+            return rules.steps
+        a_step = event.batch_size * event.accumulate * rules.units_per_step
+        return rules.epochs * -(-event.samples // max(a_step, 1))
+
+    def _progressed(self, event: a.Progressed, now: float) -> None:
+        self._worker(event.incarnation)
+        self._progress[event.incarnation] = now
+        self._announced.discard(event.incarnation)
+        if event.unit_s > 0:
+            self._unit_times = [*self._unit_times[1 - WINDOW :], event.unit_s]
+
+    def _evaluated(self, event: a.LossEvaluated, now: float) -> None:
+        self._progress[event.incarnation] = now
+        self._announced.discard(event.incarnation)
+        known = {(e.step, e.model) for e in self.state.evaluations}
+        if (event.step, event.model) not in known:
+            self.desk.decide(r.Evaluated(event.step, event.model, event.loss))
+            self.desk.note(
+                "evaluated", step=event.step, model=event.model, loss=event.loss, seconds=event.seconds
+            )
+
+    def _unit_accepted(self, event: a.UnitAccepted, now: float) -> None:
+        self.steps.accept(event)
+        if problem := self.steps.disagreement():
+            self._end(problem, "ModelMismatch")
+
+    def _worker_leaving(self, event: a.WorkerLeaving, now: float) -> None:
+        self._worker(event.incarnation)
+        self.desk.note("leaving", name=self.desk.name_of(event.incarnation), reason=event.reason)
+        self.lanes.leave(event.incarnation)
+
+    # --- departures ----------------------------------------------------------------------
+
+    def _tick(self, event: a.Tick, now: float) -> None:
+        for incarnation, reason in self.liveness.dead(now):
+            self._depart(incarnation, reason)
+        for incarnation, reason in self._stuck(now):
+            self._depart(incarnation, reason)
+
+    def _stuck(self, now: float) -> list[tuple[int, str]]:
+        """Workers that owe a unit and have done nothing for too long though their heart beats."""
+        times = sorted(self._unit_times)
+        median = times[len(times) // 2] if times else 0.0
+        limit = max(self.desk.rules.progress_timeout_s, MEDIAN_UNITS * median)
+        return [
+            (incarnation, f"no progress for {now - since:.0f} s, limit {limit:.0f} s")
+            for incarnation, since in self._progress.items()
+            if now - since > limit and incarnation not in self._announced and self.state.held_by(incarnation)
+        ]
+
+    def _depart(self, incarnation: int, reason: str, *, dead: bool = True) -> None:
+        """A worker is out of the run: fence what it carried, give its other duties on."""
+        self.liveness.forget(incarnation)
+        self._progress.pop(incarnation, None)
+        self._announced.discard(incarnation)
+        member = self.state.members.get(incarnation)
+        if member is None or not member.present:
+            return
+        carried = [lane.stream for lane in self.state.held_by(incarnation)]
+        dead = dead and self.state.ended is None and not (incarnation in self.lanes.leaving and not carried)
+        self.desk.decide(r.Departed(incarnation, reason, dead))
+        self.desk.note("died" if dead else "left", name=member.name, reason=reason, streams=carried)
+        self.recoveries += bool(carried)
+        for key in [k for k, e in self._waiting.items() if e.incarnation == incarnation]:
+            del self._waiting[key]
+        if self._uploader == incarnation and not self.state.loaded:
+            self._uploader = None
+            self._answer_declared()
+        self.desk.tell(incarnation, a.End(f"given up: {reason}", "StaleIncarnation" if dead else ""))
+        self.lanes.abandon(incarnation, f"{member.name} is gone: {reason}")
+
+    def _failed(self, event: a.WorkerFailed, now: float) -> None:
+        name = self.desk.name_of(event.incarnation)
+        self.desk.note("failed", name=name, error=event.error, message=event.message)
+        if event.ends_run:
+            self._end(f"worker {name}: {event.message}", event.error)
+        else:
+            self._depart(event.incarnation, f"{event.error}: {event.message}")
+
+    def _shard_refused(self, event: a.ShardRefused, now: float) -> None:
+        self._end(f"server {event.shard} refuses: {event.message}", event.error)
+
+    # --- the end -------------------------------------------------------------------------
+
+    def _stop(self, event: a.StopAsked, now: float) -> None:
+        state = self.state
+        self.desk.answer(event.key, a.Stopped(state.open_step))
+        if state.ended is not None or state.final:
+            return
+        self.desk.note("stopping", reason=event.reason, step=state.open_step)
+        if state.open_step == state.first_step and state.last_close is None:
+            self._end(f"stopped before the first closed step: {event.reason}", "Interrupted")
+        elif state.stopping is None:
+            self.desk.decide(r.Stopping(event.reason, "Interrupted"))
+
+    def _checkpoint_written(self, event: a.CheckpointWritten, now: float) -> None:
+        self.steps.checkpoint_written(event)
+        if self.state.final:
+            stopping = self.state.stopping
+            if stopping is None:
+                self._end("all steps are done", "")
+            else:
+                self._end(stopping.reason, stopping.error)
+
+    def _checkpoint_failed(self, event: a.CheckpointFailed, now: float) -> None:
+        self.steps.checkpoint_failed(event)
+        if self.state.final:
+            self._end(f"the last checkpoint could not be written: {event.message}", "DamagedFile")
+
+    def _end(self, reason: str, error: str) -> None:
+        if self.state.ended is not None:
+            return
+        self.desk.decide(r.Ended(reason, error))
+        self.desk.note("ended", reason=reason, error=error, step=self.state.open_step)
+        for key in list(self._waiting):
+            self.desk.answer(key, by_name(error)(reason))
+        self._waiting.clear()
+        for member in self.state.present("worker"):
+            self.desk.tell(member.incarnation, a.End(reason, error))
+        self.desk.command_all(a.FinishShard(reason))
+        self.desk.actions.append(a.Quit())
+
+
+def _difference(expected: Layout, found: Layout) -> str:
+    """The first way in which two models differ."""
+    names, other = [p.name for p in expected.parameters], [p.name for p in found.parameters]
+    if names != other:
+        extra, missing = sorted(set(other) - set(names)), sorted(set(names) - set(other))
+        return f"its parameters differ from the run's: only here {extra[:3]}, only there {missing[:3]}"
+    for want, have in zip(expected.parameters, found.parameters, strict=True):
+        if want != have:
+            return (
+                f"parameter {want.name!r} has shape {list(have.shape)}, dtype {have.dtype}, group {have.group}; "
+                f"the run's has {list(want.shape)}, {want.dtype}, {want.group}; build the same model on every worker"
+            )
+    return "its model equals the run's"
+
+
+def _told(dataset: r.Dataset) -> str:
+    return (
+        f"{dataset.samples} samples (digest {dataset.digest[:12] or 'none'}), batches of {dataset.batch_size} "
+        f"x {dataset.accumulate}, evaluation every {dataset.evaluate_every}"
+    )

@@ -1,0 +1,50 @@
+"""The coordinator's journal: one SQLite table of records, durable before a decision is revealed."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from coordinator.records import Record, from_json, to_json
+from coordinator.state import State
+from wire.errors import DamagedFile
+
+
+class Journal:
+    """Appends records; WAL with synchronous=FULL, so that a record survives power loss once `append` returns.
+
+    Raises:
+        DamagedFile: the file is no SQLite database, or SQLite finds it damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, record TEXT NOT NULL)"
+            )
+            (self.seq,) = self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM records").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise DamagedFile(
+                f"{path} cannot be read as a journal ({error}); restore it from a backup, or resume the newest "
+                "checkpoint into a new run directory"
+            ) from None
+
+    def append(self, record: Record) -> int:
+        """Make `record` durable; its sequence number."""
+        self.seq += 1
+        self._db.execute("INSERT INTO records (seq, record) VALUES (?, ?)", (self.seq, to_json(record)))
+        return self.seq
+
+    def replay(self, streams: int) -> State:
+        """The state that the records so far make."""
+        state = State(streams)
+        for (text,) in self._db.execute("SELECT record FROM records ORDER BY seq"):
+            state.apply(from_json(text))
+        return state
+
+    def close(self) -> None:
+        self._db.close()

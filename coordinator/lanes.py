@@ -1,0 +1,197 @@
+"""Streams and their holders: fence, reassign, hand over, rebalance (design: rules 5 and 10).
+
+A stream changes hands in one of two ways. A holder that is gone is *fenced*: attempt a+1 is
+journaled, every shard refuses older attempts from then on and says whether it holds the
+open step's unit; where all do, there is nothing to redo, else the heir sends only where the
+unit is missing. A living holder *releases*: it deposits the stream's state at its next
+boundary and computes it no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coordinator import actions as a
+from coordinator import units
+from coordinator.desk import Desk
+from coordinator.records import Assigned, Deposited
+from coordinator.state import NOBODY, Lane
+
+
+@dataclass
+class _Fencing:
+    """Answers so far to a fence: shard -> whether it holds the unit of `step`."""
+
+    step: int
+    attempt: int
+    answers: dict[int, bool] = field(default_factory=dict)
+
+
+class Lanes:
+    """Who computes what. Its own state is only what was heard; decisions are in the journal."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.ready: set[int] = set()
+        self.leaving: set[int] = set()
+        self._releasing: set[int] = set()
+        self._fencing: dict[int, _Fencing] = {}
+        self.begun = False
+
+    # --- the start -----------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Deal the streams to the ready workers."""
+        self.begun = True
+        workers = sorted(self.ready)
+        for stream, worker in units.first_deal(len(self._desk.state.lanes), workers):
+            lane = self._desk.state.lanes[stream]
+            self._assign(lane, worker, lane.step, (), "the run begins")
+        self._tell_all()
+
+    def welcome(self, incarnation: int) -> None:
+        """A worker is ready: give it what is vacant, or have a stream handed over to it."""
+        self.ready.add(incarnation)
+        if self.begun:
+            self._settle_vacant()
+
+    # --- departures ----------------------------------------------------------------------
+
+    def leave(self, incarnation: int) -> None:
+        """A worker wants to go: it releases all that it carries."""
+        self.leaving.add(incarnation)
+        self._releasing.update(lane.stream for lane in self._desk.state.held_by(incarnation))
+        self._tell(incarnation)
+        self._let_go(incarnation)
+
+    def abandon(self, incarnation: int, reason: str) -> None:
+        """A worker is gone: fence what it carried."""
+        self.ready.discard(incarnation)
+        self.leaving.discard(incarnation)
+        for lane in self._desk.state.held_by(incarnation):
+            self._releasing.discard(lane.stream)
+            self._fence(lane, reason)
+
+    def _fence(self, lane: Lane, reason: str) -> None:
+        state = self._desk.state
+        self._assign(lane, NOBODY, lane.step, lane.send_to, reason)
+        self._fencing[lane.stream] = _Fencing(state.open_step, lane.attempt)
+        self._desk.command_all(a.FenceStream(state.open_step, lane.stream, lane.attempt))
+
+    def fence_again(self, shard: int) -> None:
+        """A shard's line was broken: ask it once more for what it has not answered."""
+        for stream, fencing in self._fencing.items():
+            if shard not in fencing.answers:
+                fence = a.FenceStream(fencing.step, stream, fencing.attempt)
+                self._desk.actions.append(a.Command(shard, fence))
+
+    def fenced(self, event: a.FenceAnswered) -> None:
+        """A shard answered a fence; with the last answer the stream finds its next holder."""
+        fencing = self._fencing.get(event.stream)
+        if fencing is None or fencing.attempt != event.attempt:
+            return
+        fencing.answers[event.shard] = event.accepted
+        if len(fencing.answers) < len(self._desk.state.placement):
+            return
+        del self._fencing[event.stream]
+        missing = tuple(sorted(s for s, accepted in fencing.answers.items() if not accepted))
+        everywhere, nowhere = not missing, len(missing) == len(fencing.answers)
+        lane = self._desk.state.lanes[event.stream]
+        step = fencing.step + 1 if everywhere else fencing.step
+        reason = (
+            f"unit of step {fencing.step} stands on every shard"
+            if everywhere
+            else f"unit of step {fencing.step} is missing on shards {list(missing)}"
+        )
+        self._assign(lane, NOBODY, step, () if nowhere else missing, reason)
+        self._settle_vacant()
+
+    # --- deposits ------------------------------------------------------------------------
+
+    def deposited(self, event: a.StreamDeposited) -> None:
+        """A stream's state is on every shard; a released stream goes to its next holder."""
+        state = self._desk.state
+        lane = state.lanes[event.stream]
+        if lane.holder != event.incarnation:
+            return
+        if lane.deposit is None or event.step > lane.deposit:
+            self._desk.decide(Deposited(event.stream, event.step))
+        if event.released:
+            self._releasing.discard(event.stream)
+            giver = self._desk.name_of(event.incarnation)
+            self._assign(lane, NOBODY, event.step, (), f"handed over by {giver} at step {event.step}")
+            self._settle_vacant()
+            self._tell(event.incarnation)
+            self._let_go(event.incarnation)
+
+    def _let_go(self, incarnation: int) -> None:
+        if incarnation in self.leaving and not self._desk.state.held_by(incarnation):
+            self._desk.tell(incarnation, a.End("it asked to leave and carries nothing any more", ""))
+
+    # --- placing -------------------------------------------------------------------------
+
+    def load(self) -> dict[int, int]:
+        """Streams that each ready worker carries or will keep, those being released left out."""
+        state = self._desk.state
+        return {
+            worker: sum(lane.stream not in self._releasing for lane in state.held_by(worker))
+            for worker in sorted(self.ready - self.leaving)
+        }
+
+    def _settle_vacant(self) -> None:
+        """Give every vacant stream a holder, then move streams while the load is uneven."""
+        state = self._desk.state
+        changed: set[int] = set()
+        for lane in state.lanes:
+            if lane.holder == NOBODY and lane.stream not in self._fencing and self.begun:
+                worker = units.heir(self.load(), at_most=len(state.lanes))
+                if worker is None:
+                    self._desk.note("waiting", reason=f"no worker is ready for stream {lane.stream}")
+                    continue
+                self._assign(lane, worker, lane.step, lane.send_to, "it carries the fewest streams")
+                changed.add(worker)
+        if not self._releasing and (giver := units.giver(self.load())) is not None:
+            stream = max(lane.stream for lane in state.held_by(giver))
+            self._releasing.add(stream)
+            self._desk.note("rebalance", stream=stream, worker=self._desk.name_of(giver))
+            changed.add(giver)
+        for worker in sorted(changed):
+            self._tell(worker)
+
+    def _assign(self, lane: Lane, holder: int, step: int, send_to: tuple[int, ...], reason: str) -> None:
+        """Journal a stream's next attempt. A vacancy raises the attempt, its filling keeps it."""
+        attempt = lane.attempt + 1 if holder == NOBODY and lane.holder != NOBODY else lane.attempt
+        self._desk.decide(Assigned(lane.stream, attempt, holder, step, send_to, reason))
+        self._desk.note(
+            "assigned",
+            stream=lane.stream,
+            attempt=attempt,
+            worker=self._desk.name_of(holder) if holder != NOBODY else None,
+            step=step,
+            reason=reason,
+        )
+
+    def plan(self, incarnation: int) -> a.Plan:
+        """All that a worker is to do."""
+        state = self._desk.state
+        return a.Plan(
+            tuple(
+                a.Assignment(
+                    stream=lane.stream,
+                    attempt=lane.attempt,
+                    step=lane.step,
+                    deposit=lane.deposit,
+                    send_to=lane.send_to,
+                    release=lane.stream in self._releasing,
+                )
+                for lane in state.held_by(incarnation)
+            ),
+            state.dataset.total_steps if state.dataset else 0,
+        )
+
+    def _tell(self, incarnation: int) -> None:
+        self._desk.tell(incarnation, self.plan(incarnation))
+
+    def _tell_all(self) -> None:
+        for worker in sorted(self.ready):
+            self._tell(worker)

@@ -1,0 +1,62 @@
+"""Who is alive: heartbeats in, verdicts out. Pure; times are monotonic seconds handed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CLOSED_GRACE_S = 0.5
+"""A heartbeat stream that ends may be a broken connection: this long to open another."""
+FIRST_BEAT_GRACE_S = 15.0
+"""From joining to the first heartbeat: the heartbeat process has to start."""
+
+
+@dataclass
+class _Pulse:
+    beat_at: float
+    heard: bool = False
+    closed_at: float | None = None
+
+
+class Liveness:
+    """Heartbeats of the processes in the run.
+
+    Args:
+        dead_s: silence after which a process is given up.
+    """
+
+    def __init__(self, *, dead_s: float) -> None:
+        self._dead_s = dead_s
+        self._pulses: dict[int, _Pulse] = {}
+
+    def expect(self, incarnation: int, now: float) -> None:
+        """Watch a process from its joining on."""
+        self._pulses[incarnation] = _Pulse(now)
+
+    def beat(self, incarnation: int, now: float) -> None:
+        if (pulse := self._pulses.get(incarnation)) is not None:
+            pulse.beat_at, pulse.heard, pulse.closed_at = now, True, None
+
+    def close(self, incarnation: int, now: float) -> None:
+        """The stream of heartbeats ended."""
+        if (pulse := self._pulses.get(incarnation)) is not None:
+            pulse.closed_at = now
+
+    def forget(self, incarnation: int) -> None:
+        self._pulses.pop(incarnation, None)
+
+    def age(self, incarnation: int, now: float) -> float | None:
+        """Seconds since the last heartbeat, or None before the first."""
+        pulse = self._pulses.get(incarnation)
+        return now - pulse.beat_at if pulse is not None and pulse.heard else None
+
+    def dead(self, now: float) -> list[tuple[int, str]]:
+        """The processes to give up, each with the reason."""
+        verdicts = ((i, self._judge(pulse, now)) for i, pulse in self._pulses.items())
+        return [(incarnation, reason) for incarnation, reason in verdicts if reason]
+
+    def _judge(self, pulse: _Pulse, now: float) -> str:
+        silence = now - pulse.beat_at
+        if pulse.closed_at is not None and now - pulse.closed_at > CLOSED_GRACE_S:
+            return f"its heartbeat stream ended {now - pulse.closed_at:.1f} s ago"
+        limit = self._dead_s if pulse.heard else FIRST_BEAT_GRACE_S
+        return f"silent for {silence:.1f} s, limit {limit:.1f} s" if silence > limit else ""

@@ -1,0 +1,177 @@
+"""Lines to the shards: commands down in order, events up, opened again when they break."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from coordinator import actions as a
+from coordinator.state import State
+from wire.clock import Clock, Deadline
+from wire.errors import SparsyncError
+from wire.ids import Term
+from wire.messages import (
+    commit_from_proto,
+    layout_to_proto,
+    optimizer_to_proto,
+    ranges_to_proto,
+    term_to_proto,
+    unit_from_proto,
+)
+from wire.rpc.channel import open_channel
+from wire.rpc.identity import Security
+from wire.rpc.retry import Backoff
+from wire.rpc.status import to_error
+from wire.v1 import shard_pb2, shard_pb2_grpc
+
+log = logging.getLogger(__name__)
+LOST_AFTER_S = 15.0
+"""A server that cannot be reached for this long is lost, and its shard with it."""
+
+
+class ShardLine:
+    """The coordinator's connection to one shard.
+
+    Args:
+        hear: takes the core's events.
+        seq: the journal's position now; every command carries it beside the term.
+    """
+
+    def __init__(
+        self,
+        shard: int,
+        state: State,
+        *,
+        security: Security,
+        hear: Callable[[a.Event], None],
+        seq: Callable[[], int],
+        clock: Clock,
+    ) -> None:
+        self.shard = shard
+        self._state = state
+        self._hear = hear
+        self._seq = seq
+        self._clock = clock
+        self._address = state.placement[shard].address
+        self.channel = open_channel(self._address, security, pool="control")
+        self.stub = shard_pb2_grpc.ShardStub(self.channel)
+        self._commands: asyncio.Queue[shard_pb2.ShardCommand] = asyncio.Queue()
+        self.version = 0
+        self.delta_bytes = 0
+
+    def term(self) -> tuple[Term, int]:
+        return Term(self._state.term, bytes.fromhex(self._state.nonce)), self._seq()
+
+    def send(self, command: a.ConfigureShard | a.CloseStep | a.FenceStream | a.FinishShard) -> None:
+        """Queue a command; it is lost with the line, and asked for again by the core when that is back."""
+        self._commands.put_nowait(self._encode(command))
+
+    def _command(self, **fields: object) -> shard_pb2.ShardCommand:
+        term, seq = self.term()
+        return shard_pb2.ShardCommand(term=term_to_proto(term, journal_seq=seq), **fields)  # type: ignore[arg-type]
+
+    def _encode(
+        self, command: a.ConfigureShard | a.CloseStep | a.FenceStream | a.FinishShard
+    ) -> shard_pb2.ShardCommand:
+        match command:
+            case a.ConfigureShard():
+                return self._command(configure=self._configure())
+            case a.CloseStep():
+                return self._command(
+                    close=shard_pb2.Close(
+                        step=command.step,
+                        streams=command.streams,
+                        deposit=command.deposit,
+                        final=command.final,
+                        retain_from=command.retain_from,
+                    )
+                )
+            case a.FenceStream():
+                fence = shard_pb2.Fence(step=command.step, stream=command.stream, attempt=command.attempt)
+                return self._command(fence=fence)
+            case a.FinishShard():
+                return self._command(finish=shard_pb2.Finish(reason=command.reason))
+
+    def _configure(self) -> shard_pb2.Configure:
+        assert self._state.layout is not None and self._state.optimizer is not None
+        return shard_pb2.Configure(
+            shard=self.shard,
+            plan=self._state.plan,
+            parameters=layout_to_proto(self._state.layout),
+            ranges=ranges_to_proto(self._state.placement[self.shard].ranges),
+            optimizer=optimizer_to_proto(self._state.optimizer),
+            first_step=self._state.first_step,
+        )
+
+    async def run(self) -> None:
+        """Keep the line open until cancelled; tell the core when the server is lost."""
+        backoff, deadline = Backoff(random.Random()), Deadline(self._clock, LOST_AFTER_S)
+        while True:
+            try:
+                async for event in self._open():
+                    backoff, deadline = Backoff(random.Random()), Deadline(self._clock, LOST_AFTER_S)
+                    self._translate(event)
+                reason = "it closed the line"
+            except grpc.aio.AioRpcError as error:
+                failure = to_error(error, peer=f"server {self.shard} at {self._address}")
+                reason = str(failure)
+                if not failure.retry or deadline.passed:
+                    self._hear(a.ShardLost(self.shard, reason))
+                    return
+            log.warning("server %d at %s: %s; opening the line again", self.shard, self._address, reason)
+            await asyncio.sleep(backoff.next())
+
+    def _open(self) -> AsyncIterator[shard_pb2.ShardEvent]:
+        self._commands = asyncio.Queue()
+        attach = shard_pb2.Attach(run=self._state.run, timeline=self._state.timeline)
+        self._commands.put_nowait(self._command(attach=attach))
+        return aiter(self.stub.Control(self._outgoing(self._commands)))
+
+    @staticmethod
+    async def _outgoing(
+        commands: asyncio.Queue[shard_pb2.ShardCommand],
+    ) -> AsyncIterator[shard_pb2.ShardCommand]:
+        while True:
+            yield await commands.get()
+
+    def _translate(self, event: shard_pb2.ShardEvent) -> None:
+        match event.WhichOneof("event"):
+            case "state":
+                state = event.state
+                self.version = state.version
+                self._hear(a.ShardAttached(self.shard, state.incarnation, state.configured, state.version))
+                for accepted in state.accepted:
+                    self._hear(self._accepted(accepted))
+            case "configured":
+                self._hear(a.ShardConfigured(self.shard))
+            case "accepted":
+                self._hear(self._accepted(event.accepted))
+            case "fenced":
+                f = event.fenced
+                self._hear(a.FenceAnswered(self.shard, f.step, f.stream, f.attempt, f.accepted))
+            case "settled":
+                self.version, self.delta_bytes = event.settled.version, event.settled.delta_bytes
+                self._hear(a.StepSettled(self.shard, event.settled.step))
+            case "refused":
+                self._hear(a.ShardRefused(self.shard, event.refused.error, event.refused.message))
+
+    def _accepted(self, accepted: shard_pb2.Accepted) -> a.UnitAccepted:
+        return a.UnitAccepted(
+            self.shard,
+            unit_from_proto(accepted.unit),
+            accepted.attempt,
+            accepted.incarnation,
+            commit_from_proto(accepted.commit),
+        )
+
+    async def close(self) -> None:
+        await self.channel.close()
+
+
+def as_error(error: grpc.aio.AioRpcError, line: ShardLine) -> SparsyncError:
+    """The error of a unary call on a line."""
+    return to_error(error, peer=f"server {line.shard}")

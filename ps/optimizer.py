@@ -1,0 +1,115 @@
+"""The server's optimizer: torch's own fused kernels over runs of blocks of one parameter group.
+
+A shard's blocks are cut where the parameter group changes; each run is one tensor, a view of
+the plane x, and its moments are views of planes of their own, so that snapshots and
+checkpoints read them as they read x. Element by element the fused kernels give the same bits
+however a tensor is cut (tests/ps/test_optimizer.py), so the number of shards changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wire.errors import ModelMismatch
+from wire.layout import BlockRange
+from wire.messages import OptimizerSpec
+
+Plane = NDArray[np.float32]
+
+MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
+
+
+class Optimizer:
+    """Steps x in place.
+
+    Args:
+        spec: kind and hyperparameters, one mapping a parameter group.
+        runs: (group, rows) in block order, rows as a range of the shard's own planes.
+        x: plane [n, 4096], updated in place by `step`.
+    """
+
+    def __init__(self, spec: OptimizerSpec, runs: Sequence[tuple[int, BlockRange]], x: Plane) -> None:
+        self._names = MOMENTS[spec.kind]
+        if spec.kind == "sgd" and not any(g.get("momentum") for g in spec.groups):
+            self._names = ()
+        self._planes = {name: np.zeros_like(x) for name in self._names}
+        self._steps: list[torch.Tensor] = []
+        self._gradients: list[tuple[torch.nn.Parameter, BlockRange]] = []
+        members: list[list[torch.nn.Parameter]] = [[] for _ in spec.groups]
+        for group, rows in runs:
+            parameter = torch.nn.Parameter(torch.from_numpy(x[rows.start : rows.stop]))
+            members[group].append(parameter)
+            self._gradients.append((parameter, rows))
+        self._groups = [index for index, parameters in enumerate(members) if parameters]
+        self._torch = _build(spec, [(members[i], spec.groups[i]) for i in self._groups]) if runs else None
+        for parameter, rows in self._gradients:
+            self._attach_state(parameter, rows)
+
+    def _attach_state(self, parameter: torch.nn.Parameter, rows: BlockRange) -> None:
+        assert self._torch is not None
+        state: dict[str, torch.Tensor] = {
+            name: torch.from_numpy(plane[rows.start : rows.stop]) for name, plane in self._planes.items()
+        }
+        if "exp_avg" in state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            self._steps.append(state["step"])
+        if state:
+            self._torch.state[parameter] = state
+
+    def planes(self) -> dict[str, Plane]:
+        """The moments, by torch's names."""
+        return self._planes
+
+    def scalars(self) -> dict[str, float]:
+        """What else the state holds: the number of steps taken (AdamW's bias correction)."""
+        return {"step": float(self._steps[0])} if self._steps else {}
+
+    def load_scalars(self, scalars: dict[str, float]) -> None:
+        for step in self._steps:
+            step.fill_(scalars["step"])
+
+    def step(self, gradient: Plane, learning_rates: Sequence[float]) -> None:
+        """One step with `gradient` [n, 4096]; `learning_rates` has one entry a parameter group."""
+        if self._torch is None:
+            return
+        for group, index in zip(self._torch.param_groups, self._groups, strict=True):
+            group["lr"] = learning_rates[index]
+        for parameter, rows in self._gradients:
+            parameter.grad = torch.from_numpy(gradient[rows.start : rows.stop])
+        self._torch.step()
+
+
+def _build(
+    spec: OptimizerSpec, groups: Sequence[tuple[list[torch.nn.Parameter], dict[str, float]]]
+) -> torch.optim.Optimizer:
+    if spec.kind == "adamw":
+        return torch.optim.AdamW([_adamw(p, g) for p, g in groups], fused=True)
+    if spec.kind == "sgd":
+        return torch.optim.SGD([_sgd(p, g) for p, g in groups], lr=0.0, fused=True)
+    raise ModelMismatch(f"optimizer {spec.kind!r} is not one the servers run; expected sgd or adamw")
+
+
+def _adamw(parameters: list[torch.nn.Parameter], options: dict[str, float]) -> dict[str, object]:
+    return {
+        "params": parameters,
+        "lr": options["lr"],
+        "betas": (options["beta1"], options["beta2"]),
+        "eps": options["eps"],
+        "weight_decay": options["weight_decay"],
+        "maximize": bool(options["maximize"]),
+    }
+
+
+def _sgd(parameters: list[torch.nn.Parameter], options: dict[str, float]) -> dict[str, object]:
+    return {
+        "params": parameters,
+        "lr": options["lr"],
+        "momentum": options["momentum"],
+        "weight_decay": options["weight_decay"],
+        "nesterov": bool(options["nesterov"]),
+        "maximize": bool(options["maximize"]),
+    }

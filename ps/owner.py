@@ -1,0 +1,147 @@
+"""The one owner of a shard: records go in one by one, off the event loop; readers are woken.
+
+| thread        | owns                       | blocks on                 |
+|---------------|----------------------------|---------------------------|
+| event loop    | connections, admission     | sockets                   |
+| `shard` (one) | Shard, Store: every change | arithmetic, its own disk  |
+
+Everything a gRPC handler wants of the shard's state goes through `apply` or `read`, so that
+no two threads ever touch it at once and records have one order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ps.publish import Delta
+from ps.shard import Close, Record, Shard, ShardSpec
+from ps.store import Store
+from wire.codec.base import DeltaCodec, PushCodec
+from wire.codec.dense import pack
+from wire.errors import Busy, ProtocolMismatch
+
+T = TypeVar("T")
+
+
+class Owner:
+    """Holds the shard (once configured) and its store.
+
+    Args:
+        store: files of this shard.
+        admit_bytes: most bytes of frames to hold at once, arriving and accepted together.
+    """
+
+    def __init__(self, store: Store, *, admit_bytes: int) -> None:
+        self._store = store
+        self._shard: Shard | None = None
+        self.loaded = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard")
+        self._published = asyncio.Condition()
+        self._admit_bytes = admit_bytes
+        self._admitted = 0
+
+    @property
+    def shard(self) -> Shard:
+        if self._shard is None:
+            raise ProtocolMismatch("this server has no shard yet: the coordinator has not configured it")
+        return self._shard
+
+    @property
+    def configured(self) -> bool:
+        return self._shard is not None
+
+    def configure(self, spec: ShardSpec, push: PushCodec, pull: DeltaCodec) -> None:
+        """Become a shard. A repeat with an equal spec changes nothing.
+
+        Raises:
+            ProtocolMismatch: it is another shard already, or one step's pushes cannot fit.
+        """
+        if self._shard is not None:
+            if self._shard.spec != spec:
+                raise ProtocolMismatch("this server is configured as another shard already; start it anew")
+            return
+        shard = Shard(spec, push, pull)
+        needed = spec.streams * shard.max_frame_bytes
+        if needed > self._admit_bytes:
+            raise ProtocolMismatch(
+                f"one step's pushes may take {needed} bytes on shard {spec.shard}, cluster.admit_bytes allows "
+                f"{self._admit_bytes}; raise it to {needed} or use more servers"
+            )
+        self._shard = shard
+
+    async def begin(self) -> None:
+        """The initial planes are in: keep x̂ as the first base and open the shard to followers."""
+        await self.read(self._save_base)
+        self.loaded = True
+        async with self._published:
+            self._published.notify_all()
+
+    async def read(self, function: Callable[[], T]) -> T:
+        """Run `function` where no record is being applied."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    async def apply(self, record: Record) -> object:
+        """Apply one record after all that came before it; wake the followers if it published.
+
+        Raises: what `Shard.apply` raises.
+        """
+        result = await self.read(lambda: self._apply(record))
+        if isinstance(result, Delta):
+            async with self._published:
+                self._published.notify_all()
+        return result
+
+    def _apply(self, record: Record) -> object:
+        frames = list(self.shard.held.values())
+        result = self.shard.apply(record)
+        if isinstance(record, Close) and not self.shard.held:
+            self._admitted -= sum(len(push.frame) for push in frames)
+            if record.deposit:
+                self._save_base()
+            self._store.trim_bases(record.retain_from)
+        return result
+
+    def _save_base(self) -> None:
+        shard = self.shard
+        self._store.save_base(shard.deltas.version, pack(shard.planes()["published"], shard.blocks))
+
+    async def delta(self, version: int) -> Delta | None:
+        """The delta that starts at `version`, waiting until it is published; None once the final one is behind.
+
+        Raises: ProtocolMismatch when it is no longer retained.
+        """
+        async with self._published:
+            await self._published.wait_for(lambda: self.loaded)
+            while True:
+                try:
+                    delta = self.shard.deltas.get(version)
+                except KeyError as error:
+                    raise ProtocolMismatch(str(error.args[0])) from None
+                if delta is not None:
+                    return delta
+                if self.shard.deltas.final:
+                    return None
+                await self._published.wait()
+
+    def admit(self, frame_bytes: int) -> None:
+        """Take room for a frame before its bytes are read.
+
+        Raises: Busy when the room is taken; try again.
+        """
+        if self._admitted + frame_bytes > self._admit_bytes:
+            raise Busy(
+                f"{self._admitted} bytes of pushes are held, {frame_bytes} more would pass cluster.admit_bytes = "
+                f"{self._admit_bytes}; try again"
+            )
+        self._admitted += frame_bytes
+
+    def release(self, frame_bytes: int) -> None:
+        """Give the room of a frame back that was not accepted."""
+        self._admitted -= frame_bytes
+
+    @property
+    def store(self) -> Store:
+        return self._store

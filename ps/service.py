@@ -1,0 +1,434 @@
+"""The Shard service: decode, call the owner, encode.
+
+Who may call what is settled before anything is read: the coordinator by its term, workers by
+timeline and incarnation (docs: ARCHITECTURE.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+
+from ps.owner import Owner
+from ps.publish import Delta
+from ps.ledger import Verdict
+from ps.shard import Accept, Close, Fence, Fenced, Record, ShardSpec
+from ps.terms import TermGuard
+from wire.codec.base import DamagedFrame
+from wire.codec.chain import codecs_of
+from wire.codec.dense import pack
+from wire.config import Config
+from wire.errors import ProtocolMismatch, SparsyncError, StaleIncarnation
+from wire.ids import Term
+from wire.messages import (
+    commit_from_proto,
+    commit_to_proto,
+    layout_from_proto,
+    optimizer_from_proto,
+    ranges_from_proto,
+    unit_from_proto,
+    unit_to_proto,
+)
+from wire.rpc.planes import PlaneReader, plane_chunks
+from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
+
+CHUNK_BYTES = 1 << 20
+EXTRA_BYTES = 1 << 28
+"""Most bytes of a stream's state that is no plane (buffers, loss scaler, the user's objects)."""
+
+OUTCOMES = {
+    Verdict.ADMIT: shard_pb2.PushReply.ACCEPTED,
+    Verdict.ACCEPTED: shard_pb2.PushReply.ACCEPTED,
+    Verdict.FENCED: shard_pb2.PushReply.FENCED,
+    Verdict.SETTLED: shard_pb2.PushReply.SETTLED,
+}
+
+Context = grpc.aio.ServicerContext
+
+
+class ShardService(shard_pb2_grpc.ShardServicer):
+    """Handlers of one server.
+
+    Args:
+        owner: what holds the shard.
+        incarnation: of this process, from the coordinator.
+        config: of the run.
+        finish: called when the coordinator says that the run is over.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        *,
+        incarnation: int,
+        timeline: int,
+        config: Config,
+        terms: TermGuard,
+        finish: Callable[[str], None],
+    ) -> None:
+        self._owner = owner
+        self._incarnation = incarnation
+        self._timeline = timeline
+        self._config = config
+        self._terms = terms
+        self._finish = finish
+        self._events: asyncio.Queue[shard_pb2.ShardEvent] | None = None
+        self.attached = asyncio.Event()
+
+    # --- coordinator -------------------------------------------------------------------
+
+    async def Control(
+        self, request_iterator: AsyncIterator[shard_pb2.ShardCommand], context: Context
+    ) -> AsyncIterator[shard_pb2.ShardEvent]:
+        events: asyncio.Queue[shard_pb2.ShardEvent] = asyncio.Queue()
+        obey = asyncio.create_task(self._obey(request_iterator, events))
+        self.attached.set()
+        try:
+            while True:
+                get = asyncio.create_task(events.get())
+                await asyncio.wait({get, obey}, return_when=asyncio.FIRST_COMPLETED)
+                if get.done():
+                    yield get.result()
+                    continue
+                get.cancel()
+                await obey
+                return
+        finally:
+            obey.cancel()
+            if self._events is events:
+                self._events = None
+                self.attached.clear()
+
+    async def _obey(
+        self, commands: AsyncIterator[shard_pb2.ShardCommand], events: asyncio.Queue[shard_pb2.ShardEvent]
+    ) -> None:
+        async for command in commands:
+            self._terms.obey(Term(command.term.number, command.term.nonce), command.term.journal_seq)
+            try:
+                await self._command(command, events)
+            except SparsyncError as error:
+                refused = shard_pb2.Refused(error=type(error).__name__, message=str(error))
+                events.put_nowait(shard_pb2.ShardEvent(refused=refused))
+
+    async def _command(
+        self, command: shard_pb2.ShardCommand, events: asyncio.Queue[shard_pb2.ShardEvent]
+    ) -> None:
+        match command.WhichOneof("command"):
+            case "attach":
+                self._check_timeline(command.attach.timeline)
+                self._events = events
+                events.put_nowait(shard_pb2.ShardEvent(state=self._state()))
+            case "configure":
+                await self._configure(command.configure)
+                configured = shard_pb2.Configured(shard=command.configure.shard)
+                events.put_nowait(shard_pb2.ShardEvent(configured=configured))
+            case "close":
+                await self._close(command.close, events)
+            case "fence":
+                record = Fence(command.fence.step, command.fence.stream, command.fence.attempt)
+                answer = await self._owner.apply(record)
+                assert isinstance(answer, Fenced)
+                events.put_nowait(shard_pb2.ShardEvent(fenced=_fenced_to_proto(answer)))
+            case "finish":
+                self._finish(command.finish.reason)
+            case other:
+                raise ProtocolMismatch(f"unknown command {other!r}: the coordinator is of another version")
+
+    async def _configure(self, message: shard_pb2.Configure) -> None:
+        optimizer = optimizer_from_proto(message.optimizer)
+        spec = ShardSpec(
+            shard=message.shard,
+            timeline=self._timeline,
+            plan=message.plan,
+            layout=layout_from_proto(message.parameters),
+            ranges=ranges_from_proto(message.ranges),
+            optimizer=optimizer,
+            streams=self._config.sync.units_per_step,
+            aggregate=self._config.optimizer.aggregate,
+            first_step=message.first_step,
+        )
+        push, pull = codecs_of(self._config, optimizer=optimizer.kind)
+        await self._owner.read(lambda: self._owner.configure(spec, push, pull))
+
+    async def _close(self, message: shard_pb2.Close, events: asyncio.Queue[shard_pb2.ShardEvent]) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        record = Close(
+            message.step, tuple(message.streams), message.deposit, message.final, message.retain_from
+        )
+        delta = await self._owner.apply(record)
+        assert isinstance(delta, Delta)
+        settled = shard_pb2.Settled(
+            step=delta.step,
+            version=delta.version + 1,
+            delta_bytes=len(delta.frame),
+            seconds=loop.time() - started,
+        )
+        events.put_nowait(shard_pb2.ShardEvent(settled=settled))
+
+    def _state(self) -> shard_pb2.ShardState:
+        state = shard_pb2.ShardState(incarnation=self._incarnation, configured=self._owner.configured)
+        if self._owner.configured:
+            state.version = self._owner.shard.deltas.version
+            state.accepted.extend(_accepted_to_proto(push) for push in self._owner.shard.held.values())
+        return state
+
+    async def Collect(
+        self, request: shard_pb2.CollectRequest, context: Context
+    ) -> AsyncIterator[common_pb2.PlaneChunk]:
+        self._terms.obey(Term(request.term.number, request.term.nonce), request.term.journal_seq)
+        shard = self._owner.shard
+        if shard.deltas.version != request.version:
+            raise ProtocolMismatch(
+                f"asked for version {request.version}, this shard is at {shard.deltas.version}"
+            )
+        if request.plane == "deposits":
+            for stream in range(shard.spec.streams):
+                for name, path in self._owner.store.deposit(stream, request.version).items():
+                    for chunk in plane_chunks(f"stream-{stream}/{name}", path.read_bytes()):
+                        yield chunk
+            return
+        planes = shard.planes()
+        if request.plane not in planes:
+            raise ProtocolMismatch(f"no plane {request.plane!r} here; there are {sorted(planes)}")
+        data = await self._owner.read(lambda: pack(planes[request.plane], shard.blocks))
+        for chunk in plane_chunks(request.plane, data):
+            yield chunk
+
+    async def Describe(self, request: shard_pb2.DescribeRequest, context: Context) -> shard_pb2.DescribeReply:
+        self._terms.obey(Term(request.term.number, request.term.nonce), request.term.journal_seq)
+        shard = self._owner.shard
+        return shard_pb2.DescribeReply(
+            planes=list(shard.planes()), stream_planes=shard.stream_planes, scalars=shard.scalars()
+        )
+
+    async def Restore(
+        self, request_iterator: AsyncIterator[shard_pb2.RestoreChunk], context: Context
+    ) -> shard_pb2.RestoreReply:
+        shard = self._owner.shard
+        reader = PlaneReader(self._expected_restored)
+        deposits: dict[int, dict[str, bytes]] = {}
+        version = -1
+        async for message in request_iterator:
+            if message.HasField("header"):
+                header = message.header
+                self._terms.obey(Term(header.term.number, header.term.nonce), header.term.journal_seq)
+                version = header.version
+                shard.load_scalars(dict(header.scalars))
+                continue
+            complete = reader.feed(message.plane)
+            if complete is None:
+                continue
+            name, data = complete
+            if name.startswith("stream-"):
+                stream, _, plane = name.removeprefix("stream-").partition("/")
+                deposits.setdefault(int(stream), {})[plane] = bytes(data)
+            else:
+                await self._owner.read(lambda name=name, data=data: shard.load(name, data))  # type: ignore[misc]
+        reader.finish()
+        if version != shard.deltas.version:
+            raise ProtocolMismatch(
+                f"checkpoint of version {version}, this shard was configured for {shard.deltas.version}"
+            )
+        for stream, planes in deposits.items():
+            self._owner.store.save_deposit(stream, version, planes)
+        await self._owner.begin()
+        return shard_pb2.RestoreReply()
+
+    def _expected_restored(self, name: str) -> int | range | None:
+        if name.startswith("stream-"):
+            return self._expected_deposit(name.partition("/")[2])
+        return 4 * self._owner.shard.blocks.elements if name in self._owner.shard.planes() else None
+
+    # --- workers -----------------------------------------------------------------------
+
+    def _check_timeline(self, timeline: int) -> None:
+        if timeline != self._timeline:
+            raise StaleIncarnation(
+                f"message of timeline {timeline}, this server is on timeline {self._timeline}; join the run anew"
+            )
+
+    async def Upload(
+        self, request_iterator: AsyncIterator[shard_pb2.UploadChunk], context: Context
+    ) -> shard_pb2.UploadReply:
+        shard = self._owner.shard
+        reader = PlaneReader(lambda name: 4 * shard.blocks.elements if name == "x" else None)
+        async for message in request_iterator:
+            if message.HasField("header"):
+                self._check_timeline(message.header.timeline)
+                continue
+            complete = reader.feed(message.plane)
+            if complete is not None:
+                data = complete[1]
+                await self._owner.read(lambda data=data: shard.load("x", data))  # type: ignore[misc]
+                await self._owner.read(lambda data=data: shard.load("published", data))  # type: ignore[misc]
+        reader.finish()
+        await self._owner.begin()
+        return shard_pb2.UploadReply()
+
+    async def Push(
+        self, request_iterator: AsyncIterator[shard_pb2.PushChunk], context: Context
+    ) -> shard_pb2.PushReply:
+        chunks = aiter(request_iterator)
+        header = (await anext(chunks)).header
+        known = self._judge(header)
+        if known is not Verdict.ADMIT:
+            return shard_pb2.PushReply(outcome=_outcome(known, header))
+        self._owner.admit(header.frame_bytes)
+        verdict = Verdict.FENCED
+        try:
+            frame, commit = await _read_frame(chunks, header.frame_bytes)
+            record = Accept(
+                unit_from_proto(header.unit),
+                header.attempt,
+                header.incarnation,
+                commit_from_proto(commit),
+                frame,
+            )
+            answer = await self._owner.apply(record)
+            assert isinstance(answer, Verdict)
+            verdict = answer
+        finally:
+            if verdict is not Verdict.ADMIT:  # an admitted frame keeps its room until its step closes
+                self._owner.release(header.frame_bytes)
+        if verdict is Verdict.ADMIT and self._events is not None:
+            self._events.put_nowait(shard_pb2.ShardEvent(accepted=_accepted_to_proto(record)))
+        return shard_pb2.PushReply(outcome=_outcome(verdict, header))
+
+    def _judge(self, header: shard_pb2.PushHeader) -> Verdict:
+        """What is known before the frame is read; a push that is refused now sends its bytes for nothing."""
+        shard = self._owner.shard
+        if header.shard != shard.spec.shard or header.plan != shard.spec.plan:
+            raise StaleIncarnation(
+                f"push for shard {header.shard} of plan {header.plan}, this is shard {shard.spec.shard} of plan "
+                f"{shard.spec.plan}; join the run anew"
+            )
+        largest = shard.max_frame_bytes
+        if header.frame_bytes > largest:
+            raise DamagedFrame(f"a frame of {header.frame_bytes} bytes; for this shard at most {largest}")
+        return shard.ledger.judge(unit_from_proto(header.unit), header.attempt)
+
+    async def Follow(
+        self, request: shard_pb2.FollowRequest, context: Context
+    ) -> AsyncIterator[shard_pb2.DeltaChunk]:
+        self._check_timeline(request.timeline)
+        version = request.from_version
+        while request.until_version == 0 or version < request.until_version:
+            delta = await self._owner.delta(version)
+            if delta is None:
+                return
+            yield shard_pb2.DeltaChunk(header=self._delta_header(delta))
+            for start in range(0, len(delta.frame), CHUNK_BYTES):
+                yield shard_pb2.DeltaChunk(data=delta.frame[start : start + CHUNK_BYTES])
+            version += 1
+
+    def _delta_header(self, delta: Delta) -> shard_pb2.DeltaHeader:
+        return shard_pb2.DeltaHeader(
+            timeline=self._timeline,
+            term=self._terms.term.number,
+            shard=self._owner.shard.spec.shard,
+            version=delta.version,
+            step=delta.step,
+            outcomes=[shard_pb2.Outcome(unit=unit_to_proto(o.unit), factor=o.factor) for o in delta.outcomes],
+            frame_bytes=len(delta.frame),
+            deposit=delta.deposit,
+            final=delta.final,
+        )
+
+    async def Snapshot(
+        self, request: shard_pb2.SnapshotRequest, context: Context
+    ) -> AsyncIterator[common_pb2.PlaneChunk]:
+        self._check_timeline(request.timeline)
+        for chunk in plane_chunks(request.plane, await self._owner.read(lambda: self._snapshot(request))):
+            yield chunk
+
+    def _snapshot(self, request: shard_pb2.SnapshotRequest) -> bytes:
+        if request.plane == "published":
+            return self._owner.store.load_base(request.version)
+        shard = self._owner.shard
+        if request.plane == "x" and shard.deltas.final:
+            return pack(shard.planes()["x"], shard.blocks)
+        raise ProtocolMismatch(
+            f"plane {request.plane!r} is not to be had: `published`, or `x` after the final step"
+        )
+
+    async def Deposit(
+        self, request_iterator: AsyncIterator[shard_pb2.DepositChunk], context: Context
+    ) -> shard_pb2.DepositReply:
+        chunks = aiter(request_iterator)
+        header = (await anext(chunks)).header
+        self._check_timeline(header.timeline)
+        fence = self._owner.shard.ledger.fences.get(header.stream, 0)
+        if header.attempt < fence:
+            raise StaleIncarnation(
+                f"stream {header.stream}: a deposit of attempt {header.attempt}, but attempt {fence} holds it now"
+            )
+        reader = PlaneReader(self._expected_deposit)
+        planes: dict[str, bytes] = {}
+        async for message in chunks:
+            complete = reader.feed(message.plane)
+            if complete is not None:
+                planes[complete[0]] = bytes(complete[1])
+        reader.finish()
+        store = self._owner.store
+        await self._owner.read(lambda: store.save_deposit(header.stream, header.step, planes))
+        return shard_pb2.DepositReply()
+
+    def _expected_deposit(self, name: str) -> int | range | None:
+        shard = self._owner.shard
+        if name == "extra":
+            return range(EXTRA_BYTES + 1)
+        return 4 * shard.trainable.elements if name in shard.stream_planes else None
+
+    async def Withdraw(
+        self, request: shard_pb2.WithdrawRequest, context: Context
+    ) -> AsyncIterator[common_pb2.PlaneChunk]:
+        self._check_timeline(request.timeline)
+        for name, path in self._owner.store.deposit(request.stream, request.step).items():
+            for chunk in plane_chunks(name, await self._owner.read(path.read_bytes)):
+                yield chunk
+
+
+async def _read_frame(
+    chunks: AsyncIterator[shard_pb2.PushChunk], size: int
+) -> tuple[bytes, shard_pb2.Commit]:
+    """The frame and the commit behind a push header.
+
+    Raises: DamagedFrame for more or fewer bytes than declared, or without a commit.
+    """
+    frame = bytearray()
+    async for chunk in chunks:
+        if chunk.HasField("commit"):
+            if len(frame) != size:
+                raise DamagedFrame(f"the commit came after {len(frame)} bytes of a frame of {size}")
+            return bytes(frame), chunk.commit
+        frame += chunk.data
+        if len(frame) > size:
+            raise DamagedFrame(f"more than the {size} bytes that the push declared")
+    raise DamagedFrame("the push ended without a commit; nothing of it counts")
+
+
+def _outcome(verdict: Verdict, header: shard_pb2.PushHeader) -> shard_pb2.PushReply.Outcome:
+    if verdict not in OUTCOMES:
+        raise ProtocolMismatch(f"{unit_from_proto(header.unit)} is refused: {verdict.value}")
+    return OUTCOMES[verdict]
+
+
+def _accepted_to_proto(push: Accept) -> shard_pb2.Accepted:
+    return shard_pb2.Accepted(
+        unit=unit_to_proto(push.unit),
+        attempt=push.attempt,
+        incarnation=push.incarnation,
+        commit=commit_to_proto(push.commit),
+        frame_bytes=len(push.frame),
+    )
+
+
+def _fenced_to_proto(answer: Fenced) -> shard_pb2.Fenced:
+    record = answer.record
+    return shard_pb2.Fenced(
+        step=record.step, stream=record.stream, attempt=record.attempt, accepted=answer.accepted
+    )
