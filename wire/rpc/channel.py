@@ -82,7 +82,7 @@ async def reach(
     deadline = Deadline(clock, timeout_s)
     channel = open_channel(address, security, pool=pool)
     ready = asyncio.ensure_future(channel.channel_ready())
-    say(f"connecting to {address} (for at most {timeout_s:.0f} s)")
+    say(f"connecting to {address} (for at most {timeout_s:g} s)")
     pause_s = FIRST_LOOK_S
     try:
         while True:
@@ -92,7 +92,7 @@ async def reach(
                 return channel
             finding = await diagnose(address, security)
             if deadline.passed and not ready.done():
-                raise Unreachable(f"{address} could not be reached in {timeout_s:.0f} s: {finding}")
+                raise Unreachable(f"{address} could not be reached in {timeout_s:g} s: {finding}")
             if not ready.done():
                 say(f"waiting for {address}, {deadline.remaining():.0f} s left: {finding}")
             pause_s = SAY_EVERY_S
@@ -128,7 +128,7 @@ async def diagnose(address: str, security: Security) -> Finding:
             infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except TimeoutError:
         return Finding(
-            "name resolution", f"no answer about {host!r} in {PROBE_S:.0f} s", "check the name server"
+            "name resolution", f"no answer about {host!r} in {PROBE_S:g} s", "check the name server"
         )
     except socket.gaierror as error:
         return Finding(
@@ -141,12 +141,24 @@ async def diagnose(address: str, security: Security) -> Finding:
     plain = await _probe(host, port, None, where)
     if isinstance(plain, Finding):
         return plain
-    if security.tls:
-        tls = await _probe(host, port, security.ssl_context(), where)
-        if isinstance(tls, Finding):
-            return tls
-        return _judge(tls, tls=True)
-    return _judge(plain, tls=False)
+    if not security.tls:
+        encrypted = plain == b"" and not isinstance(await _probe(host, port, _any_tls(), where), Finding)
+        return _TLS_UNEXPECTED if encrypted else _judge(plain, tls=False)
+    protected = await _probe(host, port, security.ssl_context(), where)
+    return protected if isinstance(protected, Finding) else _judge(protected, tls=True)
+
+
+_TLS_UNEXPECTED = Finding(
+    "TLS handshake", "it speaks TLS and we do not", "give --tls-ca, --tls-cert and --tls-key"
+)
+
+
+def _any_tls() -> ssl.SSLContext:
+    """Finds out whether the peer speaks TLS at all; nothing is ever sent through it but a greeting."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -178,7 +190,7 @@ async def _probe(host: str, port: int, context: ssl.SSLContext | None, where: st
     except ssl.SSLError as error:
         return Finding(
             "TLS handshake",
-            str(error.reason or error),
+            f"it does not answer with TLS that we accept ({error.reason or error})",
             "check that it was started with --tls-ca, --tls-cert and --tls-key, and that its CA signed our certificate",
         )
     except ConnectionRefusedError:
@@ -191,18 +203,24 @@ async def _probe(host: str, port: int, context: ssl.SSLContext | None, where: st
         stage = "TLS handshake" if context else "connection"
         return Finding(
             stage,
-            f"{where}, port {port} does not answer within {PROBE_S:.0f} s",
+            f"{where}, port {port} does not answer within {PROBE_S:g} s",
             "check firewalls and routes, and that the machine is up",
         )
     except OSError as error:
-        if context or writer:
+        if writer:
             return b""
+        if context:
+            return Finding(
+                "TLS handshake",
+                f"it ended the connection ({error.strerror or error})",
+                "check that TLS is spoken on that port",
+            )
         return Finding(
             "connection", f"{where}, port {port}: {error.strerror or error}", "check routes and the address"
         )
     finally:
         if writer is not None:
-            writer.close()
+            writer.transport.abort()  # nothing to wait for, nothing left when the loop ends
 
 
 def _judge(answer: bytes | None, *, tls: bool) -> Finding:
@@ -214,9 +232,7 @@ def _judge(answer: bytes | None, *, tls: bool) -> Finding:
             "it may be overloaded: wait, or look at its log",
         )
     if answer and answer.startswith(_TLS_ALERT) and not tls:
-        return Finding(
-            "TLS handshake", "it speaks TLS and we do not", "give --tls-ca, --tls-cert and --tls-key"
-        )
+        return _TLS_UNEXPECTED
     if answer:
         return Finding(
             "gRPC",
@@ -229,7 +245,7 @@ def _judge(answer: bytes | None, *, tls: bool) -> Finding:
         )
     if answer == b"":
         return Finding(
-            "gRPC", "it closed the connection at once", "check the port, and whether it expects TLS"
+            "gRPC", "it closed the connection at once", "check the port: another service listens on it"
         )
     return Finding(
         "gRPC",

@@ -1,0 +1,127 @@
+"""Bytes at the sockets agree with what was moved, pool by pool, through reconnects."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from wire.rpc.channel import open_channel
+from wire.rpc.identity import Security
+from wire.rpc.meter import SocketMeter
+from wire.rpc.server import serve
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's counters are Linux's")
+MIB = 1 << 20
+
+
+def moved(
+    before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]], pool: str
+) -> tuple[float, float]:
+    """(sent, received) in MiB between two samples."""
+    sent, received = before.get(pool, (0, 0))
+    return (after[pool][0] - sent) / MIB, (after[pool][1] - received) / MIB
+
+
+def test_two_pools_to_one_server_are_told_apart(sink: Any) -> None:
+    async def main() -> None:
+        serving = await serve(listen="127.0.0.1:0", security=Security(), add=sink.add, services=[])
+        meter = SocketMeter()
+        before = meter.sample()
+        data = open_channel(serving.address, Security(), pool="data")
+        state = open_channel(serving.address, Security(), pool="state")
+        await asyncio.gather(sink.push_mib(data, 24), sink.push_mib(state, 8))
+        await asyncio.gather(sink.pull_mib(data, 12), sink.pull_mib(state, 30))
+        after = meter.sample()
+        assert moved(before, after, "data") == (pytest.approx(24, rel=0.03), pytest.approx(12, rel=0.03))
+        assert moved(before, after, "state") == (pytest.approx(8, rel=0.03), pytest.approx(30, rel=0.03))
+        assert set(after) - set(before) == {"data", "state"}  # what the server accepted is of no pool
+        await data.close(None)
+        await state.close(None)
+        await serving.stop(0)
+
+    asyncio.run(main())
+
+
+def test_the_same_over_tls(sink: Any, certificates: dict[str, Security]) -> None:
+    async def main() -> None:
+        ours = certificates["ours"]
+        serving = await serve(listen="127.0.0.1:0", security=ours, add=sink.add, services=[])
+        channel = open_channel(serving.address, ours, pool="state")
+        meter = SocketMeter()
+        await sink.push_mib(channel, 10)
+        assert moved({}, meter.sample(), "state")[0] == pytest.approx(10, rel=0.03)
+        await channel.close(None)
+        await serving.stop(0)
+
+    asyncio.run(main())
+
+
+def test_closed_connections_keep_what_was_seen_and_reconnected_ones_add(sink: Any) -> None:
+    async def main() -> None:
+        meter = SocketMeter()
+        serving = await serve(listen="127.0.0.1:0", security=Security(), add=sink.add, services=[])
+        data = open_channel(serving.address, Security(), pool="data")
+        await sink.push_mib(data, 10)
+        first = meter.sample()
+        await serving.stop(0)
+        again = await serve(listen=serving.address, security=Security(), add=sink.add, services=[])
+        async with asyncio.timeout(20):
+            await data.channel_ready()
+        await sink.push_mib(data, 5)
+        second = meter.sample()
+        assert moved({}, first, "data")[0] == pytest.approx(10, rel=0.03)
+        assert moved(first, second, "data")[0] == pytest.approx(5, rel=0.03)
+        await data.close(None)
+        await again.stop(0)
+        assert meter.sample()["data"][0] >= second["data"][0]
+
+    asyncio.run(main())
+
+
+def test_a_classifier_sees_both_ends_as_people_write_them(sink: Any) -> None:
+    async def main() -> None:
+        serving = await serve(listen="127.0.0.1:0", security=Security(), add=sink.add, services=[])
+        seen: list[tuple[str, int, str, int]] = []
+
+        def classify(host: str, port: int, peer_host: str, peer_port: int) -> str | None:
+            seen.append((host, port, peer_host, peer_port))
+            return "to server" if peer_port == serving.port else None
+
+        meter = SocketMeter(classify)
+        channel = open_channel(serving.address, Security(), pool="data")
+        await sink.push_mib(channel, 4)
+        sample = meter.sample()
+        assert set(sample) == {"to server"}
+        assert moved({}, sample, "to server")[0] == pytest.approx(4, rel=0.03)
+        ours = [ends for ends in seen if ends[3] == serving.port]
+        assert len(ours) == 1 and ours[0][0] == ours[0][2] == "127.0.0.1"
+        meter.sample()
+        assert len([ends for ends in seen if ends[3] == serving.port]) == 1  # asked once a connection
+        await channel.close(None)
+        await serving.stop(0)
+
+    asyncio.run(main())
+
+
+def test_a_sample_is_cheap(sink: Any) -> None:
+    async def main() -> None:
+        serving = await serve(listen="127.0.0.1:0", security=Security(), add=sink.add, services=[])
+        channels = [open_channel(serving.address, Security(), pool="data") for _ in range(20)]
+        await asyncio.gather(*(c.channel_ready() for c in channels))
+        meter = SocketMeter()
+        meter.sample()
+        times = []
+        for _ in range(50):
+            started = time.perf_counter()
+            meter.sample()
+            times.append(time.perf_counter() - started)
+        print(f"a sample over {2 * len(channels)} sockets: {min(times) * 1e6:.0f} µs")
+        assert min(times) < 1e-3
+        await asyncio.gather(*(c.close(None) for c in channels))
+        await serving.stop(0)
+
+    asyncio.run(main())
