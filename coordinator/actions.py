@@ -43,12 +43,16 @@ class Declare:
 
 @dataclass(frozen=True)
 class Beat:
+    """A heartbeat. `line` tells the streams of one process apart: a broken one may end after its successor began."""
+
     incarnation: int
+    line: int = 0
 
 
 @dataclass(frozen=True)
 class BeatsEnded:
     incarnation: int
+    line: int = 0
 
 
 @dataclass(frozen=True)

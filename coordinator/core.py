@@ -7,7 +7,7 @@ that reveals it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from coordinator import actions as a
@@ -26,12 +26,18 @@ MEDIAN_UNITS = 10
 """A worker makes no progress when it takes this many times the median unit (and the configured least)."""
 WINDOW = 50
 """Unit times that the median is taken over."""
+HEARD_AFTER_THE_END = a.Join | a.BeatsEnded | a.Attending | a.StopAsked | a.ShardAttached
 
 
 class Core:
-    """One run's coordinator, as a function of events and times."""
+    """One run's coordinator, as a function of events and times.
 
-    def __init__(self, rules: Rules, state: State) -> None:
+    Args:
+        resumed: the data of the checkpoint that is being resumed (fields of `records.Dataset`).
+    """
+
+    def __init__(self, rules: Rules, state: State, *, resumed: Mapping[str, object] | None = None) -> None:
+        self._resumed = resumed
         self.desk = Desk(rules, state)
         self.liveness = Liveness(dead_s=rules.dead_s)
         self.lanes = Lanes(self.desk)
@@ -43,11 +49,12 @@ class Core:
         self._announced: set[int] = set()
         self._unit_times: list[float] = []
         self.recoveries = 0
+        self.begun_at: float | None = None
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             a.Join: self._join,
             a.Declare: self._declare,
-            a.Beat: lambda e, now: self.liveness.beat(e.incarnation, now),
-            a.BeatsEnded: lambda e, now: self.liveness.close(e.incarnation, now),
+            a.Beat: lambda e, now: self.liveness.beat(e.incarnation, now, line=e.line),
+            a.BeatsEnded: lambda e, now: self.liveness.close(e.incarnation, now, line=e.line),
             a.Attending: self._attending,
             a.Uploaded: self._uploaded,
             a.Ready: self._ready,
@@ -78,10 +85,19 @@ class Core:
     def handle(self, event: a.Event, now: float) -> list[a.Action]:
         """What is to be done about `event` at monotonic second `now`, in this order."""
         self.desk.actions = []
-        if self.state.ended is None or isinstance(event, a.Join | a.BeatsEnded | a.Attending | a.StopAsked):
+        if self.state.ended is None or isinstance(event, HEARD_AFTER_THE_END):
             self._handlers[type(event)](event, now)
             self.steps.advance()
+            self._renew_patience(now)
         return self.desk.actions
+
+    def _renew_patience(self, now: float) -> None:
+        """Whoever was just told what to do, or what has settled, owes from now on, however long it waited before."""
+        for action in self.desk.actions:
+            if isinstance(action, a.Tell) and action.incarnation in self._progress:
+                self._progress[action.incarnation] = now
+            elif isinstance(action, a.Journal) and isinstance(action.record, r.Closed):
+                self._progress = dict.fromkeys(self._progress, now)
 
     # --- joining -------------------------------------------------------------------------
 
@@ -122,12 +138,19 @@ class Core:
                     "to use more"
                 )
             return
-        others = {m.fingerprint for m in state.present("worker")}
+        past = (
+            [m for m in state.members.values() if m.role == "worker"] if state.last_close is not None else []
+        )
+        others = {m.fingerprint for m in state.present("worker") or past}
         if others and event.fingerprint not in others and not self.desk.rules.mixed_fingerprints:
             raise ModelMismatch(
                 f"worker {event.name} computes with {event.fingerprint}, the run with {others.pop()}: the result "
                 "would depend on who computes what; make them alike, or set cluster.allow_mixed_fingerprints = true"
             )
+
+    def lingering(self) -> bool:
+        """Whether a worker of the ended run still beats."""
+        return self.liveness.beating()
 
     @property
     def pure(self) -> bool:
@@ -201,6 +224,9 @@ class Core:
                 self.desk.answer(key, refusal)
 
     def _shard_attached(self, event: a.ShardAttached, now: float) -> None:
+        if self.state.ended is not None:
+            self.desk.actions.append(a.Command(event.shard, a.FinishShard(self.state.ended.reason)))
+            return
         placed = self.state.placement[event.shard]
         if event.incarnation != placed.incarnation:
             self._end(
@@ -210,6 +236,7 @@ class Core:
         if not event.configured:
             self.desk.actions.append(a.Command(event.shard, a.ConfigureShard()))
             return
+        self._shard_configured(a.ShardConfigured(event.shard), now)
         self.steps.settle(event.shard, event.version)
         last = self.state.last_close
         if last is not None and event.version == last.step:
@@ -218,6 +245,8 @@ class Core:
         self.lanes.fence_again(event.shard)
 
     def _shard_configured(self, event: a.ShardConfigured, now: float) -> None:
+        if event.shard in self._configured:
+            return
         self._configured.add(event.shard)
         if len(self._configured) == len(self.state.placement) and not self.state.loaded:
             if self.state.checkpoint:
@@ -230,8 +259,8 @@ class Core:
             return
         for key, event in list(self._waiting.items()):
             upload = not self.state.loaded
-            if upload and (self._uploader is not None or self.state.checkpoint):
-                return
+            if upload and (self.state.checkpoint or self._uploader not in (None, event.incarnation)):
+                continue
             if upload:
                 self._uploader = event.incarnation
             del self._waiting[key]
@@ -253,8 +282,8 @@ class Core:
         self._worker(event.incarnation)
         if self.state.ended is not None:
             self.desk.tell(event.incarnation, a.End(self.state.ended.reason, self.state.ended.error))
-        elif event.incarnation in self.lanes.ready:
-            self.desk.tell(event.incarnation, self.lanes.plan(event.incarnation))
+        else:
+            self.lanes.remind(event.incarnation)
 
     def _ready(self, event: a.Ready, now: float) -> None:
         self._worker(event.incarnation)
@@ -284,8 +313,9 @@ class Core:
             self.desk.tell(event.incarnation, a.End(problem, "DataRefused"))
             return
         self.lanes.welcome(event.incarnation)
-        if not self.lanes.begun and len(self.lanes.ready) >= self.desk.rules.workers_to_begin:
-            self.desk.note("begun", workers=len(self.lanes.ready), step=self.state.open_step)
+        if not self.lanes.begun and len(self.lanes.available) >= self.desk.rules.workers_to_begin:
+            self.desk.note("begun", workers=len(self.lanes.available), step=self.state.open_step)
+            self.begun_at = now
             self.lanes.begin()
 
     def _data_problem(self, event: a.Ready) -> str | None:
@@ -293,6 +323,17 @@ class Core:
             return "the dataset is empty: found 0 samples, expected at least one"
         if self.desk.rules.epochs is not None and event.samples == 0:
             return "run.epochs needs a dataset: session.units() has no epochs; set run.steps instead"
+        for name, found in (
+            ("samples", event.samples),
+            ("digest", event.digest),
+            ("batch_size", event.batch_size),
+            ("accumulate", event.accumulate),
+        ):
+            if self._resumed is not None and self._resumed[name] != found:
+                return (
+                    f"the checkpoint was trained on data with {name} {self._resumed[name]!r}, found {found!r}: its "
+                    "samples would not be counted once; resume with the same data and batches"
+                )
         if self.state.first_step >= self._total_steps(event):
             return (
                 f"the checkpoint is of step {self.state.first_step} and the run has {self._total_steps(event)} steps: "
@@ -348,10 +389,12 @@ class Core:
         times = sorted(self._unit_times)
         median = times[len(times) // 2] if times else 0.0
         limit = max(self.desk.rules.progress_timeout_s, MEDIAN_UNITS * median)
+        owed = self.steps.owed()
+        owing = {lane.holder for lane in self.state.lanes if lane.stream in owed}
         return [
             (incarnation, f"no progress for {now - since:.0f} s, limit {limit:.0f} s")
             for incarnation, since in self._progress.items()
-            if now - since > limit and incarnation not in self._announced and self.state.held_by(incarnation)
+            if now - since > limit and incarnation in owing - self._announced
         ]
 
     def _depart(self, incarnation: int, reason: str, *, dead: bool = True) -> None:
@@ -369,6 +412,7 @@ class Core:
         self.recoveries += bool(carried)
         for key in [k for k, e in self._waiting.items() if e.incarnation == incarnation]:
             del self._waiting[key]
+            self.desk.answer(key, StaleIncarnation(f"given up: {reason}; join anew"))
         if self._uploader == incarnation and not self.state.loaded:
             self._uploader = None
             self._answer_declared()
@@ -376,7 +420,7 @@ class Core:
         self.lanes.abandon(incarnation, f"{member.name} is gone: {reason}")
 
     def _failed(self, event: a.WorkerFailed, now: float) -> None:
-        name = self.desk.name_of(event.incarnation)
+        name = self._worker(event.incarnation).name
         self.desk.note("failed", name=name, error=event.error, message=event.message)
         if event.ends_run:
             self._end(f"worker {name}: {event.message}", event.error)
@@ -396,8 +440,17 @@ class Core:
         self.desk.note("stopping", reason=event.reason, step=state.open_step)
         if state.open_step == state.first_step and state.last_close is None:
             self._end(f"stopped before the first closed step: {event.reason}", "Interrupted")
+        elif not state.present("worker"):
+            self._end(
+                f"stopped without a worker to take a last checkpoint with: {event.reason}", "Interrupted"
+            )
         elif state.stopping is None:
             self.desk.decide(r.Stopping(event.reason, "Interrupted"))
+        else:
+            self._end(
+                f"asked to stop a second time, without a checkpoint of the open step: {event.reason}",
+                "Interrupted",
+            )
 
     def _checkpoint_written(self, event: a.CheckpointWritten, now: float) -> None:
         self.steps.checkpoint_written(event)

@@ -26,7 +26,8 @@ class Journal:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, record TEXT NOT NULL)"
             )
-            (self.seq,) = self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM records").fetchone()
+            row = self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM records").fetchone()
+            self.seq = int(row[0])
         except sqlite3.DatabaseError as error:
             raise DamagedFile(
                 f"{path} cannot be read as a journal ({error}); restore it from a backup, or resume the newest "
@@ -35,15 +36,25 @@ class Journal:
 
     def append(self, record: Record) -> int:
         """Make `record` durable; its sequence number."""
+        self._db.execute("INSERT INTO records (seq, record) VALUES (?, ?)", (self.seq + 1, to_json(record)))
         self.seq += 1
-        self._db.execute("INSERT INTO records (seq, record) VALUES (?, ?)", (self.seq, to_json(record)))
         return self.seq
 
     def replay(self, streams: int) -> State:
-        """The state that the records so far make."""
+        """The state that the records so far make.
+
+        Raises: DamagedFile for a record that is none, naming it.
+        """
         state = State(streams)
-        for (text,) in self._db.execute("SELECT record FROM records ORDER BY seq"):
-            state.apply(from_json(text))
+        for seq, text in self._db.execute("SELECT seq, record FROM records ORDER BY seq"):
+            try:
+                record = from_json(text)
+            except (KeyError, TypeError, ValueError) as error:
+                raise DamagedFile(
+                    f"{self.path}: record {seq} is none that this build knows ({error}); resume the newest checkpoint "
+                    "into a new run directory"
+                ) from None
+            state.apply(record)
         return state
 
     def close(self) -> None:

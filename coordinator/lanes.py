@@ -38,13 +38,17 @@ class Lanes:
         self._fencing: dict[int, _Fencing] = {}
         self.begun = False
 
+    @property
+    def available(self) -> set[int]:
+        """The workers that can be given streams."""
+        return self.ready - self.leaving
+
     # --- the start -----------------------------------------------------------------------
 
     def begin(self) -> None:
         """Deal the streams to the ready workers."""
         self.begun = True
-        workers = sorted(self.ready)
-        for stream, worker in units.first_deal(len(self._desk.state.lanes), workers):
+        for stream, worker in units.first_deal(len(self._desk.state.lanes), sorted(self.available)):
             lane = self._desk.state.lanes[stream]
             self._assign(lane, worker, lane.step, (), "the run begins")
         self._tell_all()
@@ -54,6 +58,12 @@ class Lanes:
         self.ready.add(incarnation)
         if self.begun:
             self._settle_vacant()
+
+    def remind(self, incarnation: int) -> None:
+        """A worker opened its line anew: tell it again what it may have missed."""
+        if incarnation in self.ready | self.leaving:
+            self._tell(incarnation)
+            self._let_go(incarnation)
 
     # --- departures ----------------------------------------------------------------------
 
@@ -119,7 +129,10 @@ class Lanes:
         if event.released:
             self._releasing.discard(event.stream)
             giver = self._desk.name_of(event.incarnation)
-            self._assign(lane, NOBODY, event.step, (), f"handed over by {giver} at step {event.step}")
+            # A holder may hand over before it reached its first unit: what was settled for that one stands.
+            early = event.step <= lane.step
+            step, send_to = (lane.step, lane.send_to) if early else (event.step, ())
+            self._assign(lane, NOBODY, step, send_to, f"handed over by {giver} at step {event.step}")
             self._settle_vacant()
             self._tell(event.incarnation)
             self._let_go(event.incarnation)
@@ -135,7 +148,7 @@ class Lanes:
         state = self._desk.state
         return {
             worker: sum(lane.stream not in self._releasing for lane in state.held_by(worker))
-            for worker in sorted(self.ready - self.leaving)
+            for worker in sorted(self.available)
         }
 
     def _settle_vacant(self) -> None:
@@ -150,7 +163,7 @@ class Lanes:
                     continue
                 self._assign(lane, worker, lane.step, lane.send_to, "it carries the fewest streams")
                 changed.add(worker)
-        if not self._releasing and (giver := units.giver(self.load())) is not None:
+        if not self._releasing and not state.final and (giver := units.giver(self.load())) is not None:
             stream = max(lane.stream for lane in state.held_by(giver))
             self._releasing.add(stream)
             self._desk.note("rebalance", stream=stream, worker=self._desk.name_of(giver))

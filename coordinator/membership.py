@@ -15,6 +15,7 @@ class _Pulse:
     beat_at: float
     heard: bool = False
     closed_at: float | None = None
+    line: int = 0
 
 
 class Liveness:
@@ -32,13 +33,14 @@ class Liveness:
         """Watch a process from its joining on."""
         self._pulses[incarnation] = _Pulse(now)
 
-    def beat(self, incarnation: int, now: float) -> None:
+    def beat(self, incarnation: int, now: float, *, line: int) -> None:
+        """A heartbeat on stream `line`."""
         if (pulse := self._pulses.get(incarnation)) is not None:
-            pulse.beat_at, pulse.heard, pulse.closed_at = now, True, None
+            pulse.beat_at, pulse.heard, pulse.closed_at, pulse.line = now, True, None, line
 
-    def close(self, incarnation: int, now: float) -> None:
-        """The stream of heartbeats ended."""
-        if (pulse := self._pulses.get(incarnation)) is not None:
+    def close(self, incarnation: int, now: float, *, line: int) -> None:
+        """Stream `line` ended. The end of an older one than beats now means nothing: it may be noticed late."""
+        if (pulse := self._pulses.get(incarnation)) is not None and line == pulse.line:
             pulse.closed_at = now
 
     def forget(self, incarnation: int) -> None:
@@ -48,6 +50,10 @@ class Liveness:
         """Seconds since the last heartbeat, or None before the first."""
         pulse = self._pulses.get(incarnation)
         return now - pulse.beat_at if pulse is not None and pulse.heard else None
+
+    def beating(self) -> bool:
+        """Whether any watched process has an open stream of heartbeats."""
+        return any(pulse.heard and pulse.closed_at is None for pulse in self._pulses.values())
 
     def dead(self, now: float) -> list[tuple[int, str]]:
         """The processes to give up, each with the reason."""

@@ -169,7 +169,7 @@ class ShardLine:
         )
 
     async def close(self) -> None:
-        await self.channel.close()
+        await self.channel.close(None)
 
 
 def as_error(error: grpc.aio.AioRpcError, line: ShardLine) -> SparsyncError:

@@ -84,6 +84,7 @@ class State:
     open_step: int = 0
     final: bool = False
     last_close: r.Closed | None = None
+    bases: list[int] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     evaluations: list[r.Evaluated] = field(default_factory=list)
     checkpointed: r.Checkpointed | None = None
@@ -130,6 +131,7 @@ class State:
         self.term, self.nonce = record.term, record.nonce
         self.first_step = self.open_step = record.first_step
         self.checkpoint = record.checkpoint
+        self.bases = [record.first_step]
         deposit = record.first_step if record.checkpoint else None
         self.lanes = [Lane(s, step=record.first_step, deposit=deposit) for s in range(self.streams)]
 
@@ -146,6 +148,10 @@ class State:
         self.open_step = record.step + 1
         self.final = record.final
         self.last_close = record
+        # A hand-over deposits between two bases; what a shard forgets must still begin at one.
+        self.bases = [b for b in self.bases if b >= record.retain_from]
+        if record.deposit:
+            self.bases.append(record.step + 1)
         self.totals.units += len(record.streams) - record.empty
         self.totals.empty += record.empty
         self.totals.samples += record.samples
@@ -167,8 +173,13 @@ class State:
 
     @property
     def retain_from(self) -> int:
-        """Oldest version that a replay may still need."""
-        return min(self.first_step if lane.deposit is None else lane.deposit for lane in self.lanes)
+        """Oldest version that a replay may still need: the base from which every deposit can be reached."""
+        return min(self.base_of(lane) for lane in self.lanes)
+
+    def base_of(self, lane: Lane) -> int:
+        """The newest version that the shards keep whole, at or before the deposit of `lane`."""
+        deposit = self.first_step if lane.deposit is None else lane.deposit
+        return max(base for base in self.bases if base <= deposit)
 
     @property
     def deposited(self) -> bool:

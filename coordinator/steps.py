@@ -22,6 +22,7 @@ class Steps:
         self._pace = pace
         self._accepted: dict[int, set[int]] = {}
         self._commits: dict[int, Commit] = {}
+        self._torn: int | None = None
         self._settled: dict[int, int] = {}
         self._due: int | None = None
         self._writing = False
@@ -32,15 +33,26 @@ class Steps:
         if event.unit.step != self._desk.state.open_step:
             return
         self._accepted.setdefault(event.unit.stream, set()).add(event.shard)
-        self._commits[event.unit.stream] = event.commit
+        first = self._commits.setdefault(event.unit.stream, event.commit)
+        if (
+            first.learning_rates != event.commit.learning_rates
+            or first.contributes != event.commit.contributes
+        ):
+            self._torn = event.unit.stream
 
     def settle(self, shard: int, version: int) -> None:
         """A shard published its delta to `version`."""
         self._settled[shard] = max(version, self._settled.get(shard, 0))
 
     def disagreement(self) -> str:
-        """Why the open step must not close: commits whose learning rates differ, or nothing."""
-        filled = [(s, c.learning_rates) for s, c in sorted(self._commits.items()) if not c.empty_reason]
+        """Why the open step must not close: commits whose learning rates differ, a torn unit, or nothing."""
+        if self._torn is not None:
+            return (
+                f"step {self._desk.state.open_step}: two attempts at the unit of stream {self._torn} stand on different "
+                "shards and disagree (learning rates, or whether it is empty); expected the same of every worker: "
+                "data, code and machines alike"
+            )
+        filled = [(s, c.learning_rates) for s, c in sorted(self._commits.items()) if c.contributes]
         for stream, rates in filled[1:]:
             if rates != filled[0][1]:
                 return (
@@ -50,14 +62,27 @@ class Steps:
                 )
         return ""
 
+    def owed(self) -> set[int]:
+        """The streams that keep the run waiting: without their unit, or without the deposit that is due."""
+        state = self._desk.state
+        undeposited = {
+            lane.stream for lane in state.lanes if self._due is not None and lane.deposit != self._due
+        }
+        if state.final:
+            return undeposited
+        return undeposited | set(range(len(state.lanes))) - set(self._standing().complete)
+
+    def _standing(self) -> Standing:
+        state = self._desk.state
+        return Standing(state.open_step, len(state.lanes), len(state.placement), self._accepted)
+
     def advance(self) -> None:
         """Close the open step if its time has come; then the checkpoint that may be due."""
         state = self._desk.state
         if state.dataset is None or state.ended is not None:
             return
         if not state.final and self._due is None:
-            standing = Standing(state.open_step, len(state.lanes), len(state.placement), self._accepted)
-            streams, self.waits_for = self._pace.decide(standing)
+            streams, self.waits_for = self._pace.decide(self._standing())
             if streams is not None:
                 self._close(streams, self.waits_for)
         self._write_checkpoint_if_due()
@@ -72,7 +97,7 @@ class Steps:
         following = state.open_step + 1
         final = state.stopping is not None or following >= state.dataset.total_steps
         checkpoint = final or _every(following, rules.checkpoint_every)
-        filled = [c for c in commits if not c.empty_reason]
+        filled = [c for c in commits if c.contributes]
         loss = sum(c.loss for c in filled) / len(filled) if filled else None
         record = Closed(
             step=state.open_step,

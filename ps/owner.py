@@ -34,13 +34,13 @@ class Owner:
         admit_bytes: most bytes of frames to hold at once, arriving and accepted together.
     """
 
-    def __init__(self, store: Store, *, admit_bytes: int) -> None:
+    def __init__(self, store: Store, *, admit_bytes: int = 0) -> None:
         self._store = store
         self._shard: Shard | None = None
         self.loaded = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard")
         self._published = asyncio.Condition()
-        self._admit_bytes = admit_bytes
+        self.admit_bytes = admit_bytes
         self._admitted = 0
 
     @property
@@ -65,10 +65,10 @@ class Owner:
             return
         shard = Shard(spec, push, pull)
         needed = spec.streams * shard.max_frame_bytes
-        if needed > self._admit_bytes:
+        if needed > self.admit_bytes:
             raise ProtocolMismatch(
                 f"one step's pushes may take {needed} bytes on shard {spec.shard}, cluster.admit_bytes allows "
-                f"{self._admit_bytes}; raise it to {needed} or use more servers"
+                f"{self.admit_bytes}; raise it to {needed} or use more servers"
             )
         self._shard = shard
 
@@ -102,6 +102,7 @@ class Owner:
             if record.deposit:
                 self._save_base()
             self._store.trim_bases(record.retain_from)
+            self._store.trim_deposits(record.retain_from)
         return result
 
     def _save_base(self) -> None:
@@ -131,10 +132,10 @@ class Owner:
 
         Raises: Busy when the room is taken; try again.
         """
-        if self._admitted + frame_bytes > self._admit_bytes:
+        if self._admitted + frame_bytes > self.admit_bytes:
             raise Busy(
                 f"{self._admitted} bytes of pushes are held, {frame_bytes} more would pass cluster.admit_bytes = "
-                f"{self._admit_bytes}; try again"
+                f"{self.admit_bytes}; try again"
             )
         self._admitted += frame_bytes
 

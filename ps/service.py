@@ -12,10 +12,10 @@ from typing import Any
 
 import grpc
 
+from ps.ledger import Verdict
 from ps.owner import Owner
 from ps.publish import Delta
-from ps.ledger import Verdict
-from ps.shard import Accept, Close, Fence, Fenced, Record, ShardSpec
+from ps.shard import Accept, Close, Fence, Fenced, ShardSpec
 from ps.terms import TermGuard
 from wire.codec.base import DamagedFrame
 from wire.codec.chain import codecs_of
@@ -46,43 +46,39 @@ OUTCOMES = {
     Verdict.SETTLED: shard_pb2.PushReply.SETTLED,
 }
 
-Context = grpc.aio.ServicerContext
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ShardService(shard_pb2_grpc.ShardServicer):
-    """Handlers of one server.
+    """Handlers of one server. It listens before it joins, so that it can tell its address.
 
     Args:
         owner: what holds the shard.
-        incarnation: of this process, from the coordinator.
-        config: of the run.
+        terms: the fence against old coordinators.
         finish: called when the coordinator says that the run is over.
     """
 
-    def __init__(
-        self,
-        owner: Owner,
-        *,
-        incarnation: int,
-        timeline: int,
-        config: Config,
-        terms: TermGuard,
-        finish: Callable[[str], None],
-    ) -> None:
+    def __init__(self, owner: Owner, *, terms: TermGuard, finish: Callable[[str], None]) -> None:
         self._owner = owner
+        self._terms = terms
+        self._finish = finish
+        self._joined = asyncio.Event()
+        self._events: asyncio.Queue[shard_pb2.ShardEvent] | None = None
+        self.attached = asyncio.Event()
+
+    def joined(self, *, incarnation: int, timeline: int, config: Config) -> None:
+        """The coordinator took this server in: from now on it obeys."""
         self._incarnation = incarnation
         self._timeline = timeline
         self._config = config
-        self._terms = terms
-        self._finish = finish
-        self._events: asyncio.Queue[shard_pb2.ShardEvent] | None = None
-        self.attached = asyncio.Event()
+        self._joined.set()
 
     # --- coordinator -------------------------------------------------------------------
 
     async def Control(
         self, request_iterator: AsyncIterator[shard_pb2.ShardCommand], context: Context
     ) -> AsyncIterator[shard_pb2.ShardEvent]:
+        await self._joined.wait()
         events: asyncio.Queue[shard_pb2.ShardEvent] = asyncio.Queue()
         obey = asyncio.create_task(self._obey(request_iterator, events))
         self.attached.set()
@@ -233,8 +229,8 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             raise ProtocolMismatch(
                 f"checkpoint of version {version}, this shard was configured for {shard.deltas.version}"
             )
-        for stream, planes in deposits.items():
-            self._owner.store.save_deposit(stream, version, planes)
+        for number, planes in deposits.items():
+            self._owner.store.save_deposit(number, version, planes)
         await self._owner.begin()
         return shard_pb2.RestoreReply()
 
@@ -342,15 +338,18 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self, request: shard_pb2.SnapshotRequest, context: Context
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
         self._check_timeline(request.timeline)
-        for chunk in plane_chunks(request.plane, await self._owner.read(lambda: self._snapshot(request))):
+        await self._owner.reach(request.version)
+        name, data = await self._owner.read(lambda: self._snapshot(request))
+        for chunk in plane_chunks(name, data):
             yield chunk
 
-    def _snapshot(self, request: shard_pb2.SnapshotRequest) -> bytes:
+    def _snapshot(self, request: shard_pb2.SnapshotRequest) -> tuple[str, bytes]:
         if request.plane == "published":
-            return self._owner.store.load_base(request.version)
+            version, data = self._owner.store.load_base(request.version)
+            return f"published/{version}", data
         shard = self._owner.shard
         if request.plane == "x" and shard.deltas.final:
-            return pack(shard.planes()["x"], shard.blocks)
+            return "x", pack(shard.planes()["x"], shard.blocks)
         raise ProtocolMismatch(
             f"plane {request.plane!r} is not to be had: `published`, or `x` after the final step"
         )

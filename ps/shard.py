@@ -22,7 +22,7 @@ from ps.optimizer import Optimizer
 from ps.publish import Delta, DeltaLog, Outcome
 from wire.codec.base import Blocks, DeltaCodec, PushCodec
 from wire.codec.dense import unpack
-from wire.errors import ProtocolMismatch
+from wire.errors import BadUnit, ProtocolMismatch
 from wire.ids import UnitId
 from wire.layout import BLOCK, BlockRange, Layout, intersect
 from wire.messages import Commit, OptimizerSpec
@@ -142,6 +142,7 @@ class Shard:
         Raises:
             DamagedFrame: the frame does not decode; nothing has changed.
             ProtocolMismatch: the record contradicts the state; nothing has changed.
+            BadUnit: the close made the model infinite or NaN: the shard is of no use any more.
         """
         match record:
             case Accept():
@@ -186,7 +187,7 @@ class Shard:
             version=self.deltas.version,
             step=record.step,
             outcomes=tuple(Outcome(u.unit, 1.0) for u in units),
-            frame=self._pull.publish(self._x, self._published, self.trainable),
+            frame=self._publish(record.step),
             deposit=record.deposit,
             final=record.final,
         )
@@ -196,12 +197,26 @@ class Shard:
         self.held.clear()
         return delta
 
+    def _publish(self, step: int) -> bytes:
+        try:
+            return self._pull.publish(self._x, self._published, self.trainable)
+        except FloatingPointError:
+            raise BadUnit(
+                f"step {step} made the model infinite or NaN on shard {self.spec.shard}, though every unit was finite; "
+                "lower the learning rate or clip the gradients, and resume the newest checkpoint"
+            ) from None
+
     def _version_of(self, step: int) -> int:
         """In step modes a version is settled by the step of its own number."""
         return step
 
     def load(self, name: str, data: bytes) -> None:
-        """Fill a plane from packed float32 (padding left out), before the first record."""
+        """Fill a plane from packed float32 (padding left out), before the first record.
+
+        Raises: ProtocolMismatch once records have been applied, as by the late upload of a worker given up.
+        """
+        if self.held or self.deltas.version != self.spec.first_step:
+            raise ProtocolMismatch(f"plane {name!r}: the run has begun, its initial planes are fixed")
         unpack(data, self.planes()[name], self.blocks)
 
 

@@ -4,9 +4,9 @@
     DIR/streams/S/STEP/PLANE     one file a plane (packed float32 of the trainable blocks, or a blob)
 
 A file or directory gets its name when it is whole. Nothing here is fsynced: it serves the
-recovery of workers, while the shard itself lives. Of each stream the last two deposits are
-kept: a worker begins one only after its last stood on every shard, so the newest that is
-complete everywhere is among them.
+recovery of workers, while the shard itself lives. Only the coordinator knows which deposits are
+whole on every shard, so it alone says what may go: a holder that dies leaves one on some shards
+only, and so may its heir.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wire.errors import NoInput
-
-KEPT_DEPOSITS = 2
 
 
 class Store:
@@ -38,19 +36,18 @@ class Store:
         """Raises: NoInput when `version` is not a retained base."""
         path = self._base / str(version)
         if not path.exists():
-            have = sorted(int(p.name) for p in self._base.iterdir())
+            have = [int(p.name) for p in _numbered(self._base)]
             raise NoInput(f"no base of the published model at version {version}; retained: {have}")
         return path.read_bytes()
 
     def trim_bases(self, retain_from: int) -> None:
         """Forget the bases that no replay can need: all before the newest at or below `retain_from`."""
-        versions = sorted(int(p.name) for p in self._base.iterdir() if p.name.isdigit())
-        needed = [v for v in versions if v <= retain_from]
-        for version in needed[:-1]:
-            (self._base / str(version)).unlink()
+        reached = [p for p in _numbered(self._base) if int(p.name) <= retain_from]
+        for path in reached[:-1]:
+            path.unlink()
 
     def save_deposit(self, stream: int, step: int, planes: Mapping[str, bytes]) -> None:
-        """Keep the state of `stream` before the unit of `step`; older ones but the last go."""
+        """Keep the state of `stream` before the unit of `step`."""
         home = self._streams / str(stream)
         partial = home / f"{step}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -59,9 +56,13 @@ class Store:
             (partial / name).write_bytes(data)
         shutil.rmtree(home / str(step), ignore_errors=True)
         partial.rename(home / str(step))
-        steps = sorted(int(p.name) for p in home.iterdir() if p.name.isdigit())
-        for old in steps[:-KEPT_DEPOSITS]:
-            shutil.rmtree(home / str(old))
+
+    def trim_deposits(self, retain_from: int) -> None:
+        """Forget the deposits before `retain_from`: every stream has a later one on all shards."""
+        for home in self._streams.iterdir():
+            for path in _numbered(home):
+                if int(path.name) < retain_from:
+                    shutil.rmtree(path)
 
     def deposit(self, stream: int, step: int) -> dict[str, Path]:
         """Files of a deposit by plane. Raises: NoInput when it is not here."""
@@ -69,6 +70,11 @@ class Store:
         if not home.is_dir():
             raise NoInput(f"no deposit of stream {stream} at step {step} on this shard")
         return {path.name: path for path in sorted(home.iterdir())}
+
+
+def _numbered(directory: Path) -> list[Path]:
+    """What in `directory` is named by a number, in that order; partial ones are not."""
+    return sorted((p for p in directory.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
 
 
 def _write(path: Path, data: bytes) -> None:

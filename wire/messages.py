@@ -35,6 +35,10 @@ class Commit:
     norm_sq: float
     learning_rates: tuple[float, ...]
 
+    @property
+    def contributes(self) -> bool:
+        return not self.empty_reason
+
 
 @dataclass(frozen=True)
 class ShardPlacement:

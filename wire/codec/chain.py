@@ -5,6 +5,7 @@ from __future__ import annotations
 from wire.codec.base import DeltaCodec, PushCodec
 from wire.codec.dense import DenseDelta, DensePush
 from wire.codec.topk import Feedback, TopkDelta, TopkPush
+from wire.config import Config
 
 
 def push_codec(
@@ -36,3 +37,25 @@ def delta_codec(*, codec: str, density: float, magnitude_bits: int) -> DeltaCode
     if codec != "topk":
         raise ValueError(f"pull codec {codec!r}: expected 'dense' or 'topk'")
     return TopkDelta(density=density, magnitude_bits=magnitude_bits)
+
+
+def codecs_of(config: Config, *, optimizer: str) -> tuple[PushCodec, DeltaCodec]:
+    """The codecs of a run whose servers run `optimizer` ("adamw" or "sgd").
+
+    `push.feedback = "auto"` is EF21-SGDM before AdamW, which would take error feedback's spikes
+    for large second moments, and error feedback before SGD, a linear consumer.
+    """
+    push, pull = config.push, config.pull
+    feedback = push.feedback
+    if feedback == "auto":
+        feedback = "ef21" if optimizer == "adamw" else "ef"
+    return (
+        push_codec(
+            codec=push.codec,
+            density=push.density,
+            feedback=feedback,
+            momentum=push.momentum,
+            magnitude_bits=push.magnitude_bits,
+        ),
+        delta_codec(codec=pull.codec, density=pull.density, magnitude_bits=pull.magnitude_bits),
+    )

@@ -105,7 +105,7 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Stop(self, request, context):
-        """End the run at the next closed step, with a checkpoint. A repeat changes nothing.
+        """End the run at the next closed step, with a checkpoint. A second call ends it at once, without.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,59 @@
+"""What workers tell of themselves, summed for status and summary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from wire.v1 import coordinator_pb2
+
+BYTES_ELEMENT = 4
+RATE_WINDOW_S = 10.0
+
+
+@dataclass
+class WorkerAccount:
+    """The newest report of one incarnation: cumulative figures since its start."""
+
+    report: coordinator_pb2.Progress = field(default_factory=coordinator_pb2.Progress)
+    activity: str = "starting"
+    tokens: int = 0
+    unit_s: float = 0.0
+    at: float = 0.0
+
+
+class Accounts:
+    """Reports of all incarnations; the dead ones stay in the sums."""
+
+    def __init__(self) -> None:
+        self.workers: dict[int, WorkerAccount] = {}
+        self._rate: list[tuple[float, int]] = []
+
+    def of(self, incarnation: int) -> WorkerAccount:
+        return self.workers.setdefault(incarnation, WorkerAccount())
+
+    def report(self, incarnation: int, report: coordinator_pb2.Progress, now: float) -> None:
+        account = self.of(incarnation)
+        account.report, account.at = report, now
+        account.activity = "computing" if report.unit_s > 0 else "waiting"
+        if report.unit_s > 0:
+            account.unit_s = report.unit_s
+
+    def total(self, name: str) -> int:
+        """Sum of a cumulative field of Progress over all incarnations."""
+        return sum(int(getattr(account.report, name)) for account in self.workers.values())
+
+    def settled(self, tokens: int, now: float) -> None:
+        """A step closed; `tokens` is the run's sum so far."""
+        self._rate = [(at, n) for at, n in self._rate if now - at <= RATE_WINDOW_S]
+        self._rate.append((now, tokens))
+
+    def tokens_per_s(self) -> float | None:
+        """Over the last ten seconds of settled steps."""
+        if len(self._rate) < 2 or self._rate[-1][0] <= self._rate[0][0]:
+            return None
+        (begin, before), (end, after) = self._rate[0], self._rate[-1]
+        return (after - before) / (end - begin)
+
+    def bytes_dense(self, parameters: int, units_pushed: int) -> int:
+        """What dense fp32 would have moved: 4 B x parameters x (units pushed + whole-model pulls)."""
+        return BYTES_ELEMENT * parameters * (units_pushed + self.total("pulls"))

@@ -1,0 +1,265 @@
+"""Checkpoints: planes streamed from the shards into files by offset, and back. One chunk is held at a time.
+
+    model.safetensors               x, parameter by parameter
+    published.safetensors           x̂
+    PLANE.safetensors               every other plane of the shards (moments, sum of estimates)
+    stream-S.PLANE.safetensors      state of stream S, trainable parameters only
+    stream-S.extra                  its buffers, scaler and user objects (a safetensors blob)
+
+The data section of each tensor file is the padding-free concatenation of its blocks in block
+order, whichever shard owned them: a run resumes on any number of servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from coordinator.shards import ShardLine, as_error
+from coordinator.state import State
+from wire.checkpoint import CheckpointWriter, Manifest, TensorFileReader, TensorFileWriter, load_manifest
+from wire.errors import ModelMismatch
+from wire.layout import BlockRange, Layout, intersect
+from wire.messages import term_to_proto
+from wire.v1 import common_pb2, shard_pb2
+
+FILES = {"x": "model", "published": "published"}
+CHUNK_BYTES = 1 << 20
+ELEMENT_BYTES = 4
+
+
+class _Extents:
+    """Where the bytes of one shard's blocks lie in a file that holds the blocks of `held`."""
+
+    def __init__(self, layout: Layout, held: Sequence[BlockRange], owned: Sequence[BlockRange]) -> None:
+        self.spans: list[tuple[int, int]] = []
+        offset = 0
+        for kept in held:
+            first = layout.first_element(kept.start)
+            for part in intersect([kept], owned):
+                start, stop = layout.first_element(part.start), layout.first_element(part.stop)
+                self.spans.append((ELEMENT_BYTES * (offset + start - first), ELEMENT_BYTES * (stop - start)))
+            offset += layout.first_element(kept.stop) - first
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for _, size in self.spans)
+
+    def pieces(self, position: int, size: int) -> Iterator[tuple[int, int]]:
+        """(file offset, size) of `size` bytes from `position` of the shard's own sequence on."""
+        for offset, length in self.spans:
+            if size <= 0:
+                return
+            if position < length:
+                take = min(size, length - position)
+                yield offset + position, take
+                position, size = 0, size - take
+            else:
+                position -= length
+
+
+class _PlaneFile:
+    """One tensor file and how far each shard has filled it."""
+
+    def __init__(self, writer: TensorFileWriter) -> None:
+        self.writer = writer
+        self.position = 0
+
+    def put(self, data: bytes, extents: _Extents) -> None:
+        begin = 0
+        for offset, size in extents.pieces(self.position, len(data)):
+            self.writer.write(offset, data[begin : begin + size])
+            begin += size
+        self.position += len(data)
+
+
+class CheckpointTaker:
+    """Writes one checkpoint of `state`'s open step, from shards that stand at it."""
+
+    def __init__(self, directory: Path, state: State, lines: Sequence[ShardLine]) -> None:
+        assert state.layout is not None
+        self._state = state
+        self._layout = state.layout
+        self._lines = lines
+        self._writer = CheckpointWriter(directory, state.open_step)
+        self._everything = [BlockRange(0, self._layout.blocks)]
+        self._trainable = self._layout.select(trainable=True)
+
+    async def take(self, *, config_digest: str) -> tuple[Path, dict[str, str]]:
+        """The finished checkpoint and the sha256 of each tensor file's data.
+
+        Raises: OSError, SparsyncError; what was written so far is then removed.
+        """
+        try:
+            described = await self._describe()
+            digests = {p: await self._plane(p) for p in described.planes}
+            await self._streams()
+            extra = self._manifest(config_digest, described)
+            return self._writer.commit(extra), digests
+        except grpc.aio.AioRpcError as error:
+            self._writer.abort()
+            raise as_error(error, self._lines[0]) from None
+        except BaseException:
+            self._writer.abort()
+            raise
+
+    async def _describe(self) -> shard_pb2.DescribeReply:
+        term, seq = self._lines[0].term()
+        request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
+        reply: shard_pb2.DescribeReply = await self._lines[0].stub.Describe(request)
+        return reply
+
+    def _collect(self, line: ShardLine, plane: str) -> AsyncIterator[common_pb2.PlaneChunk]:
+        term, seq = line.term()
+        request = shard_pb2.CollectRequest(
+            term=term_to_proto(term, journal_seq=seq), version=self._state.open_step, plane=plane
+        )
+        return aiter(line.stub.Collect(request))
+
+    def _entries(self, *, trainable_only: bool) -> list[tuple[str, str, tuple[int, ...]]]:
+        return [
+            (p.name, "F32", p.shape) for p in self._layout.parameters if p.trainable or not trainable_only
+        ]
+
+    async def _plane(self, plane: str) -> str:
+        name = f"{FILES.get(plane, plane)}.safetensors"
+        metadata = {"plane": plane, "step": str(self._state.open_step)}
+        writer = self._writer.file(name, self._entries(trainable_only=False), metadata)
+        for line in self._lines:
+            file = _PlaneFile(writer)
+            extents = _Extents(self._layout, self._everything, self._state.placement[line.shard].ranges)
+            async for chunk in self._collect(line, plane):
+                if chunk.data:
+                    file.put(chunk.data, extents)
+        return writer.close()
+
+    async def _streams(self) -> None:
+        writers: dict[str, TensorFileWriter] = {}
+        blobs: dict[str, bytearray] = {}
+        for line in self._lines:
+            extents = _Extents(self._layout, self._trainable, self._state.placement[line.shard].ranges)
+            file, blob = None, None
+            async for chunk in self._collect(line, "deposits"):
+                if chunk.HasField("header"):
+                    name = chunk.header.plane.replace("/", ".")
+                    file, blob = None, None
+                    if name.endswith(".extra"):
+                        blob = blobs.setdefault(name, bytearray())
+                    else:
+                        file = _PlaneFile(writers.get(name) or self._stream_file(name, writers))
+                elif file is not None:
+                    file.put(chunk.data, extents)
+                elif blob is not None:
+                    blob += chunk.data
+        for writer in writers.values():
+            writer.close()
+        for name, data in blobs.items():
+            self._writer.blob(name, bytes(data))
+
+    def _stream_file(self, name: str, writers: dict[str, TensorFileWriter]) -> TensorFileWriter:
+        entries = self._entries(trainable_only=True)
+        writers[name] = self._writer.file(f"{name}.safetensors", entries, {"plane": name})
+        return writers[name]
+
+    def _manifest(self, config_digest: str, described: shard_pb2.DescribeReply) -> Mapping[str, Any]:
+        assert self._state.dataset is not None
+        return {
+            "run": self._state.run,
+            "timeline": self._state.timeline,
+            "config_digest": config_digest,
+            "layout": [[p.name, list(p.shape), p.dtype, p.group] for p in self._layout.parameters],
+            "planes": list(described.planes),
+            "stream_planes": list(described.stream_planes),
+            "scalars": dict(described.scalars),
+            "streams": len(self._state.lanes),
+            "dataset": asdict(self._state.dataset),
+        }
+
+
+class CheckpointLoader:
+    """Sends a checkpoint to the shards of a run that resumes it."""
+
+    def __init__(self, path: Path, state: State, lines: Sequence[ShardLine]) -> None:
+        assert state.layout is not None
+        self._path = path
+        self._state = state
+        self._layout = state.layout
+        self._lines = lines
+        self._manifest: Manifest = load_manifest(path)
+
+    async def load(self) -> None:
+        """Raises: ModelMismatch when the run is of another shape; DamagedFile when a file is damaged."""
+        term, seq = self._lines[0].term()
+        request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
+        self._check(await self._lines[0].stub.Describe(request))
+        for line in self._lines:
+            try:
+                await line.stub.Restore(self._chunks(line))
+            except grpc.aio.AioRpcError as error:
+                raise as_error(error, line) from None
+
+    def _check(self, described: shard_pb2.DescribeReply) -> None:
+        extra = self._manifest.extra
+        layout = [[p.name, list(p.shape), p.dtype, p.group] for p in self._layout.parameters]
+        pairs: list[tuple[str, Any, Any]] = [
+            ("parameters", self._manifest.layout, layout),
+            ("planes (optimizer and push.codec)", sorted(extra["planes"]), sorted(described.planes)),
+            ("stream state (push.codec)", extra["stream_planes"], list(described.stream_planes)),
+            ("streams (sync.units_per_step)", extra["streams"], len(self._state.lanes)),
+        ]
+        for what, expected, found in pairs:
+            if expected != found:
+                raise ModelMismatch(
+                    f"checkpoint {self._path} has other {what} than this run: found {_brief(found)}, expected "
+                    f"{_brief(expected)}; resume with the model and configuration that it was written with"
+                )
+
+    async def _chunks(self, line: ShardLine) -> AsyncIterator[shard_pb2.RestoreChunk]:
+        term, seq = line.term()
+        extra = self._manifest.extra
+        header = shard_pb2.RestoreHeader(
+            term=term_to_proto(term, journal_seq=seq), version=self._manifest.step, scalars=extra["scalars"]
+        )
+        yield shard_pb2.RestoreChunk(header=header)
+        owned = self._state.placement[line.shard].ranges
+        everything = _Extents(self._layout, [BlockRange(0, self._layout.blocks)], owned)
+        trainable = _Extents(self._layout, self._layout.select(trainable=True), owned)
+        for plane in extra["planes"]:
+            for chunk in self._plane(plane, f"{FILES.get(plane, plane)}.safetensors", everything):
+                yield chunk
+        for stream in range(extra["streams"]):
+            for plane in extra["stream_planes"]:
+                name = f"stream-{stream}/{plane}"
+                for chunk in self._plane(name, f"stream-{stream}.{plane}.safetensors", trainable):
+                    yield chunk
+            blob = self._path / f"stream-{stream}.extra"
+            if line.shard == 0 and blob.exists():
+                for chunk in self._blob(f"stream-{stream}/extra", blob.read_bytes()):
+                    yield chunk
+
+    def _plane(self, plane: str, file: str, extents: _Extents) -> Iterator[shard_pb2.RestoreChunk]:
+        yield _restore(common_pb2.PlaneChunk(header=common_pb2.PlaneHeader(plane=plane, bytes=extents.bytes)))
+        with TensorFileReader(self._path / file) as reader:
+            for offset, length in extents.spans:
+                for start in range(offset, offset + length, CHUNK_BYTES):
+                    size = min(CHUNK_BYTES, offset + length - start)
+                    yield _restore(common_pb2.PlaneChunk(data=reader.read(start, size)))
+
+    def _blob(self, plane: str, data: bytes) -> Iterator[shard_pb2.RestoreChunk]:
+        header = common_pb2.PlaneHeader(plane=plane, bytes=len(data))
+        yield _restore(common_pb2.PlaneChunk(header=header))
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield _restore(common_pb2.PlaneChunk(data=data[start : start + CHUNK_BYTES]))
+
+
+def _restore(plane: common_pb2.PlaneChunk) -> shard_pb2.RestoreChunk:
+    return shard_pb2.RestoreChunk(plane=plane)
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else text[:200] + " …"

@@ -1,0 +1,285 @@
+"""The engine: hands events to the core and does what it says, in order, on one event loop.
+
+| what                    | owned by                  | blocks on                    |
+|-------------------------|---------------------------|------------------------------|
+| core, state, journal    | the event loop            | fsync of the journal (ms)    |
+| lines to the shards     | one task each             | the servers                  |
+| orders to the workers   | one queue each            | nothing: unbounded, tiny     |
+| a checkpoint            | one task                  | the servers, the disk        |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from coordinator import actions as a
+from coordinator.accounts import Accounts
+from coordinator.checkpoints import CheckpointLoader, CheckpointTaker
+from coordinator.core import Core
+from coordinator.event_log import EventLog
+from coordinator.journal import Journal
+from coordinator.report import status, summary
+from coordinator.shards import ShardLine
+from coordinator.state import State
+from wire.clock import Clock
+from wire.config import Config
+from wire.errors import SparsyncError
+from wire.rpc.identity import Security
+from wire.v1 import coordinator_pb2
+
+log = logging.getLogger(__name__)
+TICK_S = 0.1
+
+Orders = asyncio.Queue[coordinator_pb2.WorkerOrder | None]
+
+
+class Engine:
+    """The acting half of a coordinator."""
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        config: Config,
+        out: Path,
+        journal: Journal,
+        events: EventLog,
+        security: Security,
+        clock: Clock,
+    ) -> None:
+        self._core = core
+        self.config = config
+        self.out = out
+        self.address = ""
+        self.security = security
+        self.clock = clock
+        self.accounts = Accounts()
+        self.lines: list[ShardLine] = []
+        self.digests: dict[str, str] = {}
+        self.started = clock.now()
+        self.finished = asyncio.Event()
+        self._journal = journal
+        self._events = events
+        self._orders: dict[int, Orders] = {}
+        self._answers: dict[str, asyncio.Future[object]] = {}
+        self._keys = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._acts: dict[type, Callable[[Any], None]] = {
+            a.Journal: self._journal_record,
+            a.Answer: self._answer,
+            a.Tell: self._tell,
+            a.Command: lambda act: self.lines[act.shard].send(act.command),
+            a.OpenShards: lambda act: self._open_shards(),
+            a.RestoreShards: lambda act: self._spawn(self._restore()),
+            a.WriteCheckpoint: lambda act: self._spawn(self._checkpoint(act.step)),
+            a.Note: lambda act: self._events.write(act.event, act.fields),
+            a.Quit: lambda act: self.finished.set(),
+        }
+
+    @property
+    def state(self) -> State:
+        return self._core.state
+
+    @property
+    def core(self) -> Core:
+        return self._core
+
+    # --- events in -----------------------------------------------------------------------
+
+    def hear(self, event: a.Event) -> None:
+        """Hand `event` to the core and do what it decides.
+
+        Raises: StaleIncarnation when the event came from a process that is not in the run.
+        """
+        for action in self._core.handle(event, self.clock.now()):
+            self._acts[type(action)](action)
+
+    async def ask(self, make: Callable[[str], a.Event]) -> object:
+        """Hear the event that `make(key)` builds and wait for the answer under that key.
+
+        Raises: the SparsyncError that the core answers with.
+        """
+        key = str(next(self._keys))
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._answers[key] = future
+        try:
+            self.hear(make(key))
+            return await future
+        finally:
+            self._answers.pop(key, None)
+
+    def report(self, incarnation: int, report: coordinator_pb2.WorkerReport) -> None:
+        """A worker's report."""
+        account = self.accounts.of(incarnation)
+        match report.WhichOneof("report"):
+            case "uploaded":
+                self.hear(a.Uploaded(incarnation))
+            case "ready":
+                account.activity = "ready"
+                r = report.ready
+                self.hear(
+                    a.Ready(
+                        incarnation,
+                        r.samples,
+                        r.data_digest,
+                        r.batch_size,
+                        r.accumulate,
+                        r.evaluates,
+                        r.evaluate_every,
+                    )
+                )
+            case "progress":
+                self.accounts.report(incarnation, report.progress, self.clock.now())
+                self.hear(a.Progressed(incarnation, report.progress.unit_s))
+            case "deposited":
+                d = report.deposited
+                self.hear(a.StreamDeposited(incarnation, d.stream, d.step, d.released))
+            case "evaluated":
+                e = report.evaluated
+                self.hear(a.LossEvaluated(incarnation, e.step, e.model, e.loss, e.seconds))
+            case "scalars":
+                values = dict(report.scalars.values)
+                self._events.write("scalars", {"step": report.scalars.step, **values})
+            case "failed":
+                f = report.failed
+                self.hear(a.WorkerFailed(incarnation, f.error, f.message, f.ends_run))
+            case "leaving":
+                self.hear(a.WorkerLeaving(incarnation, report.leaving.reason))
+            case "announce":
+                account.activity = report.announce.activity
+                self.hear(a.Announced(incarnation, report.announce.activity))
+
+    def attach(self, incarnation: int) -> Orders:
+        """A worker's line is open; orders go into the queue from now on. An older line of it ends."""
+        older = self._orders.get(incarnation)
+        orders: Orders = asyncio.Queue()
+        self._orders[incarnation] = orders
+        try:
+            self.hear(a.Attending(incarnation))
+        except SparsyncError:
+            self.detach(incarnation, orders)
+            raise
+        if older is not None:
+            older.put_nowait(None)
+        return orders
+
+    def detach(self, incarnation: int, orders: Orders) -> None:
+        if self._orders.get(incarnation) is orders:
+            del self._orders[incarnation]
+
+    # --- actions out ---------------------------------------------------------------------
+
+    def _journal_record(self, action: a.Journal) -> None:
+        self._journal.append(action.record)
+        if action.record.__class__.__name__ == "Closed":
+            self.accounts.settled(self.state.totals.tokens, self.clock.now())
+
+    def _answer(self, action: a.Answer) -> None:
+        future = self._answers.get(action.key)
+        if future is None or future.done():
+            return
+        if isinstance(action.value, SparsyncError):
+            future.set_exception(action.value)
+        else:
+            future.set_result(action.value)
+
+    def _tell(self, action: a.Tell) -> None:
+        orders = self._orders.get(action.incarnation)
+        if orders is not None:
+            orders.put_nowait(_order(action.order, number=self._journal.seq))
+
+    def _open_shards(self) -> None:
+        for placement in self.state.placement:
+            line = ShardLine(
+                placement.shard,
+                self.state,
+                security=self.security,
+                hear=self.hear,
+                seq=lambda: self._journal.seq,
+                clock=self.clock,
+            )
+            self.lines.append(line)
+            self._spawn(line.run())
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the coordinator failed", exc_info=error)
+            self.hear(a.ShardRefused(0, "SparsyncError", f"internal error: {error!r}"))
+
+    async def _restore(self) -> None:
+        try:
+            await CheckpointLoader(Path(self.state.checkpoint), self.state, self.lines).load()
+        except SparsyncError as error:
+            self.hear(a.ShardRefused(0, type(error).__name__, str(error)))
+            return
+        self.hear(a.ShardRestored())
+
+    async def _checkpoint(self, step: int) -> None:
+        config_digest = hashlib.sha256(self.config.to_json().encode()).hexdigest()
+        try:
+            taker = CheckpointTaker(self.out / "checkpoints", self.state, self.lines)
+            path, digests = await taker.take(config_digest=config_digest)
+        except (SparsyncError, OSError) as error:
+            log.error("the checkpoint of step %d failed: %s", step, error)
+            self.hear(a.CheckpointFailed(step, str(error)))
+            return
+        self.digests = digests
+        self.hear(a.CheckpointWritten(step, str(path), digests["x"], digests["published"]))
+
+    async def tick(self) -> None:
+        """Tell the core that time passes, until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.hear(a.Tick())
+
+    async def farewell(self, limit_s: float) -> None:
+        """Wait until every worker has closed its heartbeat stream after the end, at most `limit_s`."""
+        deadline = self.clock.now() + limit_s
+        while self._core.lingering() and self.clock.now() < deadline:
+            await asyncio.sleep(TICK_S)
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        for line in self.lines:
+            await line.close()
+        self._journal.close()
+        self._events.close()
+
+    def status(self) -> dict[str, object]:
+        return status(self)
+
+    def summary(self) -> dict[str, object]:
+        return summary(self)
+
+
+def _order(order: a.Plan | a.End, *, number: int) -> coordinator_pb2.WorkerOrder:
+    if isinstance(order, a.End):
+        return coordinator_pb2.WorkerOrder(end=coordinator_pb2.End(reason=order.reason, error=order.error))
+    assignments = [
+        coordinator_pb2.Assignment(
+            stream=s.stream,
+            attempt=s.attempt,
+            step=s.step,
+            deposit_step=s.deposit or 0,
+            has_deposit=s.deposit is not None,
+            send_to=s.send_to,
+            release=s.release,
+        )
+        for s in order.assignments
+    ]
+    return coordinator_pb2.WorkerOrder(
+        plan=coordinator_pb2.Plan(number=number, assignments=assignments, total_steps=order.total_steps)
+    )

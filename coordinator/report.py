@@ -1,0 +1,163 @@
+"""What a coordinator says of its run: the live status and the final summary, as JSON objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coordinator.engine import Engine
+    from coordinator.state import Member
+
+STATES = {"": "running"}
+
+
+def status(engine: Engine) -> dict[str, object]:
+    """What the run looks like now (docs/status.md)."""
+    state, now = engine.state, engine.clock.now()
+    last = state.last_close
+    evaluation = next((e for e in reversed(state.evaluations) if e.model == "published"), None)
+    return {
+        "run": state.run,
+        "state": _phase(engine),
+        "reason": _reason(engine),
+        "mode": engine.config.sync.mode,
+        "step": state.open_step,
+        "total_steps": state.dataset.total_steps if state.dataset else None,
+        "timeline": state.timeline,
+        "pure": engine.core.pure,
+        "out": str(engine.out),
+        "address": engine.address,
+        "loss": last.loss if last else None,
+        "val_loss": evaluation.loss if evaluation else None,
+        "val_loss_step": evaluation.step if evaluation else None,
+        "tokens_per_s": engine.accounts.tokens_per_s(),
+        **_totals(engine),
+        "workers": [_worker(engine, m, now) for m in state.members.values() if m.role == "worker"],
+        "servers": _servers(engine),
+        "recoveries": engine.core.recoveries,
+        "insecure": engine.security.insecure and not engine.security.tls,
+        "uptime_s": round(now - engine.started, 3),
+    }
+
+
+def summary(engine: Engine) -> dict[str, object]:
+    """What became of the run; the launcher adds `restarts`."""
+    state = engine.state
+    losses = {e.model: e.loss for e in state.evaluations if e.step == state.open_step}
+    checkpoint = state.checkpointed
+    begun = engine.core.begun_at
+    wall = engine.clock.now() - (begun if begun is not None else engine.started)
+    totals = _totals(engine)
+    tokens = state.totals.tokens
+    return {
+        "run": state.run,
+        "mode": engine.config.sync.mode,
+        "pure": engine.core.pure,
+        "timeline": state.timeline,
+        "workers": engine.config.cluster.workers,
+        "servers": engine.config.cluster.servers,
+        "steps": state.open_step,
+        "wall_s": round(wall, 3),
+        "tokens_per_s": round(tokens / wall, 1) if tokens and wall > 0 else None,
+        "train_loss": state.last_close.loss if state.last_close else None,
+        "val_loss": losses.get("published"),
+        "val_loss_server": losses.get("x"),
+        "params": state.layout.numel if state.layout else None,
+        "params_digest": checkpoint.params_digest if checkpoint else None,
+        "published_digest": checkpoint.published_digest if checkpoint else None,
+        "data_digest": state.dataset.digest if state.dataset else None,
+        **totals,
+        "staleness": {"0": state.totals.units},
+        "replayed": engine.accounts.total("replayed"),
+        "recoveries": engine.core.recoveries,
+        "checkpoint": checkpoint.path if checkpoint else None,
+        "out": str(engine.out),
+        "ended": state.ended.reason if state.ended else None,
+        "error": state.ended.error if state.ended else None,
+    }
+
+
+def _phase(engine: Engine) -> str:
+    state = engine.state
+    if state.ended is not None:
+        return "failed" if state.ended.error not in ("", "Interrupted") else "done"
+    if state.final:
+        return "finishing"
+    return "running" if engine.core.lanes.begun else "waiting"
+
+
+def _reason(engine: Engine) -> str:
+    """What the run waits for, or how it ended."""
+    state, rules = engine.state, engine.core.desk.rules
+    if state.ended is not None:
+        return state.ended.reason
+    if engine.core.lanes.begun:
+        return engine.core.steps.waits_for
+    servers, workers = len(state.present("ps")), len(engine.core.lanes.ready)
+    return (
+        f"{servers} of {rules.servers} servers have joined, "
+        f"{workers} of {rules.workers_to_begin} workers are ready"
+    )
+
+
+def _totals(engine: Engine) -> dict[str, object]:
+    totals, accounts = engine.state.totals, engine.accounts
+    parameters = engine.state.layout.numel if engine.state.layout else 0
+    return {
+        "tokens": totals.tokens,
+        "samples": totals.samples,
+        "units_settled": totals.units,
+        "units_empty": totals.empty,
+        "bytes_pushed": accounts.total("bytes_pushed"),
+        "bytes_pulled": accounts.total("bytes_pulled"),
+        "bytes_state": accounts.total("bytes_state"),
+        "bytes_dense": accounts.bytes_dense(parameters, totals.units),
+    }
+
+
+def _worker(engine: Engine, member: Member, now: float) -> dict[str, object]:
+    account = engine.accounts.of(member.incarnation)
+    report = account.report
+    busy = report.compute_s + report.wait_s
+    activity = account.activity if member.present else ("dead" if member.dead else "left")
+    return {
+        "name": member.name,
+        "incarnation": member.incarnation,
+        "pid": member.pid,
+        "host": member.host,
+        "state": activity,
+        "gone": member.gone or None,
+        "streams": [lane.stream for lane in engine.state.held_by(member.incarnation)],
+        "units": report.units,
+        "unit_s": round(account.unit_s, 4) if account.unit_s else None,
+        "tokens_per_s": _own_rate(engine, report.units, report.compute_s),
+        "wait_share": round(report.wait_s / busy, 4) if busy else None,
+        "beat_age_s": engine.core.liveness.age(member.incarnation, now),
+    }
+
+
+def _own_rate(engine: Engine, units: int, compute_s: float) -> float | None:
+    """Tokens a second of a worker's compute, taking the run's mean of tokens a unit."""
+    totals = engine.state.totals
+    if not units or not totals.units or compute_s <= 0:
+        return None
+    return round(units * totals.tokens / totals.units / compute_s, 1)
+
+
+def _servers(engine: Engine) -> list[dict[str, object]]:
+    members = engine.state.members
+    return [
+        {
+            "shard": placed.shard,
+            "name": members[placed.incarnation].name,
+            "address": placed.address,
+            "pid": members[placed.incarnation].pid,
+            "version": engine.lines[placed.shard].version if engine.lines else None,
+            "blocks": sum(r.blocks for r in placed.ranges),
+            "delta_bytes": engine.lines[placed.shard].delta_bytes if engine.lines else None,
+        }
+        for placed in engine.state.placement
+    ] or [
+        {"shard": None, "name": m.name, "address": m.address, "pid": m.pid}
+        for m in engine.state.present("ps")
+    ]

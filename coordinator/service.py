@@ -1,0 +1,129 @@
+"""The Coordinator service: decode, ask the core, encode."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from coordinator import actions as a
+from wire.errors import ProtocolMismatch, StaleIncarnation
+from wire.ids import PROTOCOL_VERSION
+from wire.messages import layout_from_proto, optimizer_from_proto, placement_to_proto
+from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
+
+if TYPE_CHECKING:
+    from coordinator.engine import Engine
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
+    """Handlers around one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def Join(self, request: coordinator_pb2.JoinRequest, context: Context) -> coordinator_pb2.JoinReply:
+        if request.protocol_version != PROTOCOL_VERSION:
+            raise ProtocolMismatch(
+                f"{request.role} {request.name} speaks protocol version {request.protocol_version}, this coordinator "
+                f"{PROTOCOL_VERSION}; install the same version of Sparsync on both machines"
+            )
+        if request.role not in ("worker", "ps"):
+            raise ProtocolMismatch(f"role {request.role!r} joins no run; expected worker or ps")
+        joined = await self._engine.ask(
+            lambda key: a.Join(
+                key,
+                request.role,
+                request.name,
+                request.address,
+                request.fingerprint,
+                request.pid,
+                request.host,
+            )
+        )
+        assert isinstance(joined, a.Joined)
+        engine = self._engine
+        return coordinator_pb2.JoinReply(
+            protocol_version=PROTOCOL_VERSION,
+            run=engine.state.run,
+            timeline=engine.state.timeline,
+            incarnation=joined.incarnation,
+            config_json=engine.config.to_json(),
+            out=str(engine.out),
+        )
+
+    async def Declare(
+        self, request: coordinator_pb2.DeclareRequest, context: Context
+    ) -> coordinator_pb2.DeclareReply:
+        declared = await self._engine.ask(
+            lambda key: a.Declare(
+                key,
+                request.incarnation,
+                layout_from_proto(request.parameters),
+                optimizer_from_proto(request.optimizer),
+            )
+        )
+        assert isinstance(declared, a.Declared)
+        return coordinator_pb2.DeclareReply(
+            placement=placement_to_proto(declared.placement), plan=declared.plan, upload=declared.upload
+        )
+
+    async def Heartbeat(
+        self, request_iterator: AsyncIterator[coordinator_pb2.Beat], context: Context
+    ) -> coordinator_pb2.HeartbeatEnd:
+        incarnation = 0
+        try:
+            async for beat in request_iterator:
+                incarnation = beat.incarnation
+                self._engine.hear(a.Beat(incarnation))
+        finally:
+            self._engine.hear(a.BeatsEnded(incarnation))
+        return coordinator_pb2.HeartbeatEnd()
+
+    async def Attend(
+        self, request_iterator: AsyncIterator[coordinator_pb2.WorkerReport], context: Context
+    ) -> AsyncIterator[coordinator_pb2.WorkerOrder]:
+        reports = aiter(request_iterator)
+        first = await anext(reports)
+        if not first.HasField("attending"):
+            raise ProtocolMismatch("the first report of a line must be `attending`")
+        incarnation = first.attending.incarnation
+        orders = self._engine.attach(incarnation)
+        listening = asyncio.create_task(self._listen(incarnation, reports))
+        try:
+            while True:
+                getting = asyncio.create_task(orders.get())
+                await asyncio.wait({getting, listening}, return_when=asyncio.FIRST_COMPLETED)
+                if not getting.done():
+                    getting.cancel()
+                    await listening
+                    return
+                order = getting.result()
+                if order is None:
+                    raise StaleIncarnation(f"another line of incarnation {incarnation} was opened")
+                yield order
+                if order.HasField("end"):
+                    return
+        finally:
+            listening.cancel()
+            self._engine.detach(incarnation, orders)
+
+    async def _listen(self, incarnation: int, reports: AsyncIterator[coordinator_pb2.WorkerReport]) -> None:
+        async for report in reports:
+            self._engine.report(incarnation, report)
+
+    async def Status(
+        self, request: coordinator_pb2.StatusRequest, context: Context
+    ) -> coordinator_pb2.StatusReply:
+        return coordinator_pb2.StatusReply(json=json.dumps(self._engine.status()))
+
+    async def Stop(self, request: coordinator_pb2.StopRequest, context: Context) -> coordinator_pb2.StopReply:
+        reason = request.reason or "an operator asked"
+        stopped = await self._engine.ask(lambda key: a.StopAsked(key, reason))
+        assert isinstance(stopped, a.Stopped)
+        return coordinator_pb2.StopReply(at_step=stopped.at_step)

@@ -1,0 +1,115 @@
+"""The server's process: listen, join, serve until the coordinator says that the run is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import torch
+
+from ps.owner import Owner
+from ps.service import ShardService
+from ps.store import Store
+from ps.terms import TermGuard
+from wire.clock import monotonic_clock
+from wire.codec import kernels
+from wire.config import Config
+from wire.errors import Unreachable
+from wire.rpc.channel import reach
+from wire.rpc.identity import Security
+from wire.rpc.join import join
+from wire.rpc.server import serve
+from wire.v1 import shard_pb2_grpc
+
+log = logging.getLogger(__name__)
+SERVICE = "sparsync.v1.Shard"
+REACH_S = 60.0
+ALONE_S = 60.0
+"""A server whose coordinator has not been heard for this long has no run any more."""
+
+
+def run(
+    *, coordinator: str, listen: str, advertise: str | None, data_dir: Path, name: str, security: Security
+) -> int:
+    """Serve one shard until the run is over; the exit code.
+
+    Raises: SparsyncError, with the exit code that it knows.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    return asyncio.run(_main(coordinator, listen, advertise, data_dir, name, security))
+
+
+async def _main(
+    coordinator: str, listen: str, advertise: str | None, data_dir: Path, name: str, security: Security
+) -> int:
+    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _end(ended), "asked to end")
+    channel = await reach(coordinator, security, pool="control", timeout_s=REACH_S, say=log.info)
+    owner = Owner(Store(data_dir))
+    service = ShardService(owner, terms=TermGuard(None), finish=_end(ended))
+
+    def add(server: grpc.aio.Server) -> None:
+        shard_pb2_grpc.add_ShardServicer_to_server(service, server)
+
+    serving = await serve(listen=listen, security=security, add=add, services=[SERVICE])
+    try:
+        reply = await join(
+            channel,
+            role="ps",
+            name=name,
+            coordinator=coordinator,
+            address=advertise or serving.address,
+        )
+        config = Config.from_json(reply.config_json)
+        _prepare(config)
+        owner.admit_bytes = config.cluster.admit_bytes
+        service.joined(incarnation=reply.incarnation, timeline=reply.timeline, config=config)
+        await serving.serving()
+        log.info("joined run %s as %s, serving on %s", reply.run, name, serving.address)
+        reason = await _until_ended(ended, service, channel, coordinator)
+        log.info("the run is over: %s", reason)
+        return 0
+    finally:
+        await serving.stop(1.0)
+        await channel.close(None)
+
+
+def _prepare(config: Config) -> None:
+    """Bind the arithmetic to its threads, and compile or load the kernels before they are needed."""
+    torch.set_num_threads(config.cluster.compute_threads)
+    kernels.warm()
+
+
+def _end(ended: asyncio.Future[str]) -> Callable[[str], None]:
+    def end(reason: str) -> None:
+        if not ended.done():
+            ended.set_result(reason)
+
+    return end
+
+
+async def _until_ended(
+    ended: asyncio.Future[str], service: ShardService, channel: grpc.aio.Channel, coordinator: str
+) -> str:
+    """The reason for the end.
+
+    Raises: Unreachable when the coordinator is gone for good.
+    """
+    clock = monotonic_clock
+    heard = clock.now()
+    while not ended.done():
+        await asyncio.wait({ended}, timeout=1.0)
+        up = channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+        if up or service.attached.is_set():
+            heard = clock.now()
+        elif clock.now() - heard > ALONE_S:
+            raise Unreachable(
+                f"coordinator {coordinator} has not been heard for {ALONE_S:.0f} s; this server ends and its shard "
+                "with it: resume the newest checkpoint"
+            )
+    return ended.result()
