@@ -1,0 +1,426 @@
+"""What the launcher does when a process ends or the user interrupts: a pure state machine.
+
+`Supervisor.handle(event, now)` returns the actions; it starts nothing, reads no clock and knows no
+process but by name. A worker that dies is started again, within `cluster.restarts`. The coordinator
+and the servers hold the run in memory: the loss of one ends it. An exit code in `FINAL` is an error
+that a restart would meet again. Every path ends with all processes gone: an end is first asked for,
+then SIGTERM, then SIGKILL, each with its own deadline. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from signal import SIGKILL, SIGTERM, Signals
+from typing import Literal
+
+from wire.errors import (
+    BadUnit,
+    ConfigError,
+    DataRefused,
+    Interrupted,
+    ModelMismatch,
+    NoInput,
+    PermissionRefused,
+    ProtocolMismatch,
+    ScriptFailed,
+    ServerLost,
+    ShadowedModule,
+    SparsyncError,
+    Unreachable,
+    UsageError,
+)
+
+Role = Literal["coordinator", "ps", "worker"]
+
+FINAL = frozenset(
+    error.exit_code
+    for error in (
+        UsageError,
+        DataRefused,
+        NoInput,
+        ScriptFailed,
+        ProtocolMismatch,
+        PermissionRefused,
+        ConfigError,
+        ModelMismatch,
+        BadUnit,
+        ShadowedModule,
+    )
+)
+ORDERLY = frozenset((0, Interrupted.exit_code))
+"""A role ends with the second where the run was stopped: by `sparsync stop`, or by us."""
+KNOWN = frozenset(c.exit_code for c in SparsyncError.__subclasses__())
+
+START_LIMIT_S = 30.0
+"""For the coordinator to say where it serves."""
+STOP_LIMIT_S = 8.0
+"""From asking for the end to SIGTERM; with the limit after it, an interrupt is over within 10 s."""
+TERM_LIMIT_S = 1.5
+"""From SIGTERM to SIGKILL."""
+OWN_END_LIMIT_S = 3.0
+"""For the others to end by themselves after the coordinator or a server has died."""
+SERVER_END_LIMIT_S = 10.0
+"""For a server to end after the coordinator has ended well."""
+WORKER_END_LIMIT_S = 600.0
+"""For what a script does after its loop."""
+DESERTED_LIMIT_S = 15.0
+"""For the coordinator to end the run after its last worker has left."""
+BACKOFF_S = (0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The coordinator has told its address; the other roles have been started."""
+
+
+@dataclass(frozen=True)
+class Exited:
+    """A process ended. `code` is its exit code, or minus the number of the signal that killed it."""
+
+    process: str
+    code: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the coordinator's status said."""
+
+    state: str
+    step: int
+
+
+@dataclass(frozen=True)
+class UserInterrupt:
+    """SIGINT or SIGTERM reached the launcher."""
+
+
+@dataclass(frozen=True)
+class StopAnswered:
+    """The coordinator's answer to Stop: the step after which the run ends; None: no answer came."""
+
+    at_step: int | None
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = Serving | Exited | Seen | UserInterrupt | StopAnswered | Tick
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start this process again."""
+
+    process: str
+
+
+@dataclass(frozen=True)
+class RequestStop:
+    """Ask the coordinator to end the run after the next closed step."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send a signal to each of these processes."""
+
+    signal: Signals
+    processes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Say:
+    """Tell the user."""
+
+    text: str
+
+
+Action = Start | RequestStop | Send | Say
+
+
+class Phase(Enum):
+    """How far the run is, for the supervisor."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"  # the end was asked for
+    CLOSING = "closing"  # the coordinator ended well, the others are about to
+    TERMINATING = "terminating"  # SIGTERM was sent
+    KILLING = "killing"  # SIGKILL was sent
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the run ends badly. `process`: whose log tells more; `reason`: in words."""
+
+    code: int
+    process: str
+    reason: str
+
+
+def describe_exit(code: int) -> str:
+    """An exit code of `subprocess` in words."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def exit_order(role: Role, code: int) -> int:
+    """Sort key for exits seen together: the process that tells the cause comes before those it took along."""
+    if role == "worker":
+        return 0 if code in FINAL else 3
+    return 1 if role == "coordinator" else 2
+
+
+class Supervisor:
+    """Decides for one cluster of `roles` (process name -> role), of which the coordinator runs from the start.
+
+    `first_step`: the step that the run starts from (of the checkpoint; 0 for a new run).
+    """
+
+    def __init__(self, roles: dict[str, Role], *, restarts: int, first_step: int, now: float) -> None:
+        self._roles = roles
+        self._alive = {name for name, role in roles.items() if role == "coordinator"}
+        self._limit = restarts
+        self._first_step = first_step
+        self._step = first_step
+        self._state = ""
+        self._restarts = dict.fromkeys(roles, 0)
+        self._due: dict[str, float] = {}
+        self._serving = False
+        self._deserted_at: float | None = None
+        self._servers_end_at: float | None = None
+        self._deadline = now + START_LIMIT_S
+        self.phase = Phase.RUNNING
+        self.failure: Failure | None = None
+        self.interrupted = False
+        self.stopped = False
+
+    @property
+    def restarts(self) -> int:
+        """Restarts so far, of all processes together."""
+        return sum(self._restarts.values())
+
+    @property
+    def ended(self) -> bool:
+        """No process is left, and none will be started."""
+        return not self._alive and not self._due
+
+    @property
+    def exit_code(self) -> int:
+        """How `sparsync train` ends; meaningful once `ended`."""
+        if self.failure:
+            return self.failure.code
+        return Interrupted.exit_code if self.interrupted or self.stopped else 0
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """The one entrance. Actions are to be carried out in order."""
+        match event:
+            case Serving():
+                self._serving = True
+                self._alive |= set(self._roles)
+                return []
+            case Exited():
+                return self._exited(event.process, event.code, now)
+            case Seen():
+                self._state, self._step = event.state, max(self._step, event.step)
+                return []
+            case UserInterrupt():
+                return self._interrupt(now)
+            case StopAnswered():
+                return self._stop_answered(event.at_step, now)
+            case Tick():
+                return self._tick(now)
+
+    # ── a process ended ─────────────────────────────────────────────────────────────────────────
+
+    def _exited(self, process: str, code: int, now: float) -> list[Action]:
+        self._alive.discard(process)
+        react: dict[Role, Callable[[str, int, float], list[Action]]] = {
+            "coordinator": self._coordinator_gone,
+            "ps": self._server_gone,
+            "worker": self._worker_gone,
+        }
+        return react[self._roles[process]](process, code, now)
+
+    def _coordinator_gone(self, process: str, code: int, now: float) -> list[Action]:
+        self._due.clear()
+        if code not in ORDERLY:
+            failed = self._fail(code if code in KNOWN else ServerLost.exit_code, process, describe_exit(code))
+            return failed + self._wait(Phase.STOPPING, OWN_END_LIMIT_S, now)
+        self.stopped |= code == Interrupted.exit_code
+        if self.phase is Phase.RUNNING:
+            self._servers_end_at = now + SERVER_END_LIMIT_S
+            return self._wait(Phase.CLOSING, WORKER_END_LIMIT_S, now)
+        return []
+
+    def _server_gone(self, process: str, code: int, now: float) -> list[Action]:
+        if code in ORDERLY or self.phase is not Phase.RUNNING:
+            return []
+        failed = self._fail(code if code in FINAL else ServerLost.exit_code, process, describe_exit(code))
+        return failed + self._wait(Phase.STOPPING, OWN_END_LIMIT_S, now)
+
+    def _worker_gone(self, process: str, code: int, now: float) -> list[Action]:
+        if code in FINAL and self.phase in (Phase.RUNNING, Phase.CLOSING):
+            return self._fail(code, process, describe_exit(code)) + self._ask_end(f"{process} failed", now)
+        if self.phase is not Phase.RUNNING:
+            return []
+        if code in ORDERLY:
+            return self._worker_left(now)
+        if self._restarts[process] < self._limit:
+            return self._restart(process, code, now)
+        if self._workers_left():
+            return [
+                Say(
+                    f"{process} {describe_exit(code)}; it had {self._limit} restarts, the others go on without it"
+                )
+            ]
+        failed = self._fail(code if code in KNOWN else SparsyncError.exit_code, process, self._worn_out(code))
+        return failed + self._ask_end("no worker is left", now)
+
+    def _worn_out(self, code: int) -> str:
+        return (
+            f"{describe_exit(code)}, after {self._limit} restarts (cluster.restarts), and no worker is left"
+        )
+
+    def _restart(self, process: str, code: int, now: float) -> list[Action]:
+        pause = BACKOFF_S[min(self._restarts[process], len(BACKOFF_S) - 1)]
+        self._restarts[process] += 1
+        self._due[process] = now + pause
+        count = f"restart {self._restarts[process]} of {self._limit}"
+        return [Say(f"{process} {describe_exit(code)}; {count} in {pause:g} s")]
+
+    def _worker_left(self, now: float) -> list[Action]:
+        if not self._workers_left():
+            self._deserted_at = now + DESERTED_LIMIT_S
+        return []
+
+    def _workers_left(self) -> bool:
+        return any(self._roles[name] == "worker" for name in self._alive | set(self._due))
+
+    def _coordinator_alive(self) -> bool:
+        return any(self._roles[name] == "coordinator" for name in self._alive)
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────
+
+    def _fail(self, code: int, process: str, reason: str) -> list[Action]:
+        """Keeps the first failure: the later ones follow from it."""
+        self._due.clear()
+        if self.failure is not None or self.interrupted:
+            return []
+        self.failure = Failure(code, process, reason)
+        return [Say(f"{process} {reason}; the run ends")]
+
+    def _ask_end(self, reason: str, now: float) -> list[Action]:
+        """Ends the run with a checkpoint where there is anything to keep."""
+        self._due.clear()
+        if self.phase is Phase.CLOSING:
+            return []
+        if not self._coordinator_alive():
+            return self._terminate(now)
+        if self._step <= self._first_step:
+            # Nothing is closed. What failed at one worker may be told by the coordinator in a moment.
+            return self._wait(Phase.STOPPING, OWN_END_LIMIT_S, now)
+        return [RequestStop(reason), *self._wait(Phase.STOPPING, STOP_LIMIT_S, now)]
+
+    def _interrupt(self, now: float) -> list[Action]:
+        if self.interrupted:
+            return self._kill("killing all processes")
+        self.interrupted = True
+        self._due.clear()
+        if self.phase is not Phase.RUNNING or not self._coordinator_alive():
+            return [Say("ending all processes; Ctrl-C again to kill"), *self._terminate(now)]
+        if self._step <= self._first_step:
+            return [
+                Say("no step is closed yet, so nothing is kept; ending all processes"),
+                *self._terminate(now),
+            ]
+        return [RequestStop("interrupted by the user"), *self._wait(Phase.STOPPING, STOP_LIMIT_S, now)]
+
+    def _stop_answered(self, at_step: int | None, now: float) -> list[Action]:
+        if self.phase is not Phase.STOPPING:
+            return []
+        if at_step is None:
+            return [Say("the coordinator does not answer; ending all processes"), *self._terminate(now)]
+        return [Say(f"stopping after step {at_step}, a checkpoint follows; Ctrl-C again to kill")]
+
+    def _wait(self, phase: Phase, limit_s: float, now: float) -> list[Action]:
+        """Enters `phase` for at most `limit_s`; never back from SIGTERM or SIGKILL."""
+        if self.phase in (Phase.TERMINATING, Phase.KILLING):
+            return []
+        if self.phase is Phase.STOPPING and phase is Phase.STOPPING:
+            limit_s = min(limit_s, self._deadline - now)
+        self.phase, self._deadline = phase, now + limit_s
+        return []
+
+    def _terminate(self, now: float) -> list[Action]:
+        if self.phase is Phase.KILLING:
+            return []
+        self._due.clear()
+        self.phase, self._deadline = Phase.TERMINATING, now + TERM_LIMIT_S
+        return self._send(SIGTERM, self._alive)
+
+    def _kill(self, text: str) -> list[Action]:
+        self._due.clear()
+        self.phase = Phase.KILLING
+        return [Say(text), *self._send(SIGKILL, self._alive)]
+
+    def _send(self, signal: Signals, processes: Iterable[str]) -> list[Action]:
+        named = tuple(sorted(processes))
+        return [Send(signal, named)] if named else []
+
+    # ── time ────────────────────────────────────────────────────────────────────────────────────
+
+    def _tick(self, now: float) -> list[Action]:
+        match self.phase:
+            case Phase.RUNNING:
+                return self._tick_running(now)
+            case Phase.CLOSING:
+                return self._tick_closing(now)
+            case Phase.STOPPING if now >= self._deadline:
+                return self._terminate(now)
+            case Phase.TERMINATING if now >= self._deadline:
+                names = ", ".join(sorted(self._alive))
+                return self._kill(f"{names}: still there after SIGTERM, killing") if self._alive else []
+            case _:
+                return []
+
+    def _tick_running(self, now: float) -> list[Action]:
+        if not self._serving and now >= self._deadline:
+            reason = f"did not serve within {START_LIMIT_S:g} s"
+            return self._fail(Unreachable.exit_code, "coordinator", reason) + self._terminate(now)
+        if self._deserted_at is not None and now >= self._deserted_at:
+            return self._deserted(now)
+        due = [name for name, at in self._due.items() if now >= at]
+        for name in due:
+            del self._due[name]
+            self._alive.add(name)
+        return [Start(name) for name in due]
+
+    def _deserted(self, now: float) -> list[Action]:
+        self._deserted_at = None
+        if self._state not in ("waiting", "running"):
+            return []
+        last = next(name for name, role in self._roles.items() if role == "worker")
+        reason = "and all other workers ended before the run did; a script's loop runs until `batches` ends"
+        return self._fail(ScriptFailed.exit_code, last, reason) + self._ask_end("no worker is left", now)
+
+    def _tick_closing(self, now: float) -> list[Action]:
+        if now >= self._deadline:
+            return self._terminate(now)
+        if self._servers_end_at is None or now < self._servers_end_at:
+            return []
+        self._servers_end_at = None
+        servers = {name for name in self._alive if self._roles[name] == "ps"}
+        workers = sorted(self._alive - servers)
+        waits = (
+            [Say(f"the run has ended; waiting for {', '.join(workers)} (Ctrl-C ends it)")] if workers else []
+        )
+        return waits + self._send(SIGTERM, servers)
