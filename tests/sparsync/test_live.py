@@ -1,0 +1,217 @@
+"""Progress in words and as a table, whatever of the status is known yet."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from sparsync.live import (
+    LINE_EVERY_S,
+    NOTED,
+    EventTail,
+    LiveTable,
+    NoDisplay,
+    Pace,
+    PlainLines,
+    event_line,
+    open_display,
+    progress_line,
+    render,
+)
+
+STATUS: dict[str, Any] = {
+    "run": "r1",
+    "state": "running",
+    "step": 120,
+    "total_steps": 400,
+    "loss": 2.91342,
+    "val_loss": 2.87,
+    "val_loss_step": 100,
+    "tokens_per_s": 18234.0,
+    "bytes_pushed": 24_100_000,
+    "bytes_pulled": 20_900_000,
+    "bytes_dense": 1_080_000_000,
+    "workers": [
+        {
+            "name": "worker-0",
+            "state": "computing",
+            "streams": [0, 1],
+            "units": 240,
+            "unit_s": 0.21,
+            "tokens_per_s": 9100.0,
+            "wait_share": 0.07,
+        },
+        {"name": "worker-1", "state": "dead", "streams": []},
+    ],
+    "servers": [
+        {
+            "shard": 0,
+            "name": "ps-0",
+            "address": "127.0.0.1:4001",
+            "version": 120,
+            "blocks": 390,
+            "delta_bytes": 7,
+        }
+    ],
+}
+
+
+def drawn(status: dict[str, Any], eta_s: float | None = None) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render(status, eta_s=eta_s))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_progress_in_one_line() -> None:
+    assert progress_line(STATUS) == (
+        "step 120/400  loss 2.9134  val 2.8700 (step 100)  18.2k tokens/s  sent 24.1 MB  received 20.9 MB  "
+        "24.0x fewer bytes than dense  1 worker (worker-1 dead)"
+    )
+
+
+def test_a_state_other_than_running_is_said_first() -> None:
+    assert progress_line({"state": "waiting"}).startswith("[waiting]  step 0/–  loss –")
+
+
+def test_the_table_shows_figures_workers_and_servers() -> None:
+    text = drawn(STATUS, eta_s=125)
+    for part in (
+        "step 120/400",
+        "2:05 to go",
+        "2.9134",
+        "24.0x",
+        "worker-0",
+        "computing",
+        "0 1",
+        "7%",
+        "127.0.0.1:4001",
+    ):
+        assert part in text
+
+
+def test_a_long_list_of_workers_is_cut() -> None:
+    many = {"workers": [{"name": f"worker-{i}"} for i in range(100)]}
+    assert "… and 76 more" in drawn(many)
+
+
+KEYS = [*STATUS, "timeline", "reason", "mode"]
+VALUES = st.none() | st.integers(0, 10**12)
+
+
+@given(
+    st.dictionaries(st.sampled_from([k for k in KEYS if k not in ("workers", "servers")]), VALUES),
+    st.booleans(),
+)
+def test_any_key_may_be_missing_or_null(status: dict[str, Any], rows: bool) -> None:
+    if rows:
+        status |= {
+            "workers": [dict.fromkeys(STATUS["workers"][0])],
+            "servers": [dict.fromkeys(STATUS["servers"][0])],
+        }
+    assert progress_line(status)
+    assert drawn(status)
+
+
+def test_time_to_go_follows_the_recent_pace() -> None:
+    pace = Pace()
+    assert pace.remaining_s(100) is None
+    for second in range(11):
+        pace.observe(float(second), 2 * second)
+    assert pace.remaining_s(100) == pytest.approx(40)
+    assert pace.remaining_s(None) is None
+    for second in range(100, 161):
+        pace.observe(float(second), 20 + second - 100)
+    assert pace.remaining_s(100) == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            {"event": "evaluated", "step": 50, "model": "published", "loss": 3.25},
+            "validation loss at step 50: 3.2500",
+        ),
+        (
+            {"event": "evaluated", "step": 60, "model": "x", "loss": 3.0},
+            "validation loss of x at step 60: 3.0000",
+        ),
+        ({"event": "checkpoint", "step": 60, "path": "c/step-60"}, "checkpoint of step 60: c/step-60"),
+        (
+            {"event": "died", "name": "worker-1", "reason": "its heartbeats ended", "streams": [2, 3]},
+            "worker-1 died: its heartbeats ended; streams 2 3 go to others",
+        ),
+        ({"event": "step", "step": 3, "loss": 1.0}, None),
+        ({}, None),
+    ],
+)
+def test_events_of_note(event: dict[str, Any], line: str | None) -> None:
+    assert event_line(event) == line
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_an_event_without_its_fields_is_still_told(name: str) -> None:
+    assert event_line({"event": name})
+
+
+def test_a_tail_reads_each_whole_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(json.dumps({"event": "old"}) + "\n")
+    tail = EventTail(path)
+    assert tail.read() == []
+    with path.open("a") as file:
+        file.write('{"event": "a"}\nnot json\n[1]\n{"event"')
+        file.flush()
+        assert tail.read() == [{"event": "a"}]
+        file.write(': "b"}\n')
+        file.flush()
+    assert tail.read() == [{"event": "b"}]
+    assert tail.read() == []
+
+
+def test_a_tail_waits_for_its_file(tmp_path: Path) -> None:
+    tail = EventTail(tmp_path / "events.jsonl")
+    assert tail.read() == []
+    (tmp_path / "events.jsonl").write_text('{"event": "a"}\n')
+    assert tail.read() == [{"event": "a"}]
+
+
+def test_plain_lines_keep_their_pace_and_leave_standard_output_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = PlainLines()
+    for tenth in range(int(LINE_EVERY_S * 10) * 2):
+        display.update(STATUS, 1000 + tenth / 10)
+    display.note("a note")
+    display.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("step 120/400") == 2 and err.endswith("a note\n")
+
+
+def test_which_display_is_opened() -> None:
+    assert isinstance(open_display("auto", terminal=False, json_out=False), PlainLines)
+    assert isinstance(open_display("auto", terminal=True, json_out=True), PlainLines)
+    assert isinstance(open_display("plain", terminal=True, json_out=False), PlainLines)
+    assert isinstance(open_display("off", terminal=True, json_out=False), NoDisplay)
+    table = open_display("auto", terminal=True, json_out=False)
+    table.close()
+    assert isinstance(table, LiveTable)
+
+
+def test_a_table_that_json_needs_out_of_the_way_goes_to_standard_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = open_display("table", terminal=True, json_out=True)
+    table.note("[run] is not markup")
+    table.update(STATUS, 1.0)
+    table.close()
+    out, err = capsys.readouterr()
+    assert out == "" and "[run] is not markup" in err and "worker-0" in err
