@@ -1,0 +1,169 @@
+"""`sparsync coordinator`, `ps` and `worker`: one role in the foreground, as systemd wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from sparsync.cli.options import load_config, set_option
+from sparsync.cli.security import SecurityFlags, security_options
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+COORDINATOR_LISTEN = "127.0.0.1:7700"
+ANY_PORT_LISTEN = "127.0.0.1:0"
+
+
+def _end_with(ctx: click.Context, param: click.Parameter, pid: int | None) -> None:
+    """Acts while options are parsed, before anything else can take time."""
+    if pid is not None:
+        from sparsync.orphan_guard import end_with_parent
+
+        end_with_parent(pid)
+
+
+def common_options(command: Callable[..., int]) -> Callable[..., int]:
+    """What every role takes, passed as `data_dir` and `security`."""
+    command = click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        help="Directory of this process; without it, one named after the role.",
+    )(command)
+    command = click.option(
+        "--parent-pid", type=int, hidden=True, is_eager=True, expose_value=False, callback=_end_with
+    )(command)
+    return security_options(command)
+
+
+def listen_options(default: str) -> Callable[[Command], Command]:
+    """`--listen` and `--advertise`."""
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            "--advertise", metavar="HOST:PORT", help="Address told to the others, where it is not --listen."
+        )(command)
+        return click.option(
+            "--listen", metavar="HOST:PORT", default=default, show_default=True, help="Port 0: any free one."
+        )(command)
+
+    return add
+
+
+def coordinator_option(command: Command) -> Command:
+    return click.option(
+        "--coordinator",
+        metavar="HOST:PORT",
+        envvar="SPARSYNC_COORDINATOR",
+        default=COORDINATOR_LISTEN,
+        show_default=True,
+        help="Where the coordinator serves.",
+    )(command)
+
+
+@click.command()
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), help="Configuration of the run (TOML)."
+)
+@set_option
+@listen_options(COORDINATOR_LISTEN)
+@common_options
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    help="Continue a run directory, or a checkpoints/step-N of one.",
+)
+def coordinator(
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    listen: str,
+    advertise: str | None,
+    data_dir: Path | None,
+    security: SecurityFlags,
+    resume: Path | None,
+) -> int:
+    """Run the coordinator: it decides who is in the run and what happens next."""
+    from sparsync.run_directory import find_checkpoint
+
+    checkpoint = find_checkpoint(resume) if resume is not None else None
+    if checkpoint is not None and config_file is None:
+        config_file = checkpoint.run.config
+    config = load_config(config_file, overrides).config
+
+    from coordinator.runtime import run
+
+    return run(
+        config,
+        listen=listen,
+        advertise=advertise,
+        data_dir=(data_dir or Path("coordinator")).absolute(),
+        security=security.resolve(config.security),
+        resume=checkpoint.path if checkpoint else None,
+    )
+
+
+@click.command()
+@coordinator_option
+@listen_options(ANY_PORT_LISTEN)
+@click.option("--name", default="ps-0", show_default=True, help="Name in the run; each server has its own.")
+@common_options
+def ps(
+    coordinator: str,
+    listen: str,
+    advertise: str | None,
+    name: str,
+    data_dir: Path | None,
+    security: SecurityFlags,
+) -> int:
+    """Run a parameter server: it holds one shard of the model."""
+    from ps.runtime import run
+
+    return run(
+        coordinator=coordinator,
+        listen=listen,
+        advertise=advertise,
+        data_dir=(data_dir or Path(name)).absolute(),
+        name=name,
+        security=security.resolve(),
+    )
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@coordinator_option
+@click.option("--device", help="Such as cuda:0 or cpu; without it, CUDA by local rank, else the CPU.")
+@click.option("--name", help="Name in the run; without it, host name and process id.")
+@common_options
+@click.argument("script", required=False, type=click.Path(path_type=Path))
+@click.argument("arguments", nargs=-1, metavar="[ARGS]...")
+def worker(
+    coordinator: str,
+    device: str | None,
+    name: str | None,
+    data_dir: Path | None,
+    security: SecurityFlags,
+    script: Path | None,
+    arguments: tuple[str, ...],
+) -> int:
+    """Run a worker: SCRIPT with its ARGS on one device, or the built-in language-model trainer."""
+    import os
+    import socket
+
+    from wire.errors import NoInput
+
+    if script is not None and not script.is_file():
+        raise NoInput(f"{script}: no such script; expected the path of a Python file")
+    name = name or f"{socket.gethostname()}-{os.getpid()}"
+
+    from worker.runtime import run
+
+    return run(
+        coordinator=coordinator,
+        name=name,
+        device=device,
+        data_dir=(data_dir or Path(name)).absolute(),
+        security=security.resolve(),
+        script=str(script) if script else None,
+        args=list(arguments),
+    )

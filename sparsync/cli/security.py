@@ -1,0 +1,57 @@
+"""The security flags that several commands take, and how they become a `Security`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from wire.config import SecurityConfig
+    from wire.rpc.identity import Security
+
+Result = TypeVar("Result")
+
+
+class SecurityFlags(NamedTuple):
+    """The flags as given. Without any, the configuration's `security` section holds (file, environment)."""
+
+    insecure: bool
+    tls_ca: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+
+    def resolve(self, section: SecurityConfig | None = None) -> Security:
+        """`section`: of a configuration file; without it, what the environment says. Raises ConfigError."""
+        from wire.config import environment, load
+        from wire.rpc.identity import Security
+
+        if any(self):
+            return Security(*self)
+        if section is None:
+            section = load(None, (), environment()).config.security
+        files = (Path(f) if f else None for f in (section.tls_ca, section.tls_cert, section.tls_key))
+        return Security(section.insecure, *files)
+
+
+def security_options(command: Callable[..., Result]) -> Callable[..., Result]:
+    """`--tls-ca`, `--tls-cert`, `--tls-key` and `--insecure`, passed as `security: SecurityFlags`."""
+
+    @wraps(command)
+    def with_flags(*, insecure: bool, tls_ca: Any, tls_cert: Any, tls_key: Any, **others: Any) -> Result:
+        return command(security=SecurityFlags(insecure, tls_ca, tls_cert, tls_key), **others)
+
+    pem = click.Path(path_type=Path)
+    options = (
+        click.option("--tls-ca", type=pem, help="PEM file of the authority that signs every certificate."),
+        click.option("--tls-cert", type=pem, help="PEM file of this process's certificate."),
+        click.option("--tls-key", type=pem, help="PEM file of its private key."),
+        click.option("--insecure", is_flag=True, help="Allow plain text beyond this machine."),
+    )
+    decorated: Callable[..., Result] = with_flags
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated

@@ -1,0 +1,210 @@
+"""What the launcher is to run: one command line, checked as a whole before anything is written or started.
+
+`plan_launch` and `prepare_data` find what is wrong; `create_run` makes the run directory; `role_arguments`
+and `role_environment` say how each process is called.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsync.run_directory import (
+    Checkpoint,
+    RunDirectory,
+    error_text,
+    find_checkpoint,
+    new_run_path,
+    read_json,
+    refuse_occupied,
+    write_whole,
+)
+from sparsync.supervision import Role
+from wire.config import ENV_PREFIX, Config, Loaded, environment, load
+from wire.errors import DamagedFile, NoInput, SparsyncError, UsageError
+from wire.rpc.identity import Security
+
+COORDINATOR = "coordinator"
+SPARSYNC = (sys.executable, "-P", "-m", "sparsync")
+"""-P keeps the current directory off sys.path: a `worker.py` in it must not hide ours."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is to be run, found good. `command`: the user's script and its arguments, or nothing."""
+
+    loaded: Loaded
+    run: RunDirectory
+    checkpoint: Checkpoint | None
+    command: tuple[str, ...]
+
+    @property
+    def config(self) -> Config:
+        return self.loaded.config
+
+    @property
+    def security(self) -> Security:
+        return security_of(self.config)
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        """All processes by name."""
+        roles: dict[str, Role] = {COORDINATOR: "coordinator"}
+        roles |= {f"ps-{i}": "ps" for i in range(self.config.cluster.servers)}
+        return roles | {f"worker-{i}": "worker" for i in range(self.config.cluster.workers)}
+
+
+# ── before anything is started ──────────────────────────────────────────────────────────────────
+
+
+def plan_launch(
+    config_file: Path | None,
+    overrides: Sequence[str],
+    *,
+    out: Path | None,
+    resume: Path | None,
+    command: Sequence[str],
+) -> Launch:
+    """Checks everything that can be wrong with a command line; writes nothing.
+
+    Raises: ConfigError, NoInput, UsageError, DamagedFile.
+    """
+    checkpoint = find_checkpoint(resume) if resume is not None else None
+    if checkpoint is not None and config_file is None:
+        config_file = checkpoint.run.config
+    loaded = load(config_file, overrides, environment())
+    if checkpoint is not None:
+        refuse_nothing_to_do(checkpoint, loaded.config)
+    run = RunDirectory((out or (checkpoint.run.path if checkpoint else new_run_path())).absolute())
+    if checkpoint is None or run.path != checkpoint.run.path:
+        refuse_occupied(run)
+    return Launch(loaded, run, checkpoint, find_command(command, checkpoint))
+
+
+def refuse_nothing_to_do(checkpoint: Checkpoint, config: Config) -> None:
+    """Raises UsageError where the checkpoint is at the run's last step already."""
+    if config.run.epochs is None and checkpoint.step >= config.run.steps:
+        raise UsageError(
+            f"--resume: the checkpoint is of step {checkpoint.step} and run.steps = {config.run.steps}, so nothing "
+            f"is left to train; raise it, as in -s run.steps={2 * checkpoint.step}"
+        )
+
+
+def find_command(command: Sequence[str], checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """The script, by its absolute path, and its arguments; on resume without one, those of that run.
+
+    Raises: NoInput, DamagedFile.
+    """
+    if not command and checkpoint is not None:
+        return recorded_command(checkpoint.run)
+    if not command:
+        return ()
+    script = Path(command[0])
+    if not script.is_file():
+        raise NoInput(f"{script}: no such script; expected the path of a Python file after --")
+    return (str(script.absolute()), *command[1:])
+
+
+def recorded_command(run: RunDirectory) -> tuple[str, ...]:
+    """The script and arguments that a run was started with; empty for the built-in trainer."""
+    recorded = (read_json(run.command) or {}).get("command", [])
+    if not isinstance(recorded, list) or not all(isinstance(word, str) for word in recorded):
+        raise DamagedFile(
+            f"{run.command}: expected a list of words under `command`; give the script after --"
+        )
+    return find_command(recorded, None)
+
+
+def prepare_data(config: Config) -> dict[str, Any]:
+    """Token files for the built-in trainer, made by a child, so that neither numpy nor torch are loaded here.
+
+    Raises the child's error.
+    """
+    arguments = ["data", "prepare", "--json"]
+    if config.data.cache_dir is not None:
+        arguments += ["--cache-dir", config.data.cache_dir]
+    done = subprocess.run(
+        [*SPARSYNC, *arguments, "--", config.data.source],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise error_with_code(done.returncode)(error_text(done.stderr.splitlines()))
+    prepared = json.loads(done.stdout)
+    assert isinstance(prepared, dict)
+    return prepared
+
+
+def error_with_code(code: int) -> type[SparsyncError]:
+    """The error class whose exit code is `code`, else the base."""
+    return next((c for c in SparsyncError.__subclasses__() if c.exit_code == code), SparsyncError)
+
+
+def create_run(launch: Launch) -> None:
+    """Makes the run directory, or takes over the one that is resumed. Raises UsageError."""
+    run = launch.run
+    try:
+        run.logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--out {run.path}: cannot create it ({error.strerror}); choose another --out"
+        ) from None
+    run.address.unlink(missing_ok=True)
+    if run.summary.exists():
+        run.summary.replace(run.path / "summary.previous.json")
+    write_whole(run.config, launch.config.to_toml())
+    write_whole(run.command, json.dumps({"command": list(launch.command)}) + "\n")
+
+
+def security_of(config: Config) -> Security:
+    """How the roles of this configuration connect."""
+    at = config.security
+    files = (Path(f).expanduser().absolute() if f else None for f in (at.tls_ca, at.tls_cert, at.tls_key))
+    return Security(at.insecure, *files)
+
+
+# ── how the roles are called ────────────────────────────────────────────────────────────────────
+
+
+def role_arguments(launch: Launch, process: str, *, address: str | None) -> list[str]:
+    """The command line of one process after `sparsync`. `address`: the coordinator's, None for itself."""
+    role, run = launch.roles[process], launch.run
+    if role == "coordinator":
+        resume = ["--resume", str(launch.checkpoint.path)] if launch.checkpoint else []
+        here = ["--config", str(run.config), "--listen", "127.0.0.1:0", "--data-dir", str(run.path)]
+        return ["coordinator", *here, *resume, *security_flags(launch.security)]
+    assert address is not None
+    named = ["--coordinator", address, "--name", process, "--data-dir", str(run.path / process)]
+    named += security_flags(launch.security)
+    if role == "ps":
+        return ["ps", *named, "--listen", "127.0.0.1:0"]
+    return ["worker", *named, *launch.command]
+
+
+def security_flags(security: Security) -> list[str]:
+    """The flags from which a role makes the same `security`."""
+    if security.insecure:
+        return ["--insecure"]
+    files = {"--tls-ca": security.tls_ca, "--tls-cert": security.tls_cert, "--tls-key": security.tls_key}
+    return [word for flag, path in files.items() if path is not None for word in (flag, str(path))]
+
+
+def role_environment(
+    launch: Launch, process: str, *, address: str | None, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of one process: ours without the configuration keys, which config.toml holds already."""
+    threads = str(launch.config.cluster.compute_threads)
+    kept = {k: v for k, v in environ.items() if not (k.startswith(ENV_PREFIX) and "__" in k)}
+    kept |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    if address is not None:
+        kept["SPARSYNC_COORDINATOR"] = address
+    if launch.roles[process] == "worker":
+        kept["LOCAL_RANK"] = process.rpartition("-")[2]
+    return kept
