@@ -192,7 +192,9 @@ class Engine:
     def _tell(self, action: a.Tell) -> None:
         orders = self._orders.get(action.incarnation)
         if orders is not None:
-            orders.put_nowait(_order(action.order, number=self._journal.seq))
+            orders.put_nowait(
+                _order(action.order, number=self._journal.seq, first_step=self.state.first_step)
+            )
 
     def _open_shards(self) -> None:
         for placement in self.state.placement:
@@ -265,7 +267,7 @@ class Engine:
         return summary(self)
 
 
-def _order(order: a.Plan | a.End, *, number: int) -> coordinator_pb2.WorkerOrder:
+def _order(order: a.Plan | a.End, *, number: int, first_step: int) -> coordinator_pb2.WorkerOrder:
     if isinstance(order, a.End):
         return coordinator_pb2.WorkerOrder(end=coordinator_pb2.End(reason=order.reason, error=order.error))
     assignments = [
@@ -273,7 +275,7 @@ def _order(order: a.Plan | a.End, *, number: int) -> coordinator_pb2.WorkerOrder
             stream=s.stream,
             attempt=s.attempt,
             step=s.step,
-            deposit_step=s.deposit or 0,
+            deposit_step=first_step if s.deposit is None else s.deposit,
             has_deposit=s.deposit is not None,
             send_to=s.send_to,
             release=s.release,

@@ -127,6 +127,11 @@ class Owner:
                     return None
                 await self._published.wait()
 
+    async def reach(self, version: int) -> None:
+        """Wait until the shard stands at `version` or beyond."""
+        async with self._published:
+            await self._published.wait_for(lambda: self.loaded and self.shard.deltas.version >= version)
+
     def admit(self, frame_bytes: int) -> None:
         """Take room for a frame before its bytes are read.
 

@@ -32,13 +32,14 @@ class Store:
         """Keep the published plane at `version`."""
         _write(self._base / str(version), packed)
 
-    def load_base(self, version: int) -> bytes:
-        """Raises: NoInput when `version` is not a retained base."""
-        path = self._base / str(version)
-        if not path.exists():
-            have = [int(p.name) for p in _numbered(self._base)]
-            raise NoInput(f"no base of the published model at version {version}; retained: {have}")
-        return path.read_bytes()
+    def load_base(self, version: int) -> tuple[int, bytes]:
+        """The newest base at or below `version`, and its version. Raises: NoInput when none is retained."""
+        bases = _numbered(self._base)
+        found = [path for path in bases if int(path.name) <= version]
+        if not found:
+            have = [path.name for path in bases]
+            raise NoInput(f"no base of the published model at or below version {version}; retained: {have}")
+        return int(found[-1].name), found[-1].read_bytes()
 
     def trim_bases(self, retain_from: int) -> None:
         """Forget the bases that no replay can need: all before the newest at or below `retain_from`."""

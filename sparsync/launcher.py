@@ -179,14 +179,14 @@ def write_plot(run: RunDirectory) -> None:
 def closing_lines(launch: Launch, summary: dict[str, Any] | None, *, interrupted: bool) -> list[str]:
     """The end of the talk: figures, sample, plot, and what to do next."""
     run = launch.run
-    lines = ["", *summary_lines(summary)] if summary is not None else []
+    lines = ["", *summary_lines(summary)] if summary is not None and summary.get("steps") else []
     if not interrupted and run.sample.exists():
         lines += [
             "",
             f"sample    {quoted(run.sample)}",
             *sample_lines(run.sample.read_text(encoding="utf-8")),
         ]
-    if summary is not None and run.plot.exists():
+    if lines and run.plot.exists():
         lines.append(f"plot      {quoted(run.plot)}")
     return [*lines, "", *(interrupted_lines(run) if interrupted else next_lines(launch))]
 

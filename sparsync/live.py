@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -170,7 +170,7 @@ def progress_line(status: Status) -> str:
     parts.append(f"{_saved(status)} fewer bytes than dense")
     parts.append(_workers_in_words(status))
     if (state := status.get("state")) not in (None, "running"):
-        parts.insert(0, f"[{state}]")
+        parts.insert(0, f"[{state}{_why(status)}]")
     return "  ".join(parts)
 
 
@@ -180,11 +180,16 @@ def _saved(status: Status) -> str:
 
 
 def _workers_in_words(status: Status) -> str:
-    workers = status.get("workers") or []
+    workers = newest_of_each_name(status.get("workers") or [])
     gone = [f"{show(w.get('name'))} {w['state']}" for w in workers if w.get("state") in ("dead", "left")]
     present = len(workers) - len(gone)
     words = f"{present} worker{'' if present == 1 else 's'}"
     return words + (f" ({', '.join(gone)})" if gone else "")
+
+
+def newest_of_each_name(members: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The last incarnation of each process: one that was started again is in the status twice."""
+    return list({show(m.get("name")): m for m in members}.values())
 
 
 def _why(event: Mapping[str, Any]) -> str:
@@ -274,15 +279,17 @@ def render(status: Status, *, eta_s: float | None = None) -> RenderableType:
 
 
 def _progress(status: Status, eta_s: float | None) -> Table:
+    from rich.markup import escape
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
     step, total = status.get("step") or 0, status.get("total_steps") or 0
+    state = show(status.get("state")) + (_why(status) if status.get("state") != "running" else "")
     grid = Table.grid(padding=(0, 2))
     grid.add_row(
         f"[bold]step {step}/{show(total or None)}[/]",
         ProgressBar(total=total or 1, completed=step, width=40),
-        f"{show(status.get('state'))}, {show_seconds(eta_s)} to go" if eta_s else show(status.get("state")),
+        f"{escape(state)}, {show_seconds(eta_s)} to go" if eta_s else escape(state),
     )
     return grid
 
@@ -314,7 +321,7 @@ def _workers(status: Status) -> Table:
         table.add_column(heading)
     for heading in ("units", "s/unit", "tokens/s", "waiting"):
         table.add_column(heading, justify="right")
-    workers = status["workers"]
+    workers = newest_of_each_name(status["workers"])
     for w in workers[:MAX_ROWS]:
         state = show(w.get("state"))
         table.add_row(

@@ -165,12 +165,15 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def error_text(lines: Iterable[str]) -> str:
-    """What a role's log says at its end: the last `error:` line and what follows, else the last line."""
+    """What a role's log says at its end: the last run of `error:` lines and what follows, else the last line."""
     kept = [line.rstrip() for line in lines if line.strip()]
-    starts = [i for i, line in enumerate(kept) if line.startswith(ERROR_PREFIX)]
-    if not starts:
+    marked = [line.startswith(ERROR_PREFIX) for line in kept]
+    if not any(marked):
         return kept[-1] if kept else "it printed nothing"
-    return "\n".join(kept[starts[-1] :][:MAX_ERROR_LINES]).removeprefix(ERROR_PREFIX)
+    start = len(kept) - 1 - marked[::-1].index(True)
+    while start > 0 and marked[start - 1]:
+        start -= 1
+    return "\n".join(line.removeprefix(ERROR_PREFIX) for line in kept[start:][:MAX_ERROR_LINES])
 
 
 def last_error(log: Path, *, since: int) -> str:

@@ -78,7 +78,9 @@ def test_progress_in_one_line() -> None:
 
 
 def test_a_state_other_than_running_is_said_first() -> None:
-    assert progress_line({"state": "waiting"}).startswith("[waiting]  step 0/–  loss –")
+    status = {"state": "waiting", "reason": "1 of 2 servers [here]"}
+    assert progress_line(status).startswith("[waiting: 1 of 2 servers [here]]  step 0/–  loss –")
+    assert "waiting: 1 of 2 servers [here]" in drawn(status)
 
 
 def test_the_table_shows_figures_workers_and_servers() -> None:
@@ -100,6 +102,12 @@ def test_the_table_shows_figures_workers_and_servers() -> None:
 def test_a_long_list_of_workers_is_cut() -> None:
     many = {"workers": [{"name": f"worker-{i}"} for i in range(100)]}
     assert "… and 76 more" in drawn(many)
+
+
+def test_a_worker_that_was_started_again_is_shown_once() -> None:
+    twice = {"workers": [{"name": "worker-0", "state": "dead"}, {"name": "worker-0", "state": "computing"}]}
+    assert drawn(twice).count("worker-0") == 1 and "dead" not in drawn(twice)
+    assert progress_line(twice).endswith("1 worker")
 
 
 KEYS = [*STATUS, "timeline", "reason", "mode"]

@@ -102,6 +102,7 @@ def test_json_files(tmp_path: Path) -> None:
     [
         ("", "it printed nothing"),
         ("a\nValueError: bad\n\n", "ValueError: bad"),
+        ("error: old\nwork\nerror: one\nerror: two\nbye", "one\ntwo\nbye"),
         ("error: old\nwork\nerror: two faults\n  the second\n", "two faults\n  the second"),
     ],
 )
