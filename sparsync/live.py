@@ -106,7 +106,10 @@ class LiveTable:
         self._live.start()
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        from rich.text import Text
+
+        # A Text of its own: options of print would hold for the table below it too.
+        self._console.print(Text(text, no_wrap=True, overflow="ignore"))
 
     def update(self, status: Status, now: float) -> None:
         self._pace.observe(now, status.get("step"))
@@ -269,8 +272,11 @@ def parse_event(line: bytes | str) -> dict[str, Any] | None:
 def render(status: Status, *, eta_s: float | None = None) -> RenderableType:
     """The whole picture for a terminal: progress, figures, a row for each worker and each server."""
     from rich.console import Group
+    from rich.text import Text
 
     parts: list[RenderableType] = [_progress(status, eta_s), _figures(status)]
+    if status.get("reason") and status.get("state") != "running":
+        parts.insert(1, Text(f"{show(status.get('state'))}: {status['reason']}", style="yellow"))
     if status.get("workers"):
         parts.append(_workers(status))
     if status.get("servers"):
@@ -279,17 +285,15 @@ def render(status: Status, *, eta_s: float | None = None) -> RenderableType:
 
 
 def _progress(status: Status, eta_s: float | None) -> Table:
-    from rich.markup import escape
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
     step, total = status.get("step") or 0, status.get("total_steps") or 0
-    state = show(status.get("state")) + (_why(status) if status.get("state") != "running" else "")
     grid = Table.grid(padding=(0, 2))
     grid.add_row(
         f"[bold]step {step}/{show(total or None)}[/]",
         ProgressBar(total=total or 1, completed=step, width=40),
-        f"{escape(state)}, {show_seconds(eta_s)} to go" if eta_s else escape(state),
+        f"{show(status.get('state'))}, {show_seconds(eta_s)} to go" if eta_s else show(status.get("state")),
     )
     return grid
 

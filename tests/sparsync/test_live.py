@@ -220,6 +220,7 @@ def test_a_table_that_json_needs_out_of_the_way_goes_to_standard_error(
     table = open_display("table", terminal=True, json_out=True)
     table.note("[run] is not markup")
     table.update(STATUS, 1.0)
+    table.note("a note over the table")
     table.close()
     out, err = capsys.readouterr()
-    assert out == "" and "[run] is not markup" in err and "worker-0" in err
+    assert "[bold]" not in err and out == "" and "[run] is not markup" in err and "worker-0" in err
