@@ -1,0 +1,170 @@
+"""Samples as positions: one permutation per (seed, epoch), and which positions a unit takes.
+
+A step takes R units of `unit` samples each, an epoch as many steps as its samples need; the
+last ones are short or empty. Units never span epochs.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import default_collate
+
+from worker.randomness import seed_all
+
+
+class Dataset(Protocol):
+    """Any map-style dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which samples belong to which unit.
+
+    Args:
+        samples: length of the dataset.
+        unit: samples of a full unit (batch size times accumulate).
+        streams: units a step (R).
+    """
+
+    seed: int
+    samples: int
+    unit: int
+    streams: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.samples // (self.unit * self.streams))
+
+    def epoch(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
+    def indices(self, step: int, stream: int) -> NDArray[np.int64]:
+        """Dataset indices of a unit; fewer than `unit`, or none, at the end of an epoch."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        start = (step_in_epoch * self.streams + stream) * self.unit
+        return permutation(self.seed, epoch, self.samples)[start : start + self.unit]
+
+
+@lru_cache(maxsize=2)
+def permutation(seed: int, epoch: int, samples: int) -> NDArray[np.int64]:
+    """The order of an epoch: the same on every machine (Philox, keyed by seed and epoch)."""
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+    return generator.permutation(samples)
+
+
+def batches_of(indices: NDArray[np.int64], batch_size: int, accumulate: int) -> list[list[int]]:
+    """A unit's batches: `accumulate` of them wherever there are that many samples."""
+    if len(indices) >= batch_size * accumulate or len(indices) < accumulate:
+        cut = range(batch_size, len(indices), batch_size)
+    else:
+        return [part.tolist() for part in np.array_split(indices, accumulate)]
+    return [part.tolist() for part in np.split(indices, list(cut)) if len(part)]
+
+
+class Loader:
+    """Collated batches by index, in this process or ahead of time in others.
+
+    Args:
+        collate: joins samples to a batch; torch's default without one.
+        processes: 0 loads when asked; otherwise so many spawned processes (never forked: a fork after
+            a connection exists crashes gRPC) load what `ahead` announces.
+    """
+
+    def __init__(
+        self, dataset: Dataset, *, seed: int, collate: Callable[[list[Any]], Any] | None, processes: int
+    ) -> None:
+        self._fetch = _Fetch(dataset, seed, collate or default_collate)
+        self._pool: ProcessPoolExecutor | None = None
+        self._coming: dict[tuple[int, tuple[int, ...]], Future[Any]] = {}
+        if processes:
+            self._pool = ProcessPoolExecutor(
+                processes,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_adopt,
+                initargs=(self._fetch,),
+            )
+
+    def ahead(self, epoch: int, batches: Sequence[list[int]]) -> None:
+        """These batches will be asked for soon. What was announced before and never asked for is dropped."""
+        if self._pool is None:
+            return
+        wanted = {(epoch, tuple(batch)) for batch in batches}
+        for key in self._coming.keys() - wanted:
+            self._coming.pop(key).cancel()
+        for key in wanted - self._coming.keys():
+            self._coming[key] = self._pool.submit(_fetch_adopted, *key)
+
+    def load(self, epoch: int, indices: list[int]) -> Any:
+        """One batch."""
+        future = self._coming.pop((epoch, tuple(indices)), None)
+        if future is not None:
+            return future.result()
+        if self._pool is not None:
+            return self._pool.submit(_fetch_adopted, epoch, tuple(indices)).result()
+        return self._fetch(epoch, indices)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """Samples of a batch, each under random numbers of its own (seed, epoch, index), collated."""
+
+    dataset: Dataset
+    seed: int
+    collate: Callable[[list[Any]], Any]
+
+    def __call__(self, epoch: int, indices: Sequence[int]) -> Any:
+        return self.collate([self._sample(epoch, index) for index in indices])
+
+    def _sample(self, epoch: int, index: int) -> Any:
+        seed_all("sample", self.seed, epoch, index)
+        return self.dataset[index]
+
+
+_adopted: _Fetch | None = None
+
+
+def _adopt(fetch: _Fetch) -> None:
+    """In a loader process: keep the dataset, compute on one thread."""
+    global _adopted
+    _adopted = fetch
+    torch.set_num_threads(1)
+
+
+def _fetch_adopted(epoch: int, indices: tuple[int, ...]) -> Any:
+    assert _adopted is not None
+    return _adopted(epoch, indices)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Every tensor of a batch (in tuples, lists and dicts) on `device`."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {k: to_device(v, device) for k, v in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(v, device) for v in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(v, device) for v in batch)
+    return batch
+
+
+def iterate(loader: Loader, epoch: int, batches: Sequence[list[int]]) -> Iterator[Any]:
+    for batch in batches:
+        yield loader.load(epoch, batch)

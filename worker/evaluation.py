@@ -1,0 +1,51 @@
+"""session.evaluate: the user's validation on the model at a boundary, marked so that it is no straggling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from wire.clock import Clock
+from worker.randomness import untouched
+from worker.transfer import Transfer
+
+
+class Evaluation:
+    """At most one function, run once for each (step, model)."""
+
+    def __init__(self, model: nn.Module, transfer: Transfer, clock: Clock) -> None:
+        self._model = model
+        self._transfer = transfer
+        self._clock = clock
+        self._function: Callable[[], float] | None = None
+        self._done: set[tuple[int, str]] = set()
+        self.every = 0
+
+    @property
+    def installed(self) -> bool:
+        return self._function is not None
+
+    def install(self, function: Callable[[], float], every: int) -> None:
+        self._function, self.every = function, every
+
+    def due(self, step: int, model: str, *, final: bool) -> bool:
+        if self._function is None or (step, model) in self._done:
+            return False
+        return final or (self.every > 0 and step % self.every == 0)
+
+    def run_if_due(self, step: int, model: str, *, final: bool) -> None:
+        """Evaluate and report; the random state and the model's mode are left as they were."""
+        if not self.due(step, model, final=final):
+            return
+        assert self._function is not None
+        self._done.add((step, model))
+        self._transfer.report(announce={"activity": "evaluating"})
+        began, training = self._clock.now(), self._model.training
+        self._model.eval()
+        with untouched(), torch.no_grad():
+            loss = float(self._function())
+        self._model.train(training)
+        seconds = self._clock.now() - began
+        self._transfer.report(evaluated={"step": step, "model": model, "loss": loss, "seconds": seconds})

@@ -1,0 +1,102 @@
+"""The heartbeat: a small process of its own, so that a trainer that holds the GIL is not taken for dead (P7).
+
+It ends with its standard input, which is a pipe from the trainer: when the trainer dies, the
+stream of beats ends within the second. `python -m worker.heartbeat` is started by the
+trainer, never forked from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+
+from wire.rpc.channel import open_channel
+from wire.rpc.identity import Security
+from wire.rpc.retry import Backoff
+from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+
+def start(
+    coordinator: str, security: Security, *, incarnation: int, interval_s: float
+) -> subprocess.Popen[bytes]:
+    """The running heartbeat process of this trainer; closing its stdin ends it."""
+    order = {
+        "coordinator": coordinator,
+        "incarnation": incarnation,
+        "interval_s": interval_s,
+        "insecure": security.insecure,
+        **{k: str(v) for k in ("tls_ca", "tls_cert", "tls_key") if (v := getattr(security, k)) is not None},
+    }
+    process = subprocess.Popen([sys.executable, "-P", "-m", "worker.heartbeat"], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(order).encode() + b"\n")
+    process.stdin.flush()
+    return process
+
+
+async def beat(order: dict[str, object]) -> None:
+    """Beat until standard input ends, opening the stream again when it breaks."""
+    paths = {k: Path(str(order[k])) for k in ("tls_ca", "tls_cert", "tls_key") if k in order}
+    security = Security(insecure=bool(order["insecure"]), **paths)
+    channel = open_channel(str(order["coordinator"]), security, pool="control")
+    stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+    interval_s = float(str(order["interval_s"]))
+    incarnation = int(str(order["incarnation"]))
+    over = asyncio.Event()
+    count = 0
+
+    async def beats() -> AsyncIterator[coordinator_pb2.Beat]:
+        nonlocal count
+        while not over.is_set():
+            count += 1
+            yield coordinator_pb2.Beat(incarnation=incarnation, count=count)
+            try:
+                await asyncio.wait_for(over.wait(), interval_s)
+            except TimeoutError:
+                continue
+
+    watching = asyncio.create_task(_watch_parent(over))
+    backoff = Backoff(random.Random(), cap_s=0.5)
+    while not over.is_set():
+        try:
+            await stub.Heartbeat(beats())
+        except grpc.aio.AioRpcError as error:
+            log.info("heartbeat: %s", error.details())
+        if not over.is_set():
+            await asyncio.sleep(backoff.next())
+    await watching
+    await channel.close(None)
+
+
+async def _watch_parent(over: asyncio.Event) -> None:
+    """Set `over` when the trainer's end of the pipe is closed."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    over.set()
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the trainer, sent to the whole group
+        signal.signal(number, signal.SIG_IGN)
+    with open(
+        0, "rb", buffering=0, closefd=False
+    ) as unbuffered:  # nothing is read ahead: the pipe is watched next
+        order = json.loads(unbuffered.readline())
+    asyncio.run(beat(order))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The model's parameters as planes, and the inner optimizer as a specification.
+
+x̂ lives in one float32 plane [blocks, 4096]; where a parameter is float32 on the CPU its data
+*is* a view of that plane, so that applying a delta moves the model and x̂ takes no memory of
+its own. Other parameters are copied and rounded after each apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from wire.errors import ModelMismatch
+from wire.layout import BLOCK, DTYPES, FROZEN, Layout, Parameter
+from wire.messages import OptimizerSpec
+
+Plane = NDArray[np.float32]
+COMPILED_PREFIX = "_orig_mod."
+
+
+class Parameters:
+    """The parameters of `model`, bound to the plane of x̂.
+
+    Args:
+        model: already on its device.
+        inner: the optimizer whose groups say what is trained.
+
+    Raises:
+        ModelMismatch: a parameter that cannot be cut into blocks (lazy, sharded, of another dtype).
+    """
+
+    def __init__(self, model: nn.Module, inner: torch.optim.Optimizer) -> None:
+        self._named = [(_plain(name), p) for name, p in model.named_parameters()]
+        groups = {id(p): i for i, group in enumerate(inner.param_groups) for p in group["params"]}
+        unknown = groups.keys() - {id(p) for _, p in self._named}
+        if unknown:
+            raise ModelMismatch(
+                f"the optimizer steps {len(unknown)} parameters that are not the model's; build it from "
+                "model.parameters()"
+            )
+        self.layout = Layout(tuple(_describe(name, p, groups) for name, p in self._named))
+        self.published: Plane = np.zeros((self.layout.blocks, BLOCK), np.float32)
+        self.gradient: Plane = np.zeros_like(self.published)
+        self._flat = torch.from_numpy(self.published).view(-1)
+        self._flat_gradient = torch.from_numpy(self.gradient).view(-1)
+        self._bind()
+
+    def _spans(self) -> list[tuple[nn.Parameter, Parameter, int]]:
+        """(parameter, its description, first element of the flat plane)."""
+        starts = [first * BLOCK for first in self.layout.first_block[:-1]]
+        return [
+            (p, described, start)
+            for (_, p), described, start in zip(self._named, self.layout.parameters, starts, strict=True)
+        ]
+
+    def _bind(self) -> None:
+        """Copy the model into the plane, and make float32 CPU parameters views of it."""
+        self._copied: list[tuple[nn.Parameter, torch.Tensor]] = []
+        for p, described, start in self._spans():
+            view = self._flat[start : start + described.numel].view(p.shape)
+            view.copy_(p.detach())
+            if p.dtype == torch.float32 and p.device.type == "cpu":
+                p.data = view
+            else:
+                self._copied.append((p, view))
+
+    def refresh(self) -> None:
+        """Bring the parameters that are no views up to the plane."""
+        with torch.no_grad():
+            for p, view in self._copied:
+                p.copy_(view)
+
+    def collect(self) -> float:
+        """Gradients of the trained parameters into `gradient`; the squared norm of all of them.
+
+        A parameter without gradient counts as zeros, a sparse one is made dense. The norm is
+        not finite when any element is not.
+        """
+        norm_sq = 0.0
+        for p, described, start in self._spans():
+            if not described.trainable:
+                continue
+            target = self._flat_gradient[start : start + described.numel].view(p.shape)
+            if p.grad is None:
+                target.zero_()
+                continue
+            grad = p.grad.coalesce().to_dense() if p.grad.is_sparse else p.grad
+            target.copy_(grad)
+            norm_sq += float(torch.linalg.vector_norm(target, dtype=torch.float64)) ** 2
+        return norm_sq
+
+    def first_bad_gradient(self) -> str:
+        """Name of a parameter whose gradient is not finite."""
+        bad = (name for name, p in self._named if p.grad is not None and not _finite(p.grad))
+        return next(bad, "?")
+
+
+def _finite(gradient: torch.Tensor) -> bool:
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return bool(torch.isfinite(values).all())
+
+
+def _plain(name: str) -> str:
+    return name.replace(COMPILED_PREFIX, "")
+
+
+def _describe(name: str, p: nn.Parameter, groups: Mapping[int, int]) -> Parameter:
+    if isinstance(p, nn.parameter.UninitializedParameter):
+        raise ModelMismatch(f"parameter {name!r} has no shape yet; run one forward pass before sparsync.join")
+    if type(p.data).__name__ == "DTensor":
+        raise ModelMismatch(f"parameter {name!r} is a DTensor: sharded models (FSDP) are not supported")
+    dtype = str(p.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise ModelMismatch(f"parameter {name!r} is {dtype}; expected one of {', '.join(DTYPES)}")
+    if p.numel() == 0:
+        raise ModelMismatch(f"parameter {name!r} is empty; remove it from the model")
+    group = groups.get(id(p), FROZEN) if p.requires_grad else FROZEN
+    return Parameter(name, tuple(p.shape), dtype, group)
+
+
+SPECIFIED = {torch.optim.AdamW: "adamw", torch.optim.SGD: "sgd"}
+
+
+def specify(inner: torch.optim.Optimizer) -> OptimizerSpec:
+    """What the servers are to run in place of `inner`.
+
+    Raises: ModelMismatch for an optimizer, or an option of one, that they do not run.
+    """
+    kind = SPECIFIED.get(type(inner))
+    if kind is None:
+        raise ModelMismatch(
+            f"the servers cannot run {type(inner).__name__}: expected torch.optim.SGD or torch.optim.AdamW in "
+            "per-step modes"
+        )
+    return OptimizerSpec(kind, tuple(_options(kind, group) for group in inner.param_groups))
+
+
+def _options(kind: str, group: Mapping[str, Any]) -> dict[str, float]:
+    if kind == "adamw":
+        if group.get("amsgrad"):
+            raise ModelMismatch("AdamW with amsgrad=True is not run by the servers; use amsgrad=False")
+        betas: tuple[float, float] = group["betas"]
+        named = {"beta1": betas[0], "beta2": betas[1], **{k: group[k] for k in ("lr", "eps", "weight_decay")}}
+    else:
+        if group.get("dampening"):
+            raise ModelMismatch(f"SGD with dampening={group['dampening']} is not run by the servers; use 0")
+        named = {k: group[k] for k in ("lr", "momentum", "weight_decay", "nesterov")}
+    named["maximize"] = group["maximize"]
+    return {k: float(v) for k, v in named.items()}
+
+
+def learning_rates(inner: torch.optim.Optimizer) -> tuple[float, ...]:
+    """The learning rate of each parameter group, now."""
+    return tuple(float(group["lr"]) for group in inner.param_groups)

@@ -1,0 +1,197 @@
+"""The worker's process: join the run, seed, run the user's script; what `sparsync.join` finds there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import platform
+import runpy
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+from wire.codec import kernels
+from wire.config import Config, environment
+from wire.errors import ConfigError, ScriptFailed, SparsyncError, UsageError
+from wire.rpc.channel import reach
+from wire.rpc.identity import Security
+from wire.rpc.join import join
+from wire.v1 import coordinator_pb2
+from worker import heartbeat
+from worker.randomness import seed_all
+from worker.transfer import Transfer
+
+log = logging.getLogger(__name__)
+REACH_S = 60.0
+
+
+class Attachment:
+    """This process's place in a run: identity, device, connections. At most one a process."""
+
+    def __init__(
+        self, *, coordinator: str, security: Security, reply: coordinator_pb2.JoinReply, device: torch.device
+    ) -> None:
+        self.config = Config.from_json(reply.config_json)
+        self.timeline = reply.timeline
+        self.incarnation = reply.incarnation
+        self.device = device
+        out = Path(reply.out)
+        self.out = out if out.is_dir() else None
+        self._heartbeat: subprocess.Popen[bytes] | None = heartbeat.start(
+            coordinator,
+            security,
+            incarnation=reply.incarnation,
+            interval_s=self.config.cluster.heartbeat_interval_s,
+        )
+        self.transfer = Transfer(
+            coordinator=coordinator,
+            security=security,
+            incarnation=reply.incarnation,
+            timeline=reply.timeline,
+        )
+        self._asked_to_end = False
+        self.joined = False
+
+    def asked_to_end(self) -> bool:
+        return self._asked_to_end
+
+    def on_signal(self, number: int, frame: object) -> None:
+        """SIGTERM or SIGINT: leave at the next boundary; before the model joined, at once."""
+        if not self.joined or self._asked_to_end:
+            sys.exit(0)
+        self._asked_to_end = True
+
+    def detach(self) -> None:
+        """Stop beating: the run has no more of this process."""
+        if self._heartbeat is not None:
+            assert self._heartbeat.stdin is not None
+            self._heartbeat.stdin.close()
+            self._heartbeat.wait()
+            self._heartbeat = None
+
+
+_attachment: Attachment | None = None
+
+
+def attachment() -> Attachment:
+    """The place that `sparsync.join` takes up; a script that was started by hand finds it in the environment.
+
+    Raises: UsageError when the process has none.
+    """
+    if _attachment is None:
+        coordinator = environment().get("SPARSYNC_COORDINATOR")
+        if not coordinator:
+            raise UsageError(
+                "this process has joined no run; start the script with `sparsync train -- SCRIPT` or `sparsync worker "
+                "SCRIPT`, or set SPARSYNC_COORDINATOR=HOST:PORT"
+            )
+        attach(coordinator, name=f"{platform.node()}-{os.getpid()}", device=None, security=Security())
+    assert _attachment is not None
+    if _attachment.joined:
+        raise UsageError("sparsync.join was called twice; one process trains one model")
+    _attachment.joined = True
+    return _attachment
+
+
+def run_config() -> Config:
+    """The configuration of the run that this process joined (`sparsync.config()`)."""
+    if _attachment is None:
+        raise UsageError("this process has joined no run; start the script with `sparsync train -- SCRIPT`")
+    return _attachment.config
+
+
+def run(
+    *,
+    coordinator: str,
+    name: str,
+    device: str | None,
+    data_dir: Path,
+    security: Security,
+    script: str | None,
+    args: list[str],
+) -> int:
+    """Join the run, then run `script` (None: the built-in trainer) as `__main__`; the exit code.
+
+    Raises: SparsyncError, with the exit code that it knows.
+    """
+    attach(coordinator, name=name, device=device, security=security)
+    assert _attachment is not None
+    path = script or str(Path(__file__).parent.parent / "sparsync" / "lm" / "train.py")
+    sys.argv = [path, *args]
+    sys.path.insert(0, str(Path(path).resolve().parent))
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SparsyncError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise ScriptFailed(f"{path} raised {type(error).__name__}: {error}") from None
+    finally:
+        _attachment.detach()
+    return 0
+
+
+def attach(coordinator: str, *, name: str, device: str | None, security: Security) -> None:
+    """Join the run as a new incarnation; seed torch, numpy and random for the script.
+
+    Raises: Unreachable, UsageError, ModelMismatch, ProtocolMismatch.
+    """
+    global _attachment
+    chosen = choose_device(device)
+    reply = asyncio.run(_join(coordinator, name, chosen, security))
+    config = Config.from_json(reply.config_json)
+    torch.set_num_threads(config.cluster.compute_threads)
+    kernels.warm()
+    seed_all("run", config.run.seed)
+    _attachment = Attachment(coordinator=coordinator, security=security, reply=reply, device=chosen)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _attachment.on_signal)
+    log.info("joined run %s as %s (incarnation %d) on %s", reply.run, name, reply.incarnation, chosen)
+
+
+async def _join(
+    coordinator: str, name: str, device: torch.device, security: Security
+) -> coordinator_pb2.JoinReply:
+    channel = await reach(coordinator, security, pool="control", timeout_s=REACH_S, say=log.info)
+    try:
+        return await join(
+            channel, role="worker", name=name, coordinator=coordinator, fingerprint=fingerprint(device)
+        )
+    finally:
+        await channel.close(None)
+
+
+def choose_device(asked: str | None) -> torch.device:
+    """The device asked for, else CUDA by local rank, else the CPU.
+
+    Raises: ConfigError when it is not there.
+    """
+    if asked is None:
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        rank = int(environment().get("LOCAL_RANK", "0"))
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    try:
+        device = torch.device(asked)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {asked}: not to be had here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def fingerprint(device: torch.device) -> str:
+    """All that the bits of a unit depend on beside the run itself (P3); the threads are configuration."""
+    model = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return json.dumps(
+        {
+            "torch": torch.__version__,
+            "device": f"{device.type} {model}",
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+        }
+    )

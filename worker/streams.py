@@ -1,0 +1,142 @@
+"""What a worker does next: the streams it carries and how far each has come. Pure; no sockets, no torch.
+
+The session asks `next()` again and again and does what it says. A stream that was handed to
+this worker is loaded from its newest deposit, the units since are *replayed* (computed
+without pushing, so that its state becomes what it was), then it goes on with the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One stream of the plan, as the coordinator sends it."""
+
+    stream: int
+    attempt: int
+    step: int
+    deposit: int
+    has_deposit: bool
+    send_to: tuple[int, ...]
+    release: bool
+
+
+class Kind(Enum):
+    """What a task asks for."""
+
+    LOAD = "take over the state of a stream"
+    DEPOSIT = "save the state of a stream on the servers"
+    RELEASE = "save it and carry the stream no more"
+    REPLAY = "compute a unit without pushing it"
+    COMPUTE = "compute a unit and push it"
+    WAIT = "wait for the next version or the next plan"
+
+
+@dataclass(frozen=True)
+class Task:
+    """`step` is the unit's, or the one before which the state is saved or loaded."""
+
+    kind: Kind
+    stream: int = -1
+    step: int = -1
+    attempt: int = 0
+    send_to: tuple[int, ...] = ()
+    has_deposit: bool = False
+
+
+WAIT = Task(Kind.WAIT)
+
+
+@dataclass
+class _Carried:
+    assignment: Assignment
+    at: int = -1
+    deposited: int = -1
+
+    @property
+    def loaded(self) -> bool:
+        return self.at >= 0
+
+
+class Carrier:
+    """The streams of one worker.
+
+    Attributes:
+        version: newest version of which every shard's delta has arrived.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.final = False
+        self._deposit_at: set[int] = set()
+        self._streams: dict[int, _Carried] = {}
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        return tuple(sorted(self._streams))
+
+    def take(self, plan: Sequence[Assignment]) -> None:
+        """Follow a plan: keep what it repeats, drop what it leaves out, take what is new."""
+        carried: dict[int, _Carried] = {}
+        for assignment in plan:
+            held = self._streams.get(assignment.stream)
+            if held is not None and held.assignment.attempt == assignment.attempt:
+                held.assignment = assignment
+                carried[assignment.stream] = held
+            else:
+                carried[assignment.stream] = _Carried(assignment)
+        self._streams = carried
+
+    def reached(self, version: int, *, deposit: bool, final: bool) -> None:
+        """Version `version` exists; what its delta's header says of it."""
+        self.version = max(self.version, version)
+        self.final = self.final or final
+        if deposit:
+            self._deposit_at.add(version)
+
+    def next(self) -> Task:
+        """The next thing to do. Streams that are behind come first, one after the other."""
+        for stream in sorted(self._streams, key=lambda s: (self._streams[s].at >= self.version, s)):
+            task = self._task(stream, self._streams[stream])
+            if task is not WAIT:
+                return task
+        return WAIT
+
+    def _task(self, stream: int, carried: _Carried) -> Task:
+        a = carried.assignment
+        if not carried.loaded:
+            return Task(Kind.LOAD, stream, a.deposit, a.attempt, has_deposit=a.has_deposit)
+        if carried.at in self._deposit_at and carried.deposited < carried.at <= self.version:
+            return Task(Kind.DEPOSIT, stream, carried.at, a.attempt)
+        if carried.at < a.step:
+            return Task(Kind.REPLAY, stream, carried.at, a.attempt) if carried.at <= self.version else WAIT
+        if carried.at > self.version:
+            return WAIT
+        if a.release:
+            return Task(Kind.RELEASE, stream, carried.at, a.attempt)
+        if self.final:
+            return WAIT
+        send_to = a.send_to if carried.at == a.step else ()
+        return Task(Kind.COMPUTE, stream, carried.at, a.attempt, send_to)
+
+    def done(self, task: Task) -> None:
+        """`task` was done."""
+        carried = self._streams.get(task.stream)
+        if carried is None or carried.assignment.attempt != task.attempt:
+            return
+        match task.kind:
+            case Kind.LOAD:
+                carried.at = task.step
+                carried.deposited = task.step if task.has_deposit else -1
+            case Kind.DEPOSIT:
+                carried.deposited = task.step
+            case Kind.RELEASE:
+                del self._streams[task.stream]
+            case Kind.REPLAY | Kind.COMPUTE:
+                carried.at = task.step + 1
+            case Kind.WAIT:
+                pass
