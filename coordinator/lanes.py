@@ -122,8 +122,8 @@ class Lanes:
         """A stream's state is on every shard; a released stream goes to its next holder."""
         state = self._desk.state
         lane = state.lanes[event.stream]
-        if lane.holder != event.incarnation:
-            return
+        if lane.holder != event.incarnation or event.step < state.reached(lane):
+            return  # a repeat of what another attempt told
         if lane.deposit is None or event.step > lane.deposit:
             self._desk.decide(Deposited(event.stream, event.step))
         if event.released:

@@ -176,10 +176,13 @@ class State:
         """Oldest version that a replay may still need: the base from which every deposit can be reached."""
         return min(self.base_of(lane) for lane in self.lanes)
 
+    def reached(self, lane: Lane) -> int:
+        """The step whose state of `lane` is the newest on the shards: its deposit, or the first one."""
+        return self.first_step if lane.deposit is None else lane.deposit
+
     def base_of(self, lane: Lane) -> int:
         """The newest version that the shards keep whole, at or before the deposit of `lane`."""
-        deposit = self.first_step if lane.deposit is None else lane.deposit
-        return max(base for base in self.bases if base <= deposit)
+        return max(base for base in self.bases if base <= self.reached(lane))
 
     @property
     def deposited(self) -> bool:

@@ -40,6 +40,7 @@ def run(
     Raises: SparsyncError, with the exit code that it knows.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
+    kernels.warm()  # compiled or loaded before anybody waits for this server
     return asyncio.run(_main(coordinator, listen, advertise, data_dir, name, security))
 
 
@@ -66,7 +67,7 @@ async def _main(
             address=advertise or serving.address,
         )
         config = Config.from_json(reply.config_json)
-        _prepare(config)
+        torch.set_num_threads(config.cluster.compute_threads)
         owner.admit_bytes = config.cluster.admit_bytes
         service.joined(incarnation=reply.incarnation, timeline=reply.timeline, config=config)
         await serving.serving()
@@ -77,12 +78,6 @@ async def _main(
     finally:
         await serving.stop(1.0)
         await channel.close(None)
-
-
-def _prepare(config: Config) -> None:
-    """Bind the arithmetic to its threads, and compile or load the kernels before they are needed."""
-    torch.set_num_threads(config.cluster.compute_threads)
-    kernels.warm()
 
 
 def _end(ended: asyncio.Future[str]) -> Callable[[str], None]:

@@ -144,10 +144,10 @@ def attach(coordinator: str, *, name: str, device: str | None, security: Securit
     """
     global _attachment
     chosen = choose_device(device)
+    kernels.warm()  # compiled or loaded before the others wait for this worker
     reply = asyncio.run(_join(coordinator, name, chosen, security))
     config = Config.from_json(reply.config_json)
     torch.set_num_threads(config.cluster.compute_threads)
-    kernels.warm()
     seed_all("run", config.run.seed)
     _attachment = Attachment(coordinator=coordinator, security=security, reply=reply, device=chosen)
     for number in (signal.SIGTERM, signal.SIGINT):
