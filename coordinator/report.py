@@ -119,7 +119,10 @@ def _worker(engine: Engine, member: Member, now: float) -> dict[str, object]:
     account = engine.accounts.of(member.incarnation)
     report = account.report
     busy = report.compute_s + report.wait_s
+    beat_age = engine.core.liveness.age(member.incarnation, now)
     activity = account.activity if member.present else ("dead" if member.dead else "left")
+    if member.present and beat_age is not None and beat_age > engine.config.cluster.suspect_s:
+        activity = "suspect"
     return {
         "name": member.name,
         "incarnation": member.incarnation,
@@ -132,7 +135,7 @@ def _worker(engine: Engine, member: Member, now: float) -> dict[str, object]:
         "unit_s": round(account.unit_s, 4) if account.unit_s else None,
         "tokens_per_s": _own_rate(engine, report.units, report.compute_s),
         "wait_share": round(report.wait_s / busy, 4) if busy else None,
-        "beat_age_s": engine.core.liveness.age(member.incarnation, now),
+        "beat_age_s": beat_age,
     }
 
 

@@ -28,6 +28,7 @@ from wire.config import Config
 from wire.errors import ConfigError, NoInput, UsageError, by_name
 from wire.rpc.identity import Security
 from wire.rpc.server import serve
+from wire.telemetry import log_to_stderr
 from wire.v1 import coordinator_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def run(
         UsageError: the directory holds a run already, or another coordinator works in it.
         NoInput, DamagedFile: the checkpoint to resume is not there or damaged.
     """
+    log_to_stderr("coordinator", level=config.telemetry.log_level)
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "lock").open("w") as lock:
         _lock(lock.fileno(), data_dir)

@@ -83,6 +83,13 @@ class Optimizer:
         self._torch.step()
 
 
+def warm() -> None:
+    """Have torch load what it loads on the first step of an optimizer (about a second)."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    torch.optim.AdamW([parameter], fused=True).step()
+
+
 def _build(
     spec: OptimizerSpec, groups: Sequence[tuple[list[torch.nn.Parameter], dict[str, float]]]
 ) -> torch.optim.Optimizer:

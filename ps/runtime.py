@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import torch
 
+from ps import optimizer
 from ps.owner import Owner
 from ps.service import ShardService
 from ps.store import Store
@@ -23,34 +24,49 @@ from wire.rpc.channel import reach
 from wire.rpc.identity import Security
 from wire.rpc.join import join
 from wire.rpc.server import serve
+from wire.telemetry import log_to_stderr
 from wire.v1 import shard_pb2_grpc
 
 log = logging.getLogger(__name__)
 SERVICE = "sparsync.v1.Shard"
-REACH_S = 60.0
 ALONE_S = 60.0
 """A server whose coordinator has not been heard for this long has no run any more."""
 
 
 def run(
-    *, coordinator: str, listen: str, advertise: str | None, data_dir: Path, name: str, security: Security
+    *,
+    coordinator: str,
+    join_timeout_s: float,
+    listen: str,
+    advertise: str | None,
+    data_dir: Path,
+    name: str,
+    security: Security,
 ) -> int:
     """Serve one shard until the run is over; the exit code.
 
     Raises: SparsyncError, with the exit code that it knows.
     """
+    log_to_stderr(name)
     data_dir.mkdir(parents=True, exist_ok=True)
     kernels.warm()  # compiled or loaded before anybody waits for this server
-    return asyncio.run(_main(coordinator, listen, advertise, data_dir, name, security))
+    optimizer.warm()
+    return asyncio.run(_main(coordinator, join_timeout_s, listen, advertise, data_dir, name, security))
 
 
 async def _main(
-    coordinator: str, listen: str, advertise: str | None, data_dir: Path, name: str, security: Security
+    coordinator: str,
+    join_timeout_s: float,
+    listen: str,
+    advertise: str | None,
+    data_dir: Path,
+    name: str,
+    security: Security,
 ) -> int:
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _end(ended), "asked to end")
-    channel = await reach(coordinator, security, pool="control", timeout_s=REACH_S, say=log.info)
+    channel = await reach(coordinator, security, pool="control", timeout_s=join_timeout_s, say=log.info)
     owner = Owner(Store(data_dir))
     service = ShardService(owner, terms=TermGuard(None), finish=_end(ended))
 
@@ -67,6 +83,7 @@ async def _main(
             address=advertise or serving.address,
         )
         config = Config.from_json(reply.config_json)
+        logging.getLogger().setLevel(config.telemetry.log_level.upper())
         torch.set_num_threads(config.cluster.compute_threads)
         owner.admit_bytes = config.cluster.admit_bytes
         service.joined(incarnation=reply.incarnation, timeline=reply.timeline, config=config)

@@ -169,9 +169,6 @@ class ClusterConfig(_Section):
         1, description="threads that each process computes with; part of the numeric fingerprint"
     )
     restarts: int = Field(3, ge=0, description="times that `sparsync train` starts each dead role again")
-    join_timeout_s: Seconds = Field(
-        60.0, description="how long a process tries to reach the coordinator and waits for the run to begin"
-    )
     admit_bytes: int = Field(
         256 * 2**20,
         ge=2**20,

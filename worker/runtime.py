@@ -23,12 +23,13 @@ from wire.rpc.channel import reach
 from wire.rpc.identity import Security
 from wire.rpc.join import join
 from wire.v1 import coordinator_pb2
+from wire.telemetry import log_to_stderr
 from worker import heartbeat
 from worker.randomness import seed_all
 from worker.transfer import Transfer
 
 log = logging.getLogger(__name__)
-REACH_S = 60.0
+JOIN_TIMEOUT_S = 60.0
 
 
 class Attachment:
@@ -109,6 +110,7 @@ def run_config() -> Config:
 def run(
     *,
     coordinator: str,
+    join_timeout_s: float,
     name: str,
     device: str | None,
     data_dir: Path,
@@ -120,7 +122,8 @@ def run(
 
     Raises: SparsyncError, with the exit code that it knows.
     """
-    attach(coordinator, name=name, device=device, security=security)
+    log_to_stderr(name)
+    attach(coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s)
     assert _attachment is not None
     path = script or str(Path(__file__).parent.parent / "sparsync" / "lm" / "train.py")
     sys.argv = [path, *args]
@@ -137,7 +140,14 @@ def run(
     return 0
 
 
-def attach(coordinator: str, *, name: str, device: str | None, security: Security) -> None:
+def attach(
+    coordinator: str,
+    *,
+    name: str,
+    device: str | None,
+    security: Security,
+    join_timeout_s: float = JOIN_TIMEOUT_S,
+) -> None:
     """Join the run as a new incarnation; seed torch, numpy and random for the script.
 
     Raises: Unreachable, UsageError, ModelMismatch, ProtocolMismatch.
@@ -145,8 +155,9 @@ def attach(coordinator: str, *, name: str, device: str | None, security: Securit
     global _attachment
     chosen = choose_device(device)
     kernels.warm()  # compiled or loaded before the others wait for this worker
-    reply = asyncio.run(_join(coordinator, name, chosen, security))
+    reply = asyncio.run(_join(coordinator, name, chosen, security, join_timeout_s))
     config = Config.from_json(reply.config_json)
+    logging.getLogger().setLevel(config.telemetry.log_level.upper())
     torch.set_num_threads(config.cluster.compute_threads)
     seed_all("run", config.run.seed)
     _attachment = Attachment(coordinator=coordinator, security=security, reply=reply, device=chosen)
@@ -156,9 +167,9 @@ def attach(coordinator: str, *, name: str, device: str | None, security: Securit
 
 
 async def _join(
-    coordinator: str, name: str, device: torch.device, security: Security
+    coordinator: str, name: str, device: torch.device, security: Security, join_timeout_s: float
 ) -> coordinator_pb2.JoinReply:
-    channel = await reach(coordinator, security, pool="control", timeout_s=REACH_S, say=log.info)
+    channel = await reach(coordinator, security, pool="control", timeout_s=join_timeout_s, say=log.info)
     try:
         return await join(
             channel, role="worker", name=name, coordinator=coordinator, fingerprint=fingerprint(device)

@@ -60,7 +60,17 @@ def coordinator_option(command: Command) -> Command:
         default=COORDINATOR_LISTEN,
         show_default=True,
         help="Where the coordinator serves.",
-    )(command)
+    )(
+        click.option(
+            "--join-timeout",
+            "join_timeout_s",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            default=60.0,
+            show_default=True,
+            help="How long to try to reach it.",
+        )(command)
+    )
 
 
 @click.command()
@@ -111,6 +121,7 @@ def coordinator(
 @common_options
 def ps(
     coordinator: str,
+    join_timeout_s: float,
     listen: str,
     advertise: str | None,
     name: str,
@@ -122,6 +133,7 @@ def ps(
 
     return run(
         coordinator=coordinator,
+        join_timeout_s=join_timeout_s,
         listen=listen,
         advertise=advertise,
         data_dir=(data_dir or Path(name)).absolute(),
@@ -139,6 +151,7 @@ def ps(
 @click.argument("arguments", nargs=-1, metavar="[ARGS]...")
 def worker(
     coordinator: str,
+    join_timeout_s: float,
     device: str | None,
     name: str | None,
     data_dir: Path | None,
@@ -160,6 +173,7 @@ def worker(
 
     return run(
         coordinator=coordinator,
+        join_timeout_s=join_timeout_s,
         name=name,
         device=device,
         data_dir=(data_dir or Path(name)).absolute(),
