@@ -7,7 +7,7 @@ last ones are short or empty. Units never span epochs.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -163,8 +163,3 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, list | tuple):
         return type(batch)(to_device(v, device) for v in batch)
     return batch
-
-
-def iterate(loader: Loader, epoch: int, batches: Sequence[list[int]]) -> Iterator[Any]:
-    for batch in batches:
-        yield loader.load(epoch, batch)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from wire.codec.base import Blocks, DeltaCodec
 from wire.codec.dense import pack, unpack
@@ -75,11 +76,17 @@ class Replica:
             self._apply(self._ahead.popleft())
         return fetched
 
-    def load_x(self) -> None:
-        """Fill the plane with the servers' own parameters x instead, after the final version."""
+    @contextmanager
+    def holding_x(self) -> Iterator[None]:
+        """Hold the servers' own parameters x instead of x̂ for a while, after the final version."""
+        kept = self._published.copy()
         sizes = [4 * b.elements for b in self.owned]
         _, parts = self._transfer.do_snapshot("x", self.version, sizes)
         self._fill(parts)
+        try:
+            yield
+        finally:
+            self._published[:] = kept
 
     def _fill(self, parts: Sequence[bytes]) -> None:
         for data, blocks in zip(parts, self.owned, strict=True):

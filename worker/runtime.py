@@ -22,8 +22,8 @@ from wire.errors import ConfigError, ScriptFailed, SparsyncError, UsageError
 from wire.rpc.channel import reach
 from wire.rpc.identity import Security
 from wire.rpc.join import join
-from wire.v1 import coordinator_pb2
 from wire.telemetry import log_to_stderr
+from wire.v1 import coordinator_pb2
 from worker import heartbeat
 from worker.randomness import seed_all
 from worker.transfer import Transfer
@@ -39,6 +39,7 @@ class Attachment:
         self, *, coordinator: str, security: Security, reply: coordinator_pb2.JoinReply, device: torch.device
     ) -> None:
         self.config = Config.from_json(reply.config_json)
+        self.run = reply.run
         self.timeline = reply.timeline
         self.incarnation = reply.incarnation
         self.device = device
@@ -58,6 +59,16 @@ class Attachment:
         )
         self._asked_to_end = False
         self.joined = False
+
+    def write_identity(self, path: Path) -> None:
+        """Keep who this process is in the run, for whoever looks at the machine."""
+        identity = {
+            "run": self.run,
+            "timeline": self.timeline,
+            "incarnation": self.incarnation,
+            "pid": os.getpid(),
+        }
+        path.write_text(json.dumps(identity) + "\n")
 
     def asked_to_end(self) -> bool:
         return self._asked_to_end
@@ -123,8 +134,10 @@ def run(
     Raises: SparsyncError, with the exit code that it knows.
     """
     log_to_stderr(name)
+    data_dir.mkdir(parents=True, exist_ok=True)
     attach(coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s)
     assert _attachment is not None
+    _attachment.write_identity(data_dir / "identity.json")
     path = script or str(Path(__file__).parent.parent / "sparsync" / "lm" / "train.py")
     sys.argv = [path, *args]
     sys.path.insert(0, str(Path(path).resolve().parent))

@@ -1,37 +1,35 @@
 """The public API: `join` a run with a model, take its batches, `step` after each unit.
 
-The user's loop computes; between two of its turns the session does what the carrier says:
-takes over streams, replays, deposits, waits for the next version. Order of the path:
-collect → compress → push, then follow → apply.
+The user's loop computes on what `batches` yields; `step` hands the unit's gradients to the
+driver, which does everything else between two turns of the loop.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import nn
 
 from wire.clock import monotonic_clock
 from wire.codec.chain import codecs_of
-from wire.codec.dense import pack, unpack
-from wire.errors import Interrupted, ScriptFailed, SparsyncError, UsageError, by_name
-from wire.ids import UnitId
-from wire.messages import BAD_UNIT, Commit
+from wire.errors import ScriptFailed, SparsyncError, UsageError
+from wire.messages import BAD_UNIT
 from worker.data import Dataset, Loader, Order, batches_of, to_device
+from worker.driver import Driver
 from worker.evaluation import Evaluation
-from worker.mailbox import End
-from worker.parameters import Parameters, learning_rates, specify
+from worker.parameters import Parameters, specify
 from worker.randomness import seed_all
 from worker.replica import Replica
 from worker.runtime import Attachment, attachment
-from worker.state import Extras, Stateful, StreamState
-from worker.streams import Carrier, Kind, Task
+from worker.scaling import unscale
+from worker.state import Extras, Stateful
+from worker.streams import Kind, Task
 
 log = logging.getLogger(__name__)
 TRIES = 3
@@ -82,56 +80,48 @@ class Session:
     ) -> None:
         self._attached = attached
         self._config = attached.config
+        self._transfer = attached.transfer
         self._model = model.to(attached.device)
-        self._inner, self._scheduler, self._scaler = inner, scheduler, scaler
-        self._clock = monotonic_clock
+        self._inner, self._scaler = inner, scaler
         specification = specify(inner)
         self._parameters = Parameters(model, inner)
-        self._push, pull = codecs_of(self._config, optimizer=specification.kind)
-        self._transfer = attached.transfer
-        upload = self._transfer.do_declare(self._parameters.layout, specification)
-        self._replica = Replica(
-            self._parameters.published,
-            self._parameters.layout,
-            self._transfer.placement,
-            pull,
-            self._transfer,
+        layout, published = self._parameters.layout, self._parameters.published
+        push, pull = codecs_of(self._config, optimizer=specification.kind)
+        upload = self._transfer.do_declare(layout, specification)
+        replica = Replica(published, layout, self._transfer.placement, pull, self._transfer)
+        self._evaluation = Evaluation(self._model, self._transfer, monotonic_clock)
+        self._driver = Driver(
+            attached,
+            parameters=self._parameters,
+            replica=replica,
+            codec=push,
+            extras=Extras(model, scaler, state),
+            evaluation=self._evaluation,
+            inner=inner,
+            scheduler=scheduler,
+            clock=monotonic_clock,
         )
-        self._extras = Extras(model, scaler, state)
-        self._streams: dict[int, StreamState] = {}
-        self._carrier = Carrier()
-        self._evaluation = Evaluation(self._model, self._transfer, self._clock)
-        self._task = Task(Kind.WAIT)
-        self._given = 0
-        self._of_unit = 0
-        self._stepped = False
-        self._bad = ""
-        self._samples = 0
-        self._accumulate = 1
-        self._scheduled = 0
-        self._started = False
-        self._leaving = False
-        self._end: End | None = None
-        self._unit_began = 0.0
-        self._units = self._replayed = 0
-        self._compute_s = self._wait_s = 0.0
         self._order: Order | None = None
-        self.total_steps: int | None = None
+        self._started = False
+        self._begin_unit(0, 0)
         self.out: Path | None = attached.out
         self._transfer.begin_attending()
         if upload:
             log.info("uploading the initial parameters")
-            self._transfer.do_upload(self._replica.packed(self._parameters.published))
+            self._transfer.do_upload(replica.packed(published))
             self._transfer.report(uploaded={})
-        if scheduler is not None:
-            inner._opt_called = True  # type: ignore[attr-defined]  # the servers step; torch's reminder would be wrong
+        if (
+            scheduler is not None
+        ):  # the servers step; torch's reminder to step before the scheduler would be wrong
+            inner._opt_called = True  # type: ignore[attr-defined]
 
-    # --- what the loop may ask ---------------------------------------------------------------
+    # --- what the loop may ask ---------------------------------------------------------------------
 
     @property
     def clock(self) -> int:
-        """The step of the unit at hand."""
-        return max(self._task.step, 0) if self._task.kind in (Kind.COMPUTE, Kind.REPLAY) else self._version
+        """The step of the unit at hand; between units the version that the model holds."""
+        task = self._driver.task
+        return self._driver.version if task.kind is Kind.WAIT else task.step
 
     @property
     def epoch(self) -> int:
@@ -139,25 +129,26 @@ class Session:
         return self._order.epoch(self.clock) if self._order is not None else 0
 
     @property
+    def total_steps(self) -> int | None:
+        """Steps of the run; None until it has begun."""
+        return self._driver.total_steps
+
+    @property
     def is_first(self) -> bool:
         """Whether this worker carries stream 0."""
-        return 0 in self._carrier.streams
+        return 0 in self._driver.streams
 
     @property
     def replaying(self) -> bool:
         """Whether the unit at hand was computed before by another worker, whose state this one takes over."""
-        return self._task.kind is Kind.REPLAY
+        return self._driver.task.kind is Kind.REPLAY
 
     @property
     def boundary(self) -> bool:
         """Whether the batch at hand is the last of its unit, after which `step` is due."""
         return self._given == self._of_unit
 
-    @property
-    def _version(self) -> int:
-        return max(self._replica.version, 0)
-
-    # --- the loop ------------------------------------------------------------------------------
+    # --- around the loop -----------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         return self
@@ -165,9 +156,9 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and self._end is None and not isinstance(error, GeneratorExit):
+        if isinstance(error, Exception) and self._driver.end is None:
             name = type(error).__name__ if isinstance(error, SparsyncError) else ScriptFailed.__name__
-            self._transfer.report(failed={"error": name, "message": f"{kind and kind.__name__}: {error}"})
+            self._transfer.report(failed={"error": name, "message": f"{type(error).__name__}: {error}"})
             self._transfer.drain(2.0)
         self._attached.detach()
         self._transfer.close()
@@ -179,7 +170,11 @@ class Session:
         random state as it was. `fn` returns a validation loss. Call this once, before the loop.
         """
         if self._started:
-            raise UsageError("session.evaluate must be called before the loop begins")
+            raise UsageError("session.evaluate was called inside the loop; call it once before")
+        if every < 0:
+            raise UsageError(
+                f"session.evaluate(every={every}): expected 0 (only at the end) or a number of steps"
+            )
         self._evaluation.install(fn, every)
 
     def log(self, **scalars: float) -> None:
@@ -187,6 +182,8 @@ class Session:
         if not self.replaying:
             values = {name: float(value) for name, value in scalars.items()}
             self._transfer.report(scalars={"step": self.clock, "values": values})
+
+    # --- the loop ------------------------------------------------------------------------------------
 
     def batches(
         self,
@@ -210,42 +207,28 @@ class Session:
                 f"session.batches needs a dataset with __len__ and __getitem__, found {type(dataset).__name__}; "
                 "for an iterable one draw your own batches in `for _ in session.units():`"
             )
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}; expected at least 1")
         seed, streams = self._config.run.seed, self._config.sync.units_per_step
+        order = Order(seed, len(dataset), batch_size * accumulate, streams)
+        self._order = order
+        self._ready(len(dataset), str(getattr(dataset, "digest", "")), batch_size, accumulate)
         loader = Loader(dataset, seed=seed, collate=collate_fn, processes=num_workers)
-        if len(dataset):
-            self._order = Order(seed, len(dataset), batch_size * accumulate, streams)
-        digest = str(getattr(dataset, "digest", ""))
-        self._ready(len(dataset), digest, batch_size, accumulate)
         try:
-            for task in self._tasks():
-                assert self._order is not None
-                epoch = self._order.epoch(task.step)
-                indices = self._order.indices(task.step, task.stream)
-                unit = batches_of(indices, batch_size, accumulate)
+            for task in self._driver.tasks():
+                unit = batches_of(order.indices(task.step, task.stream), batch_size, accumulate)
                 if not unit:
-                    self._commit_empty(END_OF_EPOCH)
+                    self._driver.send_empty(END_OF_EPOCH)
                     continue
-                coming = self._order.indices(task.step + 1, task.stream)
-                loader.ahead(self._order.epoch(task.step + 1), batches_of(coming, batch_size, accumulate))
-                for _ in range(TRIES):
-                    yield from self._batches_of_unit(task, epoch, unit, loader)
-                    if not self._bad:
-                        break
-                else:
-                    self._commit_empty(BAD_UNIT + self._bad)
+                following = order.indices(task.step + 1, task.stream)
+                loader.ahead(order.epoch(task.step + 1), batches_of(following, batch_size, accumulate))
+                yield from self._unit(task, [len(b) for b in unit], self._loading(loader, task, unit))
         finally:
             loader.close()
 
-    def _batches_of_unit(
-        self, task: Task, epoch: int, unit: list[list[int]], loader: Loader
-    ) -> Iterator[Any]:
-        self._begin_unit(len(unit), sum(map(len, unit)))
-        for number, indices in enumerate(unit):
-            batch = to_device(loader.load(epoch, indices), self._attached.device)
-            seed_all("unit", self._config.run.seed, task.step, task.stream, number)
-            self._given += 1
-            yield batch
-        self._check_stepped()
+    def _loading(self, loader: Loader, task: Task, unit: list[list[int]]) -> Callable[[int], Any]:
+        epoch = self.epoch
+        return lambda number: to_device(loader.load(epoch, unit[number]), self._attached.device)
 
     def units(self, accumulate: int = 1) -> Iterator[int]:
         """For loops that draw their own batches: yields `accumulate` times a unit, the number of the turn.
@@ -253,28 +236,49 @@ class Session:
         Random numbers are keyed by (seed, step, stream, turn) before each turn.
         """
         self._ready(0, "", 0, accumulate)
-        for task in self._tasks():
-            for _ in range(TRIES):
-                self._begin_unit(accumulate, 0)
-                for number in range(accumulate):
-                    seed_all("unit", self._config.run.seed, task.step, task.stream, number)
-                    self._given += 1
-                    yield number
-                self._check_stepped()
-                if not self._bad:
-                    break
-            else:
-                self._commit_empty(BAD_UNIT + self._bad)
+        for task in self._driver.tasks():
+            yield from self._unit(task, [0] * accumulate, lambda number: number)
+
+    def _ready(self, samples: int, digest: str, batch_size: int, accumulate: int) -> None:
+        """Tell the coordinator that this worker can take streams, and with what."""
+        if self._started:
+            raise UsageError("session.batches (or units) was called twice; one loop takes a run to its end")
+        if accumulate < 1:
+            raise UsageError(f"accumulate is {accumulate}; expected at least 1")
+        self._started = True
+        self._model.train()
+        self._transfer.report(
+            ready={
+                "samples": samples,
+                "data_digest": digest,
+                "batch_size": batch_size,
+                "accumulate": accumulate,
+                "evaluate_every": self._evaluation.every,
+                "evaluates": self._evaluation.installed,
+            }
+        )
+
+    def _unit(self, task: Task, sizes: list[int], load: Callable[[int], Any]) -> Iterator[Any]:
+        """One unit's turns of the loop; again while it is not finite, at last committed empty."""
+        for _ in range(TRIES):
+            self._begin_unit(len(sizes), sum(sizes))
+            for number in range(len(sizes)):
+                batch = load(number)
+                seed_all("unit", self._config.run.seed, task.step, task.stream, number)
+                self._given += 1
+                yield batch
+            if not self._stepped:
+                raise UsageError(
+                    f"session.step was not called for {self._driver.unit}: expected one call after its "
+                    f"{len(sizes)} batches"
+                )
+            if not self._bad:
+                return
+        self._driver.send_empty(BAD_UNIT + self._bad, samples=self._samples)
 
     def _begin_unit(self, batches: int, samples: int) -> None:
         self._given, self._of_unit, self._samples = 0, batches, samples
         self._stepped, self._bad = False, ""
-
-    def _check_stepped(self) -> None:
-        if not self._stepped:
-            raise UsageError(
-                f"session.step was not called for {self._unit()}: expected one call after its {self._of_unit} batches"
-            )
 
     def step(self, loss: torch.Tensor | float, *, tokens: int | None = None) -> None:
         """Send the unit's gradients, and zero them.
@@ -287,256 +291,37 @@ class Session:
         Raises:
             UsageError: it is not due (`accumulate` batches a unit, one call each).
         """
-        if self._task.kind not in (Kind.COMPUTE, Kind.REPLAY) or self._stepped:
+        self._check_due()
+        self._stepped = True
+        overflow = unscale(self._scaler, self._inner)
+        norm_sq = self._parameters.collect()
+        value = float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
+        if overflow:
+            self._driver.send_empty(OVERFLOW, samples=self._samples)
+        elif self._is_bad(value, norm_sq):
+            log.warning("%s; computing it again", self._bad)
+        else:
+            count = self._samples if tokens is None else tokens
+            self._driver.send(samples=self._samples, tokens=count, loss=value, norm_sq=norm_sq)
+        for p in self._model.parameters():
+            p.grad = None
+
+    def _check_due(self) -> None:
+        if self._driver.task.kind is Kind.WAIT or self._stepped:
             raise UsageError(
                 "session.step was called twice for one unit, or outside the loop over its batches"
             )
         if self._given < self._of_unit:
             raise UsageError(
-                f"session.step was called after {self._given} of the {self._of_unit} batches of {self._unit()}; call "
-                "it once per `accumulate` batches (session.boundary says when)"
+                f"session.step was called after {self._given} of the {self._of_unit} batches of {self._driver.unit}; "
+                "call it once per `accumulate` batches (session.boundary says when)"
             )
-        self._stepped = True
-        overflow = self._unscale()
-        norm_sq = self._parameters.collect()
-        value = float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
-        if overflow:
-            self._commit_empty(OVERFLOW)
-        elif not np.isfinite(value):
-            self._bad = f"{self._unit()}: loss is {value}"
-        elif not np.isfinite(norm_sq):
-            self._bad = f"{self._unit()}: gradient of {self._parameters.first_bad_gradient()} is not finite"
-        else:
-            count = self._samples if tokens is None else tokens
-            self._send(self._commit(samples=self._samples, tokens=count, loss=value, norm_sq=norm_sq))
-        if self._bad:
-            log.warning("%s; computing it again", self._bad)
-        for p in self._model.parameters():
-            p.grad = None
 
-    def _unscale(self) -> bool:
-        """Undo the loss scale unless the loop did, and move the scaler on; whether a gradient overflowed."""
-        if self._scaler is None or not self._scaler.is_enabled():
-            return False
-        try:
-            self._scaler.unscale_(self._inner)
-        except RuntimeError as error:
-            if "already been called" not in str(error):
-                raise
-        states = self._scaler._per_optimizer_states[id(self._inner)]
-        overflow = any(float(found) for found in states["found_inf_per_device"].values())
-        self._scaler.update()
-        return overflow
-
-    # --- one unit --------------------------------------------------------------------------------
-
-    def _unit(self) -> UnitId:
-        return UnitId(self._attached.timeline, self._task.step, self._task.stream)
-
-    def _commit(
-        self, *, empty: str = "", samples: int = 0, tokens: int = 0, loss: float = 0.0, norm_sq: float = 0.0
-    ) -> Commit:
-        return Commit(empty, samples, tokens, loss, norm_sq, learning_rates(self._inner))
-
-    def _commit_empty(self, reason: str) -> None:
-        """The unit contributes nothing; the stream's state stays as it was."""
-        self._send(self._commit(empty=reason, samples=self._samples if reason != END_OF_EPOCH else 0))
-
-    def _send(self, commit: Commit) -> None:
-        """Compress the gradient shard by shard; each frame leaves while the next is being encoded."""
-        task, state = self._task, self._streams[self._task.stream]
-        for shard, blocks in enumerate(self._replica.trainable):
-            frame = b""
-            if not commit.empty_reason:
-                frame = self._push.encode(self._parameters.gradient, state.planes, blocks)
-            if task.kind is Kind.COMPUTE and (not task.send_to or shard in task.send_to):
-                self._transfer.begin_push(shard, self._unit(), task.attempt, frame, commit)
-        state.extra = self._extras.save(task.stream)
-        self._carrier.done(task)
-        seconds = self._clock.now() - self._unit_began
-        self._compute_s += seconds
-        if task.kind is Kind.COMPUTE:
-            self._units += 1
-        else:
-            self._replayed += 1
-        self._report_progress(seconds)
-
-    def _report_progress(self, unit_s: float = 0.0) -> None:
-        pushed, pulled, state = self._transfer.bytes_moved()
-        self._transfer.report(
-            progress={
-                "version": self._version,
-                "units": self._units,
-                "compute_s": self._compute_s,
-                "wait_s": self._wait_s,
-                "bytes_pushed": pushed,
-                "bytes_pulled": pulled,
-                "bytes_state": state,
-                "pulls": self._replica.pulls,
-                "unit_s": unit_s,
-                "replayed": self._replayed,
-            }
-        )
-
-    # --- between two units -------------------------------------------------------------------------
-
-    def _ready(self, samples: int, digest: str, batch_size: int, accumulate: int) -> None:
-        if self._started:
-            raise UsageError("session.batches (or units) was called twice; one loop takes a run to its end")
-        if batch_size < 0 or accumulate < 1:
-            raise UsageError(f"batch_size {batch_size} and accumulate {accumulate}: expected at least 1")
-        self._started = True
-        self._transfer.report(
-            ready={
-                "samples": samples,
-                "data_digest": digest,
-                "batch_size": batch_size,
-                "accumulate": accumulate,
-                "evaluate_every": self._evaluation.every,
-                "evaluates": self._evaluation.installed,
-            }
-        )
-
-    def _tasks(self) -> Iterator[Task]:
-        """The units to compute or to replay, one after the other, until the run ends."""
-        self._model.train()
-        while not self._ended():
-            self._listen()
-            task = self._carrier.next()
-            match task.kind:
-                case Kind.LOAD:
-                    self._load(task)
-                case Kind.DEPOSIT | Kind.RELEASE:
-                    self._deposit(task)
-                case Kind.REPLAY | Kind.COMPUTE:
-                    self._seek(task.step)
-                    if task.kind is Kind.COMPUTE:
-                        self._evaluate_if_due()
-                    self._extras.load(task.stream, self._streams[task.stream].extra)
-                    self._task = task
-                    self._unit_began = self._clock.now()
-                    yield task
-                    self._task = Task(Kind.WAIT)
-                case Kind.WAIT:
-                    self._wait()
-        self._finish()
-
-    def _ended(self) -> bool:
-        end = self._transfer.mailbox.end
-        if end is None:
-            return False
-        self._end = end
-        if end.error and end.error != Interrupted.__name__:
-            raise by_name(end.error)(end.reason)
-        return True
-
-    def _listen(self) -> None:
-        """Take in what has arrived: a plan, deltas; tell that this worker wants to go."""
-        if self._attached.asked_to_end() and not self._leaving:
-            self._leaving = True
-            self._transfer.report(leaving={"reason": "SIGTERM"})
-        plan = self._transfer.mailbox.take_plan()
-        if plan is not None:
-            self.total_steps = plan.total_steps or None
-            self._carrier.take(plan.assignments)
-            if self._replica.version < 0 and plan.assignments:
-                self._first_pull(min(a.deposit for a in plan.assignments))
-        while (deltas := self._transfer.mailbox.take_deltas(self._replica.newest)) is not None:
-            self._replica.receive(deltas)
-            self._reached(deltas[0])
-
-    def _first_pull(self, version: int) -> None:
-        """Hold x̂ for the first time, and follow from there."""
-        self._replica.seek(version)
-        self._parameters.refresh()
-        self._carrier.reached(version, deposit=False, final=False)
-        self._transfer.begin_following(version)
-
-    def _reached(self, delta: Any) -> None:
-        self._carrier.reached(delta.version + 1, deposit=delta.deposit, final=delta.final)
-
-    def _seek(self, version: int) -> None:
-        """Bring the model to `version`; a history that was fetched for it tells where deposits are due."""
-        if self._replica.version == version:
-            return
-        for deltas in self._replica.seek(version):
-            self._reached(deltas[0])
-        self._parameters.refresh()
-        if version == self._carrier.version:
-            self._follow_schedule(version)
-            self._report_progress()
-
-    def _follow_schedule(self, version: int) -> None:
-        if self._scheduler is not None:
-            for _ in range(version - self._scheduled):
-                self._scheduler.step()
-        self._scheduled = version
-
-    def _wait(self) -> None:
-        """Nothing can be computed: bring x̂ forward, evaluate at the end, wait for news."""
-        if 0 <= self._replica.version < self._carrier.version:
-            self._seek(self._carrier.version)
-        if self._carrier.final:
-            self._evaluate_if_due()
-        began = self._clock.now()
-        self._transfer.mailbox.wait(self._replica.newest)
-        self._wait_s += self._clock.now() - began
-
-    def _evaluate_if_due(self) -> None:
-        if not self.is_first or self._replica.version < 0:
-            return
-        self._evaluation.run_if_due(self._replica.version, "published", final=self._carrier.final)
-        if self._carrier.final and self._evaluation.due(self._replica.version, "x", final=True):
-            self._replica.load_x()
-            self._parameters.refresh()
-            self._evaluation.run_if_due(self._replica.version, "x", final=True)
-            self._restore_published()
-
-    def _restore_published(self) -> None:
-        """Hold x̂ again after x was evaluated."""
-        version = self._replica.version
-        self._replica.version = -1
-        self._replica.seek(version)
-        self._parameters.refresh()
-
-    def _load(self, task: Task) -> None:
-        """Take over a stream: its newest deposit, or the state that every stream begins with."""
-        planes = {name: np.zeros_like(self._parameters.gradient) for name in self._push.state_planes}
-        extra = self._extras.initial
-        if task.has_deposit:
-            log.info("taking over stream %d from its deposit at step %d", task.stream, task.step)
-            for shard, parts in enumerate(
-                self._transfer.do_withdraw(task.stream, task.step, self._expected_of_deposit)
-            ):
-                for name in planes:
-                    unpack(parts[name], planes[name], self._replica.trainable[shard])
-                extra = parts.get("extra", extra)
-        self._streams[task.stream] = StreamState(planes, extra)
-        self._carrier.done(task)
-        self._report_progress()
-
-    def _expected_of_deposit(self, shard: int, name: str) -> int | range | None:
-        if name == "extra":
-            return range(1 << 28)
-        return 4 * self._replica.trainable[shard].elements if name in self._push.state_planes else None
-
-    def _deposit(self, task: Task) -> None:
-        state = self._streams[task.stream]
-        parts = [
-            {name: pack(plane, blocks) for name, plane in state.planes.items()}
-            for blocks in self._replica.trainable
-        ]
-        parts[0]["extra"] = state.extra
-        released = task.kind is Kind.RELEASE
-        self._transfer.begin_deposit(task.stream, task.step, task.attempt, parts, released=released)
-        self._carrier.done(task)
-        if released:
-            del self._streams[task.stream]
-
-    def _finish(self) -> None:
-        """The run is over: the model holds the newest x̂ of this worker."""
-        if self._replica.version >= 0:
-            self._seek(self._carrier.version)
-        self._report_progress()
-        self._transfer.drain(1.0)
-        self._model.eval()
+    def _is_bad(self, loss: float, norm_sq: float) -> bool:
+        """Whether the unit must not reach the model; `_bad` then says why."""
+        if not math.isfinite(loss):
+            self._bad = f"{self._driver.unit}: the loss is {loss}"
+        elif not math.isfinite(norm_sq):
+            name = self._parameters.first_bad_gradient()
+            self._bad = f"{self._driver.unit}: the gradient of {name} is not finite"
+        return bool(self._bad)
