@@ -1,0 +1,237 @@
+"""Scenario scripts for membership and clocks: each line an event and what the coordinator does about it.
+
+    event -> note; note; …
+
+Notes must appear in the actions of the event in this order; others may stand between them, and `nothing` says that
+there are none. A line without an arrow asks for nothing. `#` begins a comment. The scripts are the files *.txt here.
+
+    rules KEY=N …                  before anything else: changes of the small run's rules
+    start N                        N workers w1 … wN join, upload, are ready
+    join NAME                      a worker joins, declares and is ready
+    advance S s [silent NAME …]    S seconds pass in ticks of 0.1 s; all beat but the silent
+    beats of NAME end              its heartbeat stream closes
+    push NAME step=N stream=A,B [shard=K] [attempt=N] [lr=X] [bad]   units accepted (on one shard, or on all)
+    settle N                       every shard has published the delta of step N
+    fenced stream=A attempt=N [SHARD=yes|no …]          answers to a fence
+    deposit NAME stream=A,B step=N [released]
+    leave NAME · fail NAME [ends] · announce NAME · progress NAME · attend NAME
+    evaluate NAME step=N           both evaluations of the end
+    written N · checkpoint fails N · stop · lost SHARD
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from coordinator import actions as a
+from coordinator import records as r
+from coordinator.core import Core
+from tests.coordinator.world import LAYOUT, SPEC, began, rules
+from wire.errors import SparsyncError
+from wire.ids import UnitId
+from wire.messages import BAD_UNIT, Commit
+
+BETWEEN = re.compile(r";(?![^()]*\))")
+SCRIPTS = sorted(Path(__file__).parent.glob("*.txt"))
+
+
+class Stage:
+    """Plays the lines of a script to a core and writes its actions down as notes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.core: Core | None = None
+        self.changes: dict[str, int] = {"servers": 2}
+        self.incarnations: dict[str, int] = {}
+
+    def play(self, line: str) -> list[str]:
+        """The notes of one event."""
+        words = line.split()
+        if words[0] == "rules":
+            self.changes |= {k: int(v) for k, v in (w.split("=") for w in words[1:])}
+            return []
+        if self.core is None:
+            self._open()
+        verb = "beats" if line.startswith("beats of") else words[0]
+        act: Callable[[list[str]], Iterator[a.Event]] = getattr(self, f"_{verb}")
+        notes: list[str] = []
+        for event in act(words[1:]):
+            notes += self.hear(event)
+        return notes
+
+    def hear(self, event: a.Event) -> list[str]:
+        assert self.core is not None
+        try:
+            actions = self.core.handle(event, self.now)
+        except SparsyncError as error:
+            return [f"refused {type(error).__name__}"]
+        for action in actions:
+            if isinstance(action, a.Answer) and isinstance(action.value, a.Joined):
+                self.incarnations[action.key] = action.value.incarnation
+        return [note for action in actions for note in self._notes(action)]
+
+    def _open(self) -> None:
+        streams = int(self.changes.get("units_per_step", 4))
+        self.core = Core(rules(**self.changes), began(streams))
+        for shard in range(self.changes["servers"]):
+            self.hear(a.Join(f"ps{shard}", "ps", f"ps{shard}", f"h:{shard}", "", 0, "h"))
+
+    # --- events
+
+    def _start(self, words: list[str]) -> Iterator[a.Event]:
+        names = [f"w{i + 1}" for i in range(int(words[0]))]
+        for name in names:
+            yield a.Join(name, "worker", name, "", "cpu", 1, "h")
+            yield a.Declare(f"declare {name}", self.incarnations[name], LAYOUT, SPEC)
+        assert self.core is not None
+        for placed in self.core.state.placement:
+            yield a.ShardAttached(placed.shard, placed.incarnation, False, 0)
+            yield a.ShardConfigured(placed.shard)
+        yield a.Uploaded(self.incarnations["w1"])
+        yield from (a.Beat(self.incarnations[name]) for name in names)
+        yield from (self._readiness(name) for name in names)
+
+    def _join(self, words: list[str]) -> Iterator[a.Event]:
+        name = words[0]
+        yield a.Join(name, "worker", name, "", "cpu", 1, "h")
+        yield a.Beat(self.incarnations[name])
+        yield a.Declare(f"declare {name}", self.incarnations[name], LAYOUT, SPEC)
+        yield self._readiness(name)
+
+    def _readiness(self, name: str) -> a.Ready:
+        return a.Ready(self.incarnations[name], 100, "d", 2, 1, True, 0)
+
+    def _advance(self, words: list[str]) -> Iterator[a.Event]:
+        silent = set(words[words.index("silent") + 1 :]) if "silent" in words else set()
+        until = self.now + float(words[0])
+        while self.now < until - 1e-9:
+            self.now += 0.1
+            yield from (a.Beat(i) for name, i in self.incarnations.items() if name not in silent)
+            yield a.Tick()
+
+    def _beats(self, words: list[str]) -> Iterator[a.Event]:
+        name = words[1]
+        yield a.BeatsEnded(self.incarnations.pop(name))
+
+    def _push(self, words: list[str]) -> Iterator[a.Event]:
+        options = dict(w.split("=") for w in words[1:] if "=" in w)
+        shards = [int(options["shard"])] if "shard" in options else range(self.changes["servers"])
+        reason = f"{BAD_UNIT}loss is NaN" if "bad" in words else ""
+        commit = Commit(reason, 8, 64, 2.0, 1.0, (float(options.get("lr", "0.1")),))
+        for stream in map(int, options["stream"].split(",")):
+            unit = UnitId(1, int(options["step"]), stream)
+            for shard in shards:
+                attempt = int(options.get("attempt", "0"))
+                yield a.UnitAccepted(shard, unit, attempt, self.incarnations[words[0]], commit)
+
+    def _settle(self, words: list[str]) -> Iterator[a.Event]:
+        yield from (a.StepSettled(shard, int(words[0])) for shard in range(self.changes["servers"]))
+
+    def _fenced(self, words: list[str]) -> Iterator[a.Event]:
+        assert self.core is not None
+        options = dict(w.split("=") for w in words)
+        stream, attempt = int(options.pop("stream")), int(options.pop("attempt"))
+        for shard, stands in options.items():
+            step = self.core.state.open_step
+            yield a.FenceAnswered(int(shard), step, stream, attempt, stands == "yes")
+
+    def _deposit(self, words: list[str]) -> Iterator[a.Event]:
+        options = dict(w.split("=") for w in words[1:] if "=" in w)
+        for stream in map(int, options["stream"].split(",")):
+            yield a.StreamDeposited(
+                self.incarnations[words[0]], stream, int(options["step"]), "released" in words
+            )
+
+    def _leave(self, words: list[str]) -> Iterator[a.Event]:
+        yield a.WorkerLeaving(self.incarnations[words[0]], "SIGTERM")
+
+    def _fail(self, words: list[str]) -> Iterator[a.Event]:
+        yield a.WorkerFailed(self.incarnations[words[0]], "ScriptFailed", "it raised", "ends" in words)
+
+    def _announce(self, words: list[str]) -> Iterator[a.Event]:
+        yield a.Announced(self.incarnations[words[0]], "evaluate")
+
+    def _progress(self, words: list[str]) -> Iterator[a.Event]:
+        yield a.Progressed(self.incarnations[words[0]], 1.0)
+
+    def _attend(self, words: list[str]) -> Iterator[a.Event]:
+        yield a.Attending(self.incarnations[words[0]])
+
+    def _evaluate(self, words: list[str]) -> Iterator[a.Event]:
+        step = int(words[1].removeprefix("step="))
+        for model in ("published", "x"):
+            yield a.LossEvaluated(self.incarnations[words[0]], step, model, 2.5, 1.0)
+
+    def _written(self, words: list[str]) -> Iterator[a.Event]:
+        yield a.CheckpointWritten(int(words[0]), f"step-{words[0]}", "x", "p")
+
+    def _checkpoint(self, words: list[str]) -> Iterator[a.Event]:
+        yield a.CheckpointFailed(int(words[1]), "disk full")
+
+    def _stop(self, words: list[str]) -> Iterator[a.Event]:
+        yield a.StopAsked("stop", "an operator asked")
+
+    def _lost(self, words: list[str]) -> Iterator[a.Event]:
+        yield a.ShardLost(int(words[0]), "gone")
+
+    # --- actions
+
+    def _notes(self, action: a.Action) -> Iterator[str]:
+        match action:
+            case a.Tell(incarnation, a.Plan(assignments)):
+                told = ", ".join(self._assignment(s) for s in assignments)
+                yield f"plan {self._name(incarnation)} [{told}]"
+            case a.Tell(incarnation, a.End(_, error)):
+                yield f"end {self._name(incarnation)}" + (f" {error}" if error else "")
+            case a.Command(0, a.CloseStep() as close):
+                more = " deposit" * close.deposit + " final" * close.final
+                yield f"close {close.step} {list(close.streams)}{more}"
+            case a.Command(0, a.FenceStream() as fence):
+                yield f"fence stream={fence.stream} step={fence.step} attempt={fence.attempt}"
+            case a.Command(0, a.FinishShard()):
+                yield "finish"
+            case a.WriteCheckpoint(step):
+                yield f"checkpoint {step}"
+            case a.Journal(r.Departed(incarnation, reason, dead)):
+                yield f"{'evict' if dead else 'left'} {self._name(incarnation)} ({reason})"
+            case a.Journal(r.Stopping(_, error)):
+                yield f"stopping {error}"
+            case a.Journal(r.Ended(reason, error)):
+                yield f"ended {error or 'well'} ({reason})"
+
+    def _assignment(self, s: a.Assignment) -> str:
+        text = f"{s.stream}@{s.step}"
+        text += f" a{s.attempt}" * bool(s.attempt)
+        text += f" only {list(s.send_to)}" * bool(s.send_to)
+        text += f" from {s.deposit}" if s.deposit is not None else ""
+        return text + " release" * s.release
+
+    def _name(self, incarnation: int) -> str:
+        assert self.core is not None
+        return self.core.state.members[incarnation].name
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_script(path: Path) -> None:
+    stage = Stage()
+    for number, raw in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        line = raw.partition("#")[0].strip()
+        if not line:
+            continue
+        event, _, wanted = line.partition("->")
+        notes = stage.play(event.strip())
+        expected = [w.strip() for w in BETWEEN.split(wanted)] if wanted else []
+        where = f"{path.name}:{number}: {event.strip()}\n  said {notes}\n  not  {expected}"
+        if expected == ["nothing"]:
+            assert notes == [], where
+        else:
+            rest = iter(notes)
+            assert all(any(note == want for note in rest) for want in expected), where
+
+
+def test_there_are_scripts() -> None:
+    assert len(SCRIPTS) >= 10
