@@ -51,6 +51,7 @@ def run(
         PortTaken, PermissionRefused: it cannot listen there.
         UsageError: the directory holds a run already, or another coordinator works in it.
         NoInput, DamagedFile: the checkpoint to resume is not there or damaged.
+        SparsyncError: what ended the run, if it did not end well.
     """
     log_to_stderr("coordinator", level=config.telemetry.log_level)
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -110,16 +111,15 @@ async def _main(
         ticking.cancel()
         await serving.stop(1.0)
         await engine.close()
-    return _exit_code(state)
+    return _outcome(state)
 
 
-def _exit_code(state: State) -> int:
+def _outcome(state: State) -> int:
+    """The exit code of a run that ended well. Raises: the error that ended it."""
     assert state.ended is not None
-    if not state.ended.error:
-        return 0
-    error = by_name(state.ended.error)(state.ended.reason)
-    log.error("error: %s", error)
-    return error.exit_code
+    if state.ended.error:
+        raise by_name(state.ended.error)(state.ended.reason)
+    return 0
 
 
 def _checkpoint(resume: Path | None) -> Manifest | None:

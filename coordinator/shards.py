@@ -115,6 +115,8 @@ class ShardLine:
                 async for event in self._open():
                     backoff, deadline = Backoff(random.Random()), Deadline(self._clock, LOST_AFTER_S)
                     self._translate(event)
+                if self._state.ended is not None:
+                    return
                 reason = "it closed the line"
             except grpc.aio.AioRpcError as error:
                 failure = to_error(error, peer=f"server {self.shard} at {self._address}")

@@ -38,6 +38,7 @@ class Owner:
         self._store = store
         self._shard: Shard | None = None
         self.loaded = False
+        self._over = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard")
         self._published = asyncio.Condition()
         self.admit_bytes = admit_bytes
@@ -110,13 +111,13 @@ class Owner:
         self._store.save_base(shard.deltas.version, pack(shard.planes()["published"], shard.blocks))
 
     async def delta(self, version: int) -> Delta | None:
-        """The delta that starts at `version`, waiting until it is published; None once the final one is behind.
+        """The delta that starts at `version`, waiting until it is published; None once the final one is behind or this server ends.
 
         Raises: ProtocolMismatch when it is no longer retained.
         """
         async with self._published:
-            await self._published.wait_for(lambda: self.loaded)
-            while True:
+            await self._published.wait_for(lambda: self.loaded or self._over)
+            while not self._over:
                 try:
                     delta = self.shard.deltas.get(version)
                 except KeyError as error:
@@ -126,6 +127,13 @@ class Owner:
                 if self.shard.deltas.final:
                     return None
                 await self._published.wait()
+            return None
+
+    async def end(self) -> None:
+        """Let every follower go: this server ends."""
+        self._over = True
+        async with self._published:
+            self._published.notify_all()
 
     async def reach(self, version: int) -> None:
         """Wait until the shard stands at `version` or beyond."""

@@ -93,6 +93,7 @@ async def _main(
         log.info("the run is over: %s", reason)
         return 0
     finally:
+        await service.end()
         await serving.stop(1.0)
         await channel.close(None)
 

@@ -47,6 +47,8 @@ OUTCOMES = {
 }
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Events = asyncio.Queue[shard_pb2.ShardEvent | None]
+"""What a shard has to tell its coordinator; None ends the line."""
 
 
 class ShardService(shard_pb2_grpc.ShardServicer):
@@ -63,7 +65,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self._terms = terms
         self._finish = finish
         self._joined = asyncio.Event()
-        self._events: asyncio.Queue[shard_pb2.ShardEvent] | None = None
+        self._events: Events | None = None
         self.attached = asyncio.Event()
 
     def joined(self, *, incarnation: int, timeline: int, config: Config) -> None:
@@ -73,45 +75,46 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self._config = config
         self._joined.set()
 
+    async def end(self) -> None:
+        """End the lines that would stay open: the coordinator's, the followers'."""
+        if self._events is not None:
+            self._events.put_nowait(None)
+        await self._owner.end()
+
     # --- coordinator -------------------------------------------------------------------
 
     async def Control(
         self, request_iterator: AsyncIterator[shard_pb2.ShardCommand], context: Context
     ) -> AsyncIterator[shard_pb2.ShardEvent]:
         await self._joined.wait()
-        events: asyncio.Queue[shard_pb2.ShardEvent] = asyncio.Queue()
+        events: Events = asyncio.Queue()
         obey = asyncio.create_task(self._obey(request_iterator, events))
         self.attached.set()
         try:
-            while True:
-                get = asyncio.create_task(events.get())
-                await asyncio.wait({get, obey}, return_when=asyncio.FIRST_COMPLETED)
-                if get.done():
-                    yield get.result()
-                    continue
-                get.cancel()
-                await obey
-                return
+            while (event := await events.get()) is not None:
+                yield event
+            if obey.done():
+                await obey  # raises what ended it
         finally:
             obey.cancel()
             if self._events is events:
                 self._events = None
                 self.attached.clear()
 
-    async def _obey(
-        self, commands: AsyncIterator[shard_pb2.ShardCommand], events: asyncio.Queue[shard_pb2.ShardEvent]
-    ) -> None:
-        async for command in commands:
-            self._terms.obey(Term(command.term.number, command.term.nonce), command.term.journal_seq)
-            try:
-                await self._command(command, events)
-            except SparsyncError as error:
-                refused = shard_pb2.Refused(error=type(error).__name__, message=str(error))
-                events.put_nowait(shard_pb2.ShardEvent(refused=refused))
+    async def _obey(self, commands: AsyncIterator[shard_pb2.ShardCommand], events: Events) -> None:
+        """Take commands one by one, until the coordinator closes the line or is not to be obeyed any more."""
+        try:
+            async for command in commands:
+                self._terms.obey(Term(command.term.number, command.term.nonce), command.term.journal_seq)
+                try:
+                    await self._command(command, events)
+                except SparsyncError as error:
+                    refused = shard_pb2.Refused(error=type(error).__name__, message=str(error))
+                    events.put_nowait(shard_pb2.ShardEvent(refused=refused))
+        finally:
+            events.put_nowait(None)
 
-    async def _command(
-        self, command: shard_pb2.ShardCommand, events: asyncio.Queue[shard_pb2.ShardEvent]
-    ) -> None:
+    async def _command(self, command: shard_pb2.ShardCommand, events: Events) -> None:
         match command.WhichOneof("command"):
             case "attach":
                 self._check_timeline(command.attach.timeline)
@@ -149,7 +152,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         push, pull = codecs_of(self._config, optimizer=optimizer.kind)
         await self._owner.read(lambda: self._owner.configure(spec, push, pull))
 
-    async def _close(self, message: shard_pb2.Close, events: asyncio.Queue[shard_pb2.ShardEvent]) -> None:
+    async def _close(self, message: shard_pb2.Close, events: Events) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
         record = Close(

@@ -55,9 +55,9 @@ KNOWN = frozenset(c.exit_code for c in SparsyncError.__subclasses__())
 
 START_LIMIT_S = 30.0
 """For the coordinator to say where it serves."""
-STOP_LIMIT_S = 8.0
+STOP_LIMIT_S = 7.0
 """From asking for the end to SIGTERM; with the limit after it, an interrupt is over within 10 s."""
-TERM_LIMIT_S = 1.5
+TERM_LIMIT_S = 2.5
 """From SIGTERM to SIGKILL."""
 OWN_END_LIMIT_S = 3.0
 """For the others to end by themselves after the coordinator or a server has died."""

@@ -98,6 +98,7 @@ class Driver:
 
         Raises: the error that ended the run.
         """
+        self._attached.training = True
         while not self._ended():
             self._listen()
             task = self._carrier.next()

@@ -59,6 +59,7 @@ class Attachment:
         )
         self._asked_to_end = False
         self.joined = False
+        self.training = False
 
     def write_identity(self, path: Path) -> None:
         """Keep who this process is in the run, for whoever looks at the machine."""
@@ -74,18 +75,19 @@ class Attachment:
         return self._asked_to_end
 
     def on_signal(self, number: int, frame: object) -> None:
-        """SIGTERM or SIGINT: leave at the next boundary; before the model joined, at once."""
-        if not self.joined or self._asked_to_end:
+        """SIGTERM or SIGINT: leave at the next boundary; before the loop has begun, or a second time, at once."""
+        if not self.training or self._asked_to_end:
             sys.exit(0)
         self._asked_to_end = True
 
     def detach(self) -> None:
-        """Stop beating: the run has no more of this process."""
+        """Stop beating and close the connections: the run has no more of this process."""
         if self._heartbeat is not None:
             assert self._heartbeat.stdin is not None
             self._heartbeat.stdin.close()
             self._heartbeat.wait()
             self._heartbeat = None
+            self.transfer.close()
 
 
 _attachment: Attachment | None = None

@@ -161,7 +161,6 @@ class Session:
             self._transfer.report(failed={"error": name, "message": f"{type(error).__name__}: {error}"})
             self._transfer.drain(2.0)
         self._attached.detach()
-        self._transfer.close()
 
     def evaluate(self, fn: Callable[[], float], *, every: int = 0) -> None:
         """Have `fn` run on x̂ every `every` steps (0: only at the end), and at the end also on x.

@@ -151,8 +151,9 @@ class Transfer:
         peer = f"coordinator {self._coordinator}"
         backoff, deadline = Backoff(random.Random()), Deadline(self._clock, PATIENCE_S)
         while True:
+            call = self._stub.Attend(self._outgoing())
             try:
-                async for order in self._stub.Attend(self._outgoing()):
+                async for order in call:
                     backoff.reset()
                     deadline = Deadline(self._clock, PATIENCE_S)
                     if self._take_order(order):
@@ -162,6 +163,8 @@ class Transfer:
                 if not failure.retry or deadline.passed:
                     raise failure from None
                 log.warning("%s; opening the line again", failure)
+            finally:
+                call.cancel()
             await asyncio.sleep(backoff.next())
 
     async def _outgoing(self) -> AsyncIterator[coordinator_pb2.WorkerReport]:
@@ -393,6 +396,11 @@ class Transfer:
         for link in self._shards:
             await link.close()
         await self._control.close(None)
+        left = asyncio.all_tasks() - {
+            asyncio.current_task()
+        }  # gRPC's own: they end now that their calls have
+        if left:
+            await asyncio.wait(left, timeout=1.0)
 
     def drain(self, limit_s: float) -> None:
         """Let queued reports leave, at most `limit_s`."""

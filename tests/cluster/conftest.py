@@ -108,3 +108,11 @@ def undisturbed(
 
     yield of
     starter.end()
+
+
+@pytest.fixture
+def seed() -> int:
+    """Of the random moments of one test: printed, and taken from SPARSYNC_TEST_SEED where that is set."""
+    chosen = int(os.environ.get("SPARSYNC_TEST_SEED") or random.randrange(1_000_000))
+    print(f"to repeat: SPARSYNC_TEST_SEED={chosen}")
+    return chosen

@@ -42,7 +42,7 @@ def run_seed(seed: int) -> World:
 
 def test_the_histories_are_eventful() -> None:
     """Without this the simulation could pass by doing nothing."""
-    worlds = [run_seed(seed) for seed in range(40)]
+    worlds = [run_seed(seed) for seed in range(80)]
     fenced = [w for w in worlds if any("FenceAnswered" in line for line in w.history)]
     partial = [w for w in worlds if any('"send_to": [' in j and '"send_to": []' not in j for j in w.journal)]
     moved = [w for w in worlds if any("handed over" in j for j in w.journal)]
