@@ -1,0 +1,107 @@
+"""With dense push and pull, a cluster computes what one process computes with plain PyTorch, bit for bit.
+
+The loop below is the oracle: the units of a step one after the other, summed in stream order, divided
+once, then one step of torch's own fused optimizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from sparsync.lm.corpus import prepare
+from sparsync.lm.dataset import TokenDataset
+from sparsync.lm.model import GPT
+from sparsync.lm.train import CLIP_NORM, build_optimizer, build_scheduler
+from tests.cluster.conftest import Starter
+from wire.config import Config, load
+from worker.data import Order
+from worker.randomness import seed_all
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def train_alone(config: Config) -> nn.Module:
+    """The run of `config` in this process, without any of Sparsync's servers, sessions or codecs."""
+    seed_all("run", config.run.seed)  # as a worker seeds before the user's script
+    text = prepare(config.data.source, config.data.cache_dir)
+    dataset = TokenDataset(text.train, config.data.seq_len)
+    model = GPT(config.model.layers, config.model.width, config.model.heads, context=config.data.seq_len)
+    optimizer = build_optimizer(model, config.optimizer)
+    scheduler = build_scheduler(optimizer, config.optimizer, total_steps=config.run.steps)
+    streams = config.sync.units_per_step
+    order = Order(config.run.seed, len(dataset), config.data.batch_size, streams)
+    for step in range(config.run.steps):
+        gradients = [
+            unit_gradient(model, dataset, order.indices(step, stream).tolist()) for stream in range(streams)
+        ]
+        for parameter, units in zip(model.parameters(), zip(*gradients, strict=True), strict=True):
+            total = torch.zeros_like(parameter)
+            for unit in units:
+                total += unit
+            parameter.grad = total if config.optimizer.aggregate == "sum" else total / streams
+        optimizer.step()
+        scheduler.step()
+    return model
+
+
+def unit_gradient(model: nn.Module, dataset: TokenDataset, indices: list[int]) -> list[torch.Tensor]:
+    """The clipped gradient of one unit, parameter by parameter."""
+    model.zero_grad()
+    x, y = default_collate([dataset[i] for i in indices])
+    _, loss = model(x, y)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def digest(model: nn.Module) -> str:
+    """sha256 over the parameters as little-endian fp32, in `named_parameters()` order."""
+    content = hashlib.sha256()
+    for _, parameter in model.named_parameters():
+        content.update(parameter.detach().numpy().astype("<f4").tobytes())
+    return content.hexdigest()
+
+
+def config_of(settings: dict[str, object]) -> Config:
+    return load(None, [f"{key}={value}" for key, value in settings.items()], {}).config
+
+
+def test_the_small_run(
+    undisturbed: Callable[[str], dict[str, Any]], settings: dict[str, object], text: Path
+) -> None:
+    expected = digest(train_alone(config_of(settings)))
+    summary = undisturbed("dense")
+    assert summary["params_digest"] == expected
+    assert summary["published_digest"] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("changes", [{}, {"optimizer.name": "sgd", "optimizer.lr": 0.05}], ids=["adamw", "sgd"])
+def test_the_default_run(train: Starter, settings: dict[str, object], changes: dict[str, object]) -> None:
+    """The default model, with its cosine."""
+    own = {k: v for k, v in settings.items() if k in ("data.source", "data.cache_dir")}
+    changes = {
+        **{"run.steps": 60, "model.layers": 4, "model.width": 256, "data.seq_len": 128, "data.batch_size": 8},
+        **{"optimizer.warmup_steps": 20, "optimizer.min_lr_ratio": 0.1, "run.eval_every": 0},
+        **{"push.codec": "dense", "pull.codec": "dense"},
+        **changes,
+    }
+    summary = train(changes).finish(300)
+    assert summary["params_digest"] == digest(train_alone(config_of({**own, **changes})))
