@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -51,7 +52,10 @@ def run(
     data_dir.mkdir(parents=True, exist_ok=True)
     kernels.warm()  # compiled or loaded before anybody waits for this server
     optimizer.warm()
-    return asyncio.run(_main(coordinator, join_timeout_s, listen, advertise, data_dir, name, security))
+    try:
+        return asyncio.run(_main(coordinator, join_timeout_s, listen, advertise, data_dir, name, security))
+    finally:
+        gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
 
 
 async def _main(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -147,11 +148,15 @@ def run(
         runpy.run_path(path, run_name="__main__")
     except SparsyncError:
         raise
+    except SystemExit as end:  # a bare exit code of the script's would read as one of ours, or as a crash
+        if end.code not in (None, 0):
+            raise ScriptFailed(f"{path} ended with sys.exit({end.code!r})") from None
     except Exception as error:
         traceback.print_exc()
         raise ScriptFailed(f"{path} raised {type(error).__name__}: {error}") from None
     finally:
         _attachment.detach()
+        gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
     return 0
 
 

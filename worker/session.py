@@ -124,6 +124,11 @@ class Session:
         return self._driver.version if task.kind is Kind.WAIT else task.step
 
     @property
+    def stream(self) -> int:
+        """The stream of the unit at hand; its number in the run is `clock * sync.units_per_step + stream`."""
+        return max(self._task.stream, 0)
+
+    @property
     def epoch(self) -> int:
         """The epoch of the unit at hand; 0 without a dataset."""
         return self._order.epoch(self.clock) if self._order is not None else 0
