@@ -126,7 +126,7 @@ class Session:
     @property
     def stream(self) -> int:
         """The stream of the unit at hand; its number in the run is `clock * sync.units_per_step + stream`."""
-        return max(self._task.stream, 0)
+        return max(self._driver.task.stream, 0)
 
     @property
     def epoch(self) -> int:
