@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "config", "join"]
 
 _API = {"join": ("worker.session", "join"), "config": ("worker.runtime", "run_config")}
+PACKAGES = ("coordinator", "ps", "sparsync", "wire", "worker")
 _HOME = Path(__file__).resolve().parent.parent
 
 
@@ -49,6 +50,24 @@ def refuse_shadows(*packages: str) -> None:
         from wire.errors import ShadowedModule
 
         raise ShadowedModule(message)
+
+
+def refuse_beside(script: Path) -> None:
+    """Checks that nothing beside a script has the name of one of our packages: the script would import ours for it.
+
+    Raises: ShadowedModule, naming the file.
+    """
+    for package in PACKAGES:
+        for found in (script.parent / f"{package}.py", script.parent / package):
+            if found.is_file() or (
+                found.is_dir() and found.resolve() != _HOME / package and any(found.glob("*.py"))
+            ):
+                from wire.errors import ShadowedModule
+
+                raise ShadowedModule(
+                    f"{found} has the name of Sparsync's own package '{package}', and {script.name} could not import "
+                    "it; rename it, or move the script to another directory, and try again"
+                )
 
 
 def _origin(package: str) -> Path | None:

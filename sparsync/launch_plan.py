@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparsync import refuse_beside
 from sparsync.run_directory import (
     Checkpoint,
     RunDirectory,
@@ -107,6 +108,7 @@ def find_command(command: Sequence[str], checkpoint: Checkpoint | None) -> tuple
     script = Path(command[0])
     if not script.is_file():
         raise NoInput(f"{script}: no such script; expected the path of a Python file after --")
+    refuse_beside(script.absolute())
     return (str(script.absolute()), *command[1:])
 
 

@@ -43,7 +43,7 @@ class RunConfig(_Section):
         0, ge=0, lt=2**63, description="seeds the initial model, the order of samples and all random numbers"
     )
     steps: Count = Field(
-        400, description="steps to train; ignored when `run.epochs` is given (giving both is an error)"
+        300, description="steps to train; ignored when `run.epochs` is given (giving both is an error)"
     )
     epochs: Count | None = Field(None, description="passes over the data, instead of `run.steps`")
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
@@ -82,7 +82,7 @@ class DataConfig(_Section):
         description="name of a corpus (`sparsync data list`), or a file or directory of text",
     )
     seq_len: Count = Field(128, description="tokens a sample")
-    batch_size: Count = Field(8, description="samples a unit of the built-in trainer")
+    batch_size: Count = Field(4, description="samples a unit of the built-in trainer")
     cache_dir: str | None = Field(
         None, description="where prepared tokens are kept; without it, the user's cache directory"
     )
@@ -145,7 +145,9 @@ class OptimizerConfig(_Section):
         0.1, description="weight decay of matrices"
     )
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        (0.9, 0.95), description="AdamW's decay rates of the first and second moment"
+        (0.5, 0.95),
+        description="AdamW's decay rates of the first and second moment; the first is low because the estimates of "
+        "`ef21` lag like momentum (benchmarks/results/codec_defaults.md)",
     )
     warmup_steps: int = Field(20, ge=0, description="steps over which the learning rate rises from 0")
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = Field(

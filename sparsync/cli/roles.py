@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from sparsync import refuse_beside
 from sparsync.cli.options import load_config, set_option
 from sparsync.cli.security import SecurityFlags, security_options
 
@@ -167,6 +168,8 @@ def worker(
 
     if script is not None and not script.is_file():
         raise NoInput(f"{script}: no such script; expected the path of a Python file")
+    if script is not None:
+        refuse_beside(script.absolute())
     name = name or f"{socket.gethostname()}-{os.getpid()}"
 
     from worker.runtime import run
