@@ -1,0 +1,75 @@
+"""A core that is driven event by event up to the point that a test is about."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from coordinator import actions as a
+from coordinator.core import Core
+from tests.coordinator.world import LAYOUT, SPEC, began, rules
+from wire.ids import UnitId
+from wire.messages import Commit
+
+A = TypeVar("A")
+
+
+class Run:
+    """Two servers, and workers 3, 4 … as they join."""
+
+    def __init__(self, *, first_step: int = 0, checkpoint: str = "", **changes: Any) -> None:
+        self.now = 0.0
+        state = began(changes.get("units_per_step", 4), first_step=first_step, checkpoint=checkpoint)
+        self.core = Core(rules(**changes), state)
+        for shard in range(2):
+            self.hear(a.Join(f"ps{shard}", "ps", f"ps{shard}", f"h:{shard}", "", 0, "h"))
+
+    def hear(self, *events: a.Event) -> list[a.Action]:
+        return [action for event in events for action in self.core.handle(event, self.now)]
+
+    def only(self, kind: type[A], actions: list[a.Action]) -> list[A]:
+        return [action for action in actions if isinstance(action, kind)]
+
+    def answer(self, actions: list[a.Action]) -> Any:
+        (answer,) = self.only(a.Answer, actions)
+        return answer.value
+
+    def join(self, name: str, *, fingerprint: str = "cpu") -> Any:
+        return self.answer(self.hear(a.Join(name, "worker", name, "", fingerprint, 1, "h")))
+
+    def declare(
+        self, incarnation: int, *, key: str = "", layout: Any = LAYOUT, spec: Any = SPEC
+    ) -> list[a.Action]:
+        return self.hear(a.Declare(key or f"d{incarnation}", incarnation, layout, spec))
+
+    def configure(self) -> list[a.Action]:
+        return self.hear(
+            *(a.ShardAttached(s, s + 1, False, self.core.state.first_step) for s in range(2)),
+            *(a.ShardConfigured(s) for s in range(2)),
+        )
+
+    def ready(self, incarnation: int, **changes: Any) -> list[a.Action]:
+        fields = {"samples": 100, "digest": "d", "batch_size": 2, "accumulate": 1, "evaluates": True}
+        return self.hear(a.Ready(incarnation, **(fields | {"evaluate_every": 0} | changes)))
+
+    def begin(self, workers: int = 2) -> Run:
+        """Workers 3 … at work on step 0."""
+        for i in range(workers):
+            self.declare(self.join(f"w{i}").incarnation)
+        self.configure()
+        self.hear(a.Uploaded(3))
+        for i in range(workers):
+            self.hear(a.Beat(3 + i))
+            self.ready(3 + i)
+        return self
+
+    def accept(
+        self, step: int, *streams: int, shards: tuple[int, ...] = (0, 1), **commit: Any
+    ) -> list[a.Action]:
+        fields = {"empty_reason": "", "samples": 8, "tokens": 64, "loss": 2.0, "norm_sq": 1.0}
+        told = Commit(**(fields | {"learning_rates": (0.1,)} | commit))
+        return self.hear(
+            *(a.UnitAccepted(shard, UnitId(1, step, s), 0, 3, told) for s in streams for shard in shards)
+        )
+
+    def kinds(self, actions: list[a.Action]) -> list[str]:
+        return [type(action).__name__ for action in actions]

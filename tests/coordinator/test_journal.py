@@ -1,0 +1,91 @@
+"""The journal: what it gives back is what was decided."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from coordinator import records as r
+from coordinator.journal import Journal
+from coordinator.state import State
+from tests.coordinator.world import World
+from wire.errors import DamagedFile
+
+
+@pytest.mark.parametrize("seed", [1, 4, 9, 23])
+def test_a_run_with_deaths_replayed_is_the_state_that_wrote_it(tmp_path: Path, seed: int) -> None:
+    world = World(seed)
+    world.run()
+    journal = Journal(tmp_path / "journal.sqlite")
+    for text in world.journal:
+        journal.append(r.from_json(text))
+    journal.close()
+    again = Journal(tmp_path / "journal.sqlite")
+    replayed = again.replay(world.rules.units_per_step)
+    assert again.seq == len(world.journal)
+    for field in dataclasses.fields(State):
+        assert getattr(replayed, field.name) == getattr(world.state, field.name), field.name
+    again.close()
+
+
+SAMPLES: list[r.Record] = [
+    r.Began("run", 2, 3, "ab", 7, "step-7"),
+    r.Admitted(4, "worker", "w", "", "cpu", 1, "h"),
+    r.Departed(4, "silent", True),
+    r.Modelled(
+        (("w", (3, 4), "float32", 0), ("s", (), "bfloat16", -1)),
+        "adamw",
+        ((("lr", 1e-3),), (("lr", 2e-3),)),
+        1,
+        ((0, "h:1", 1, ((0, 2),)),),
+    ),
+    r.Loaded("uploaded by w"),
+    r.Dataset(100, "d", 2, 1, True, 5, 10),
+    r.Assigned(1, 2, 4, 8, (0, 1), "why"),
+    r.Deposited(1, 8),
+    r.Closed(8, (0, 1), True, False, 3, 1, 8, 64, None),
+    r.Evaluated(8, "x", 2.5),
+    r.Checkpointed(8, "p", "a", "b"),
+    r.Stopping("asked", "Interrupted"),
+    r.Ended("done", ""),
+]
+
+
+@pytest.mark.parametrize("record", SAMPLES, ids=lambda record: type(record).__name__)
+def test_every_record_survives_json(record: r.Record) -> None:
+    assert r.from_json(r.to_json(record)) == record
+
+
+def test_every_kind_of_record_is_tried() -> None:
+    assert {type(record) for record in SAMPLES} == set(r.Record.__args__)
+
+
+def test_sequence_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    assert [journal.append(record) for record in SAMPLES[:2]] == [1, 2]
+    journal.close()
+    journal = Journal(tmp_path / "j")
+    assert journal.seq == 2 and journal.append(SAMPLES[2]) == 3
+    journal.close()
+
+
+def test_a_record_of_another_build_is_named(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.append(SAMPLES[0])
+    journal.close()
+    with sqlite3.connect(tmp_path / "j") as database:
+        database.execute('INSERT INTO records (record) VALUES (\'{"record": "Unheard"}\')')
+    database.close()
+    journal = Journal(tmp_path / "j")
+    with pytest.raises(DamagedFile, match="record 2 is none that this build knows"):
+        journal.replay(1)
+    journal.close()
+
+
+def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(b"no database at all" * 100)
+    with pytest.raises(DamagedFile, match="cannot be read as a journal"):
+        Journal(tmp_path / "j")

@@ -1,0 +1,58 @@
+"""Who is alive, by the second."""
+
+from __future__ import annotations
+
+from coordinator.membership import Liveness
+
+
+def watched() -> Liveness:
+    liveness = Liveness(dead_s=5.0)
+    liveness.expect(1, 100.0)
+    return liveness
+
+
+def test_silence_of_more_than_five_seconds_is_death() -> None:
+    liveness = watched()
+    liveness.beat(1, 101.0, line=1)
+    assert liveness.dead(106.0) == []
+    assert liveness.dead(106.1) == [(1, "silent for 5.1 s, limit 5.0 s")]
+
+
+def test_the_first_beat_has_more_time() -> None:
+    liveness = watched()
+    assert liveness.dead(115.0) == []
+    assert liveness.dead(115.5) == [(1, "silent for 15.5 s, limit 15.0 s")]
+    assert liveness.age(1, 110.0) is None
+
+
+def test_a_closed_stream_is_death_unless_another_opens() -> None:
+    liveness = watched()
+    liveness.beat(1, 101.0, line=1)
+    liveness.close(1, 101.2, line=1)
+    assert liveness.dead(101.7) == [] and not liveness.beating()
+    assert liveness.dead(101.8) == [(1, "its heartbeat stream ended 0.6 s ago")]
+    liveness.beat(1, 101.8, line=2)
+    assert liveness.dead(102.8) == [] and liveness.beating()
+
+
+def test_the_late_end_of_an_older_stream_means_nothing() -> None:
+    """P7: after a broken connection the new stream beats before the old one's end is noticed."""
+    liveness = watched()
+    liveness.beat(1, 101.0, line=1)
+    liveness.beat(1, 103.0, line=2)
+    liveness.close(1, 103.1, line=1)
+    assert liveness.dead(104.0) == []
+
+
+def test_who_is_forgotten_does_not_die() -> None:
+    liveness = watched()
+    liveness.forget(1)
+    liveness.beat(1, 101.0, line=1)
+    liveness.close(1, 101.0, line=1)
+    assert liveness.dead(999.0) == [] and liveness.age(1, 999.0) is None
+
+
+def test_the_age_of_the_last_beat() -> None:
+    liveness = watched()
+    liveness.beat(1, 101.0, line=1)
+    assert liveness.age(1, 101.5) == 0.5

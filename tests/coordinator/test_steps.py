@@ -1,0 +1,144 @@
+"""When a step closes, when a checkpoint is taken, and what keeps either back."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator import actions as a
+from coordinator import records as r
+from coordinator.pace import Standing, SyncPace
+from tests.coordinator.runs import Run
+from wire.messages import BAD_UNIT
+
+
+def closes(run: Run, actions: list[a.Action]) -> list[r.Closed]:
+    return [j.record for j in run.only(a.Journal, actions) if isinstance(j.record, r.Closed)]
+
+
+def test_the_sync_pace_says_what_it_waits_for() -> None:
+    accepted = {0: {0, 1}, 2: {1}}
+    decision, reason = SyncPace().decide(Standing(7, 3, 2, accepted))
+    assert decision is None and reason == "step 7 waits for streams [1, 2]"
+    accepted |= {1: {0, 1}, 2: {0, 1}}
+    assert SyncPace().decide(Standing(7, 3, 2, accepted))[0] == (0, 1, 2)
+
+
+def test_the_accounts_of_a_step() -> None:
+    run = Run().begin()
+    run.accept(0, 0, loss=1.0)
+    run.accept(0, 1, loss=3.0)
+    run.accept(0, 2, empty_reason="epoch_end", samples=0, tokens=0, loss=0.0)
+    (closed,) = closes(run, run.accept(0, 3, loss=5.0))
+    assert (closed.empty, closed.samples, closed.tokens, closed.loss) == (1, 24, 192, 3.0)
+    assert (run.core.state.totals.units, run.core.state.totals.empty) == (3, 1)
+
+
+def test_a_step_of_empty_units_has_no_loss() -> None:
+    run = Run().begin()
+    (closed,) = closes(run, run.accept(0, 0, 1, 2, 3, empty_reason="epoch_end"))
+    assert closed.loss is None and closed.empty == 4
+
+
+def test_units_of_other_steps_count_for_nothing() -> None:
+    run = Run().begin()
+    assert run.accept(1, 0, 1, 2, 3) == []
+    run.accept(0, 0, 1, 2, 3)
+    assert run.accept(0, 0, 1, 2, 3) == [] and run.core.state.open_step == 1
+
+
+def test_a_close_that_a_shard_missed_is_sent_again() -> None:
+    run = Run().begin()
+    run.accept(0, 0, 1, 2, 3)
+    (again,) = run.only(a.Command, run.hear(a.ShardAttached(1, 2, True, 0)))
+    assert again == a.Command(1, a.CloseStep(0, (0, 1, 2, 3), False, False, 0))
+    assert run.only(a.Command, run.hear(a.ShardAttached(1, 2, True, 1))) == []
+
+
+def test_learning_rates_that_disagree_end_the_run_before_the_close() -> None:
+    run = Run().begin()
+    run.accept(0, 0, 1, 2)
+    actions = run.accept(0, 3, learning_rates=(0.2,))
+    assert closes(run, actions) == []
+    assert run.core.state.ended is not None and run.core.state.ended.error == "ModelMismatch"
+    assert "stream 3 [0.2]" in run.core.state.ended.reason
+
+
+def test_empty_units_have_no_say_on_learning_rates() -> None:
+    run = Run().begin()
+    run.accept(0, 0, empty_reason="epoch_end", learning_rates=(9.0,))
+    assert closes(run, run.accept(0, 1, 2, 3))
+
+
+@pytest.mark.parametrize("second", [{"learning_rates": (0.2,)}, {"empty_reason": f"{BAD_UNIT}NaN"}])
+def test_a_unit_that_is_torn_between_two_attempts_is_not_settled(second: dict[str, object]) -> None:
+    """The dead worker's frame stands on one shard, its heir's on the other: they must mean the same."""
+    run = Run().begin()
+    run.accept(0, 0, shards=(0,))
+    run.accept(0, 0, shards=(1,), **second)
+    assert run.core.state.ended is not None and "stream 0" in run.core.state.ended.reason
+
+
+@pytest.mark.parametrize(("policy", "final"), [("skip", False), ("stop", True)])
+def test_bad_units(policy: str, final: bool) -> None:
+    run = Run(on_bad_unit=policy).begin()
+    run.accept(0, 0, 1, 2)
+    actions = run.accept(0, 3, empty_reason=f"{BAD_UNIT}loss is NaN")
+    (closed,) = closes(run, actions)
+    assert closed.final is final and closed.empty == 1
+    assert any(n.event == "bad_unit" for n in run.only(a.Note, actions))
+    assert (run.core.state.stopping is not None) is final
+    if final:
+        assert run.core.state.stopping == r.Stopping("step 0: loss is NaN", "BadUnit")
+
+
+def checkpointing() -> Run:
+    """Step 0 is closed, a checkpoint of version 1 is due."""
+    run = Run(checkpoint_every=1).begin()
+    run.accept(0, 0, 1, 2, 3)
+    return run
+
+
+def test_a_checkpoint_waits_for_every_deposit_and_every_shard() -> None:
+    run = checkpointing()
+    run.hear(a.StepSettled(0, 0))
+    actions = run.hear(*(a.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
+    assert run.only(a.WriteCheckpoint, actions) == []
+    assert run.only(a.WriteCheckpoint, run.hear(a.StepSettled(1, 0))) == [a.WriteCheckpoint(1)]
+    assert run.only(a.WriteCheckpoint, run.hear(a.Tick())) == []
+
+
+def test_the_next_close_waits_for_the_checkpoint() -> None:
+    run = checkpointing()
+    assert closes(run, run.accept(1, 0, 1, 2, 3)) == []
+    run.hear(a.StepSettled(0, 0), a.StepSettled(1, 0))
+    run.hear(*(a.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
+    assert closes(run, run.hear(a.CheckpointWritten(1, "p", "x", "y")))
+    assert run.core.state.checkpointed == r.Checkpointed(1, "p", "x", "y")
+
+
+def test_a_stop_while_a_checkpoint_is_written_ends_with_the_open_step() -> None:
+    run = checkpointing()
+    run.hear(a.StepSettled(0, 0), a.StepSettled(1, 0))
+    run.hear(*(a.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
+    run.hear(a.StopAsked("s", "why"))
+    run.accept(1, 0, 1, 2, 3)
+    (closed,) = closes(run, run.hear(a.CheckpointFailed(1, "disk full")))
+    assert closed.final and closed.deposit
+
+
+def test_the_last_checkpoint_that_fails_is_an_error() -> None:
+    run = Run(steps=1).begin()
+    run.accept(0, 0, 1, 2, 3)
+    run.hear(a.CheckpointFailed(1, "disk full"))
+    assert run.core.state.ended is not None and "disk full" in run.core.state.ended.reason
+
+
+def test_the_streams_that_the_run_waits_for() -> None:
+    run = checkpointing()
+    assert run.core.steps.owed() == {0, 1, 2, 3}
+    run.hear(*(a.StreamDeposited(3 + s // 2, s, 1, False) for s in range(3)))
+    run.accept(1, 1, 2, 3)
+    assert run.core.steps.owed() == {0, 3}, "0 owes its unit, 3 its deposit"
+    run.hear(a.StreamDeposited(4, 3, 1, False))
+    run.accept(1, 0)
+    assert run.core.steps.owed() == set()
