@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._heartbeat_lines = itertools.count(1)
 
     async def Join(self, request: coordinator_pb2.JoinRequest, context: Context) -> coordinator_pb2.JoinReply:
         if request.protocol_version != PROTOCOL_VERSION:
@@ -76,13 +78,13 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Heartbeat(
         self, request_iterator: AsyncIterator[coordinator_pb2.Beat], context: Context
     ) -> coordinator_pb2.HeartbeatEnd:
-        incarnation = 0
+        incarnation, line = 0, next(self._heartbeat_lines)
         try:
             async for beat in request_iterator:
                 incarnation = beat.incarnation
-                self._engine.hear(a.Beat(incarnation))
+                self._engine.hear(a.Beat(incarnation, line))
         finally:
-            self._engine.hear(a.BeatsEnded(incarnation))
+            self._engine.hear(a.BeatsEnded(incarnation, line))
         return coordinator_pb2.HeartbeatEnd()
 
     async def Attend(

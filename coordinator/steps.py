@@ -48,8 +48,8 @@ class Steps:
         """Why the open step must not close: commits whose learning rates differ, a torn unit, or nothing."""
         if self._torn is not None:
             return (
-                f"step {self._desk.state.open_step}: two attempts at the unit of stream {self._torn} stand on different "
-                "shards and disagree (learning rates, or whether it is empty); expected the same of every worker: "
+                f"step {self._desk.state.open_step}: two attempts at the unit of stream {self._torn} stand on "
+                "different shards and disagree (learning rates, or whether it is empty); expected the same of every worker: "
                 "data, code and machines alike"
             )
         filled = [(s, c.learning_rates) for s, c in sorted(self._commits.items()) if c.contributes]
