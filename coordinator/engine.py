@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class Engine:
         self.digests: dict[str, str] = {}
         self.started = clock.now()
         self.finished = asyncio.Event()
+        self._alone = asyncio.Event()
         self._journal = journal
         self._events = events
         self._orders: dict[int, Orders] = {}
@@ -99,6 +101,8 @@ class Engine:
         """
         for action in self._core.handle(event, self.clock.now()):
             self._acts[type(action)](action)
+        if self.finished.is_set() and not self._core.lingering():
+            self._alone.set()
 
     async def ask(self, make: Callable[[str], a.Event]) -> object:
         """Hear the event that `make(key)` builds and wait for the answer under that key.
@@ -248,9 +252,9 @@ class Engine:
 
     async def farewell(self, limit_s: float) -> None:
         """Wait until every worker has closed its heartbeat stream after the end, at most `limit_s`."""
-        deadline = self.clock.now() + limit_s
-        while self._core.lingering() and self.clock.now() < deadline:
-            await asyncio.sleep(TICK_S)
+        if self._core.lingering():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._alone.wait(), limit_s)
 
     async def close(self) -> None:
         for task in list(self._tasks):

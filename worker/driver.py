@@ -186,8 +186,6 @@ class Driver:
         """The run is over: the model holds the newest x̂ that this worker has received."""
         if self._replica.version >= 0:
             self._seek(self._carrier.version)
-        self._report_progress()
-        self._transfer.drain(1.0)
 
     # --- stream state ------------------------------------------------------------------------------
 

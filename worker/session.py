@@ -164,7 +164,7 @@ class Session:
         if isinstance(error, Exception) and self._driver.end is None:
             name = type(error).__name__ if isinstance(error, SparsyncError) else ScriptFailed.__name__
             self._transfer.report(failed={"error": name, "message": f"{type(error).__name__}: {error}"})
-            self._transfer.drain(2.0)
+            self._transfer.flush(2.0)
         self._attached.detach()
 
     def evaluate(self, fn: Callable[[], float], *, every: int = 0) -> None:

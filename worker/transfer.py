@@ -12,12 +12,13 @@ import logging
 import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import grpc
 
 from wire.clock import Clock, Deadline, monotonic_clock
-from wire.errors import ProtocolMismatch, SparsyncError
+from wire.errors import ProtocolMismatch
 from wire.ids import UnitId
 from wire.layout import Layout
 from wire.messages import (
@@ -172,6 +173,7 @@ class Transfer:
         yield coordinator_pb2.WorkerReport(attending=attending)
         while True:
             yield await self._reports.get()
+            self._reports.task_done()
 
     def _take_order(self, order: coordinator_pb2.WorkerOrder) -> bool:
         """Whether it was the last one."""
@@ -402,18 +404,14 @@ class Transfer:
         if left:
             await asyncio.wait(left, timeout=1.0)
 
-    def drain(self, limit_s: float) -> None:
-        """Let queued reports leave, at most `limit_s`."""
+    def flush(self, limit_s: float) -> None:
+        """Let queued reports leave, at most `limit_s`; what is left then is lost with the line."""
 
-        async def wait() -> None:
-            deadline = Deadline(self._clock, limit_s)
-            while not self._reports.empty() and not deadline.passed:
-                await asyncio.sleep(0.01)
+        async def leave() -> None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._reports.join(), limit_s)
 
-        try:
-            self._do(wait())
-        except SparsyncError as error:
-            log.warning("reports were lost: %s", error)
+        self._do(leave())
 
 
 class _ShardLink:
