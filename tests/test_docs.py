@@ -166,6 +166,24 @@ def test_the_main_example_runs(tmp_path: Path) -> None:
     assert summary["params"] == 8 * 32 + 32 + 32 + 1
 
 
+def test_every_public_name_of_a_session_is_explained() -> None:
+    tree = ast.parse((ROOT / "worker" / "session.py").read_text(encoding="utf-8"))
+    (session,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Session")
+    names = {n.name for n in session.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")}
+    names |= {
+        n.target.attr
+        for n in ast.walk(session)
+        if isinstance(n, ast.AnnAssign)
+        and isinstance(n.target, ast.Attribute)
+        and not n.target.attr.startswith("_")
+    }
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`session\.(\w+)\(", text)) | set(
+        re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    )
+    assert names <= explained
+
+
 # --- the contract ----------------------------------------------------------------------------------
 
 
