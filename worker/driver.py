@@ -110,6 +110,7 @@ class Driver:
                 case Kind.REPLAY | Kind.COMPUTE:
                     self._seek(task.step)
                     if task.kind is Kind.COMPUTE:
+                        self._follow_schedule(task.step)
                         self._evaluate_if_due()
                     self._extras.load(task.stream, self._states[task.stream].extra)
                     self.task, self._began = task, self._clock.now()
@@ -162,7 +163,6 @@ class Driver:
             self._reached(deltas)
         self._parameters.refresh()
         if version == self._carrier.version:
-            self._follow_schedule(version)
             self._report_progress()
 
     def _follow_schedule(self, version: int) -> None:
@@ -186,6 +186,7 @@ class Driver:
         """The run is over: the model holds the newest x̂ that this worker has received."""
         if self._replica.version >= 0:
             self._seek(self._carrier.version)
+            self._follow_schedule(self.version)
 
     # --- stream state ------------------------------------------------------------------------------
 
