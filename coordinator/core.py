@@ -19,7 +19,7 @@ from coordinator.pace import PACES
 from coordinator.placement import place
 from coordinator.state import Member, State
 from coordinator.steps import Steps
-from wire.errors import ModelMismatch, SparsyncError, StaleIncarnation, UsageError, by_name
+from wire.errors import ModelMismatch, NameTaken, SparsyncError, StaleIncarnation, UsageError, by_name
 from wire.layout import Layout
 
 MEDIAN_UNITS = 10
@@ -127,7 +127,7 @@ class Core:
             raise UsageError(f"run {state.run} is over ({state.ended.reason}); start a new one")
         for member in state.present(event.role):
             if member.name == event.name:
-                raise UsageError(
+                raise NameTaken(
                     f"a {event.role} named {event.name!r} is in the run already (pid {member.pid} on {member.host}); "
                     "give this one another --name, or wait until the other is given up"
                 )

@@ -73,6 +73,16 @@ class Lanes:
         self._releasing.update(lane.stream for lane in self._desk.state.held_by(incarnation))
         self._tell(incarnation)
         self._let_go(incarnation)
+        self._dismiss_leavers()
+
+    def _dismiss_leavers(self) -> None:
+        """With nobody left to hand over to, a leaver would wait for a boundary that may never come: let it go.
+
+        Its streams are fenced when it is gone, and their next holders replay from the deposits.
+        """
+        if not self.available:
+            for incarnation in sorted(self.leaving):
+                self._desk.tell(incarnation, a.End("it asked to leave, and nobody is there to take over", ""))
 
     def abandon(self, incarnation: int, reason: str) -> None:
         """A worker is gone: fence what it carried."""
@@ -81,6 +91,7 @@ class Lanes:
         for lane in self._desk.state.held_by(incarnation):
             self._releasing.discard(lane.stream)
             self._fence(lane, reason)
+        self._dismiss_leavers()
 
     def _fence(self, lane: Lane, reason: str) -> None:
         state = self._desk.state

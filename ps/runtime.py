@@ -84,6 +84,7 @@ async def _main(
             role="ps",
             name=name,
             coordinator=coordinator,
+            timeout_s=join_timeout_s,
             address=advertise or serving.address,
         )
         config = Config.from_json(reply.config_json)

@@ -32,6 +32,14 @@ class DataRefused(SparsyncError):
     exit_code = 65
 
 
+class NameTaken(SparsyncError):
+    """The name of a process that is, or may still be, in the run; a dead holder is given up within seconds."""
+
+    status = "ALREADY_EXISTS"
+    exit_code = 84
+    retry = True
+
+
 class NoInput(SparsyncError):
     """A file, directory or corpus that is not there."""
 

@@ -1,7 +1,7 @@
 """The heartbeat: a small process of its own, so that a trainer that holds the GIL is not taken for dead (P7).
 
 It ends with its standard input, which is a pipe from the trainer: when the trainer dies, the
-stream of beats ends within the second. `python -m worker.heartbeat` is started by the
+stream of beats ends within the second; while the trainer is stopped, none is sent. `python -m worker.heartbeat` is started by the
 trainer, never forked from it.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import random
 import signal
 import subprocess
@@ -53,14 +54,16 @@ async def beat(order: dict[str, object]) -> None:
     stub = coordinator_pb2_grpc.CoordinatorStub(channel)
     interval_s = float(str(order["interval_s"]))
     incarnation = int(str(order["incarnation"]))
+    trainer = os.getppid()
     over = asyncio.Event()
     count = 0
 
     async def beats() -> AsyncIterator[coordinator_pb2.Beat]:
         nonlocal count
         while not over.is_set():
-            count += 1
-            yield coordinator_pb2.Beat(incarnation=incarnation, count=count)
+            if not stopped(trainer):
+                count += 1
+                yield coordinator_pb2.Beat(incarnation=incarnation, count=count)
             try:
                 await asyncio.wait_for(over.wait(), interval_s)
             except TimeoutError:
@@ -77,6 +80,15 @@ async def beat(order: dict[str, object]) -> None:
             await asyncio.sleep(backoff.next())
     await watching
     await channel.close(None)
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process is stopped (SIGSTOP, a debugger): it lives, and computes nothing. Linux only."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] in ("T", "t")
 
 
 async def _watch_parent(over: asyncio.Event) -> None:

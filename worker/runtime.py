@@ -192,7 +192,12 @@ async def _join(
     channel = await reach(coordinator, security, pool="control", timeout_s=join_timeout_s, say=log.info)
     try:
         return await join(
-            channel, role="worker", name=name, coordinator=coordinator, fingerprint=fingerprint(device)
+            channel,
+            role="worker",
+            name=name,
+            coordinator=coordinator,
+            timeout_s=join_timeout_s,
+            fingerprint=fingerprint(device),
         )
     finally:
         await channel.close(None)

@@ -74,6 +74,7 @@ class Carrier:
         self.final = False
         self._deposit_at: set[int] = set()
         self._streams: dict[int, _Carried] = {}
+        self._released: set[tuple[int, int]] = set()
 
     @property
     def streams(self) -> tuple[int, ...]:
@@ -83,6 +84,8 @@ class Carrier:
         """Follow a plan: keep what it repeats, drop what it leaves out, take what is new."""
         carried: dict[int, _Carried] = {}
         for assignment in plan:
+            if (assignment.stream, assignment.attempt) in self._released:
+                continue  # told again before the coordinator heard of the release
             held = self._streams.get(assignment.stream)
             if held is not None and held.assignment.attempt == assignment.attempt:
                 held.assignment = assignment
@@ -136,6 +139,7 @@ class Carrier:
                 carried.deposited = task.step
             case Kind.RELEASE:
                 del self._streams[task.stream]
+                self._released.add((task.stream, task.attempt))
             case Kind.REPLAY | Kind.COMPUTE:
                 carried.at = task.step + 1
             case Kind.WAIT:

@@ -76,6 +76,7 @@ class Transfer:
         self._thread.start()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reports: asyncio.Queue[coordinator_pb2.WorkerReport] = asyncio.Queue()
+        self._lasting: dict[str, coordinator_pb2.WorkerReport] = {}
         self._shards: list[_ShardLink] = []
         self.placement: tuple[ShardPlacement, ...] = ()
         self._plan = 0
@@ -169,8 +170,11 @@ class Transfer:
             await asyncio.sleep(backoff.next())
 
     async def _outgoing(self) -> AsyncIterator[coordinator_pb2.WorkerReport]:
+        """What is told on a new line: who this is, what must not be lost with an older line, then all that comes."""
         attending = coordinator_pb2.Attending(incarnation=self._incarnation)
         yield coordinator_pb2.WorkerReport(attending=attending)
+        for report in list(self._lasting.values()):
+            yield report
         while True:
             yield await self._reports.get()
             self._reports.task_done()
@@ -197,8 +201,17 @@ class Transfer:
 
     def report(self, **fields: Any) -> None:
         """Queue a report, by the name of its field in WorkerReport."""
-        report = coordinator_pb2.WorkerReport(**fields)
-        self._loop.call_soon_threadsafe(self._reports.put_nowait, report)
+        self._loop.call_soon_threadsafe(self._queue, coordinator_pb2.WorkerReport(**fields))
+
+    def _queue(self, report: coordinator_pb2.WorkerReport) -> None:
+        match report.WhichOneof("report"):
+            case "uploaded" | "ready" | "leaving" as kind:
+                self._lasting[kind] = report
+            case "deposited":
+                self._lasting[f"deposited {report.deposited.stream}"] = report
+            case "evaluated":
+                self._lasting[f"evaluated {report.evaluated.model}"] = report
+        self._reports.put_nowait(report)
 
     # --- the shards --------------------------------------------------------------------------
 
@@ -353,7 +366,7 @@ class Transfer:
         async def deposit_all() -> None:
             await self._gather(deposit)
             deposited = coordinator_pb2.Deposited(stream=stream, step=step, released=released)
-            self._reports.put_nowait(coordinator_pb2.WorkerReport(deposited=deposited))
+            self._queue(coordinator_pb2.WorkerReport(deposited=deposited))
 
         self._begin(deposit_all())
 

@@ -12,7 +12,7 @@ from coordinator import records as r
 from coordinator.core import Core
 from tests.coordinator.runs import Run
 from tests.coordinator.world import LAYOUT, SPEC, began, rules
-from wire.errors import DataRefused, ModelMismatch, SparsyncError, StaleIncarnation, UsageError
+from wire.errors import DataRefused, ModelMismatch, NameTaken, SparsyncError, StaleIncarnation, UsageError
 from wire.layout import Layout
 from wire.messages import OptimizerSpec
 
@@ -44,7 +44,7 @@ def test_a_name_in_use_is_refused() -> None:
     run = Run()
     run.join("w")
     refusal = run.join("w")
-    assert isinstance(refusal, UsageError) and "named 'w' is in the run already" in str(refusal)
+    assert isinstance(refusal, NameTaken) and "named 'w' is in the run already" in str(refusal)
 
 
 def test_a_server_too_many_is_refused() -> None:

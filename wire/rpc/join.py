@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 
 import grpc
 
+from wire.clock import Deadline, monotonic_clock
 from wire.errors import ProtocolMismatch
 from wire.ids import PROTOCOL_VERSION
-from wire.rpc.status import to_error
+from wire.rpc.retry import Backoff, retrying
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
-
-JOIN_TIMEOUT_S = 30.0
 
 
 async def join(
@@ -21,13 +21,15 @@ async def join(
     role: str,
     name: str,
     coordinator: str,
+    timeout_s: float,
     address: str = "",
     fingerprint: str = "",
 ) -> coordinator_pb2.JoinReply:
-    """A new incarnation in the run.
+    """A new incarnation in the run. A name whose dead holder is not given up yet is waited for.
 
     Raises:
-        UsageError: the name is taken, or the run has no room or is over.
+        NameTaken: another process of that name is alive.
+        UsageError: the run has no room, or is over.
         ModelMismatch: the fingerprint differs from the run's.
         ProtocolMismatch: the coordinator speaks another version.
         Unreachable: no answer.
@@ -41,12 +43,13 @@ async def join(
         pid=os.getpid(),
         host=socket.gethostname(),
     )
-    try:
-        reply: coordinator_pb2.JoinReply = await coordinator_pb2_grpc.CoordinatorStub(channel).Join(
-            request, timeout=JOIN_TIMEOUT_S
-        )
-    except grpc.aio.AioRpcError as error:
-        raise to_error(error, peer=f"coordinator {coordinator}") from None
+    stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+    reply: coordinator_pb2.JoinReply = await retrying(
+        lambda: stub.Join(request),
+        deadline=Deadline(monotonic_clock, timeout_s),
+        backoff=Backoff(random.Random(), cap_s=1.0),
+        peer=f"coordinator {coordinator}",
+    )
     if reply.protocol_version != PROTOCOL_VERSION:
         raise ProtocolMismatch(
             f"the coordinator speaks protocol version {reply.protocol_version}, this {role} {PROTOCOL_VERSION}; "
