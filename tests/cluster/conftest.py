@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,19 @@ class Starter:
         self._trains: list[Train] = []
 
     def __call__(
-        self, changes: Mapping[str, object] | None = None, *, out: Path | None = None, **more: Any
+        self,
+        changes: Mapping[str, object] | None = None,
+        *,
+        without: Sequence[str] = (),
+        out: Path | None = None,
+        **more: Any,
     ) -> Train:
-        """A run with the small settings and `changes`; `more` as `Train` takes it.
+        """A run with the small settings, `without` some, and `changes`; `more` as `Train` takes it.
 
         With `out` of an earlier run it is resumed there.
         """
-        settings, flags = {**self._settings, **(changes or {})}, list(more.pop("flags", ()))
+        small = {k: v for k, v in self._settings.items() if k not in without}
+        settings, flags = {**small, **(changes or {})}, list(more.pop("flags", ()))
         if out is None:
             out = self._base / f"run-{len(self._trains)}"
             flags += ["--out", str(out)]

@@ -1,0 +1,81 @@
+"""A run that was cut in two is the run; a run that is live can be looked at and ended; checkpoints on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import Starter
+from tests.cluster.running import command
+from tests.cluster.test_digests import DIGESTS
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+INTERRUPT_S = 10.0
+ENDLESS = 100_000
+
+
+def checkpoints(out: Path) -> list[int]:
+    return sorted(
+        int(p.parent.name.removeprefix("step-")) for p in out.glob("checkpoints/step-*/manifest.json")
+    )
+
+
+def test_two_halves_make_the_run(train: Starter, undisturbed: Callable[[str], dict[str, Any]]) -> None:
+    """On other numbers of servers and workers; the learning rate does not depend on the length of the run."""
+    changes = {"run.steps": 10, "run.checkpoint_every": 4, "durability.stream_state_every": 3}
+    first = train(changes, flags=["--servers", "1", "--workers", "1"])
+    half = first.finish()
+    assert half["steps"] == 10
+    assert [e["step"] for e in first.events("checkpoint")] == [4, 8, 10]
+    assert 10 in checkpoints(first.out)
+
+    second = train({"run.steps": 20}, out=first.out, flags=["--servers", "3", "--workers", "2"])
+    whole, straight = second.finish(), undisturbed("topk")
+    assert whole["timeline"] > half["timeline"]
+    assert [e["step"] for e in second.events("step")] == list(range(10, 20))
+    for key in (*DIGESTS, "steps", "val_loss", "val_loss_server"):
+        assert whole[key] == straight[key], key
+    assert half["params_digest"] != whole["params_digest"]
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(train: Starter, environ: dict[str, str]) -> None:
+    run = train({"run.steps": ENDLESS}, flags=["--servers", "1"])
+    run.wait_for_step(0)
+    began = time.monotonic()
+    os.kill(run.launcher.pid, signal.SIGINT)
+    ended = run.wait(INTERRUPT_S + 5)
+    assert not run.wait_gone(0)
+    assert time.monotonic() - began <= INTERRUPT_S
+    assert ended.code == 130, run.story()
+    stopped_at = ended.summary["steps"]
+    assert stopped_at > 0
+    assert checkpoints(run.out) == [stopped_at]
+    assert f"--resume {run.out.name}" in ended.talk
+
+    resumed = train({}, out=run.out)
+    resumed.wait_for_step(stopped_at + 1)
+    status = json.loads(command("status", run.out, "--json", environ=environ).stdout)
+    assert status["state"] == "running"
+    assert stopped_at < status["step"] < status["total_steps"] == ENDLESS
+    assert {w["name"] for w in status["workers"]} == {"worker-0", "worker-1"}
+    assert {w["pid"] for w in status["workers"]} == set(resumed.pids("worker").values())
+    assert [s["pid"] for s in status["servers"]] == list(resumed.pids("ps").values())
+    assert sum(len(w["streams"]) for w in status["workers"]) == 4
+
+    stop = command("stop", run.out, "--json", "--reason", "enough", environ=environ)
+    assert stop.returncode == 0, stop.stderr
+    at_step = json.loads(stop.stdout)["at_step"]
+    ended = resumed.wait(20)
+    assert ended.code == 130, resumed.story()
+    assert at_step <= ended.summary["steps"] <= at_step + 1
+    assert ended.summary["ended"] == "enough"
+    assert checkpoints(run.out)[-1] == ended.summary["steps"]
+    after = json.loads(command("status", run.out, "--json", environ=environ).stdout)
+    assert after == ended.summary
