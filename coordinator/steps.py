@@ -49,8 +49,8 @@ class Steps:
         if self._torn is not None:
             return (
                 f"step {self._desk.state.open_step}: two attempts at the unit of stream {self._torn} stand on "
-                "different shards and disagree (learning rates, or whether it is empty); expected the same of every worker: "
-                "data, code and machines alike"
+                "different shards and disagree (learning rates, or whether it is empty); expected the same of every "
+                "worker: data, code and machines alike"
             )
         filled = [(s, c.learning_rates) for s, c in sorted(self._commits.items()) if c.contributes]
         for stream, rates in filled[1:]:

@@ -111,7 +111,9 @@ class Owner:
         self._store.save_base(shard.deltas.version, pack(shard.planes()["published"], shard.blocks))
 
     async def delta(self, version: int) -> Delta | None:
-        """The delta that starts at `version`, waiting until it is published; None once the final one is behind or this server ends.
+        """The delta that starts at `version`, waiting until it is published.
+
+        None once the final one is behind, or when this server ends.
 
         Raises: ProtocolMismatch when it is no longer retained.
         """

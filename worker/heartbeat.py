@@ -1,8 +1,8 @@
 """The heartbeat: a small process of its own, so that a trainer that holds the GIL is not taken for dead (P7).
 
 It ends with its standard input, which is a pipe from the trainer: when the trainer dies, the
-stream of beats ends within the second; while the trainer is stopped, none is sent. `python -m worker.heartbeat` is started by the
-trainer, never forked from it.
+stream of beats ends within the second; while the trainer is stopped, none is sent.
+`python -m worker.heartbeat` is started by the trainer, never forked from it.
 """
 
 from __future__ import annotations

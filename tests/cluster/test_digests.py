@@ -21,9 +21,7 @@ def equal_runs(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert a["params_digest"] and a["published_digest"]
 
 
-@pytest.mark.parametrize(
-    ("codec", "servers", "workers"), [("topk", 4, 1), ("topk", 1, 3), ("dense", 1, 1)]
-)
+@pytest.mark.parametrize(("codec", "servers", "workers"), [("topk", 4, 1), ("topk", 1, 3), ("dense", 1, 1)])
 def test_machines_change_nothing(
     train: Starter, undisturbed: Undisturbed, codec: str, servers: int, workers: int
 ) -> None:

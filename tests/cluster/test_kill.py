@@ -63,7 +63,13 @@ def test_three_killed_workers_change_no_bit(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_three_killed_workers_of_the_default_run(train: Starter, seed: int) -> None:
-    changes = {"run.steps": 60, "model.layers": 4, "model.width": 256, "data.seq_len": 128, "data.batch_size": 8}
+    changes = {
+        "run.steps": 60,
+        "model.layers": 4,
+        "model.width": 256,
+        "data.seq_len": 128,
+        "data.batch_size": 8,
+    }
     undisturbed = train(changes).finish(300)
     draw = random.Random(seed)
     run = train({**changes, "durability.stream_state_every": 8})

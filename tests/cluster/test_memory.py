@@ -22,7 +22,9 @@ def test_the_roles_keep_their_bounds(train: Starter) -> None:
     coordinator = peak_rss(coordinators[0].pid)
     summary = run.finish()
     bound = 450 * MB + 24 * summary["params"] + ADMIT_BYTES
-    print(f"coordinator {coordinator / MB:.0f} MB, servers {[round(s / MB) for s in servers]} MB of {bound / MB:.0f}")
+    print(
+        f"coordinator {coordinator / MB:.0f} MB, servers {[round(s / MB) for s in servers]} MB of {bound / MB:.0f}"
+    )
     assert coordinator <= 120 * MB
     assert len(servers) == 2
     assert max(servers) <= bound

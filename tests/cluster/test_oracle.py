@@ -93,14 +93,23 @@ def test_the_small_run(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("changes", [{}, {"optimizer.name": "sgd", "optimizer.lr": 0.05}], ids=["adamw", "sgd"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"optimizer.name": "sgd", "optimizer.lr": 0.05}], ids=["adamw", "sgd"]
+)
 def test_the_default_run(train: Starter, settings: dict[str, object], changes: dict[str, object]) -> None:
     """The default model, with its cosine."""
     own = {k: v for k, v in settings.items() if k in ("data.source", "data.cache_dir")}
     changes = {
-        **{"run.steps": 60, "model.layers": 4, "model.width": 256, "data.seq_len": 128, "data.batch_size": 8},
-        **{"optimizer.warmup_steps": 20, "optimizer.min_lr_ratio": 0.1, "run.eval_every": 0},
-        **{"push.codec": "dense", "pull.codec": "dense"},
+        "run.steps": 60,
+        "model.layers": 4,
+        "model.width": 256,
+        "data.seq_len": 128,
+        "data.batch_size": 8,
+        "optimizer.warmup_steps": 20,
+        "optimizer.min_lr_ratio": 0.1,
+        "run.eval_every": 0,
+        "push.codec": "dense",
+        "pull.codec": "dense",
         **changes,
     }
     summary = train(changes).finish(300)
