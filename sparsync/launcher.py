@@ -45,6 +45,7 @@ from sparsync.supervision import (
     Action,
     Event,
     Exited,
+    Joined,
     RequestStop,
     Say,
     Seen,
@@ -261,12 +262,14 @@ class Cluster:
         if self._broken is not None:
             raise self._broken
         self._look_for_address()
-        self._reap()
-        events, self._events = self._events, []
+        names = {popen.pid: name for name, popen in self._processes.items()}
+        ended = self._reap()
+        seen = self._show_events()  # after the exits: all that a coordinator wrote before its own is there
+        joins: list[Event] = [Joined(names[pid]) for pid in seen if pid in names]
+        events, self._events = [*self._events, *joins, *ended], []
         for event in [*events, Tick()]:
             for action in self.supervisor.handle(event, self._clock.now()):
                 self._act(action)
-        self._show_events()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), TICK_S)
         self._wake.clear()
@@ -317,14 +320,15 @@ class Cluster:
                 self._start(process)
         self._spawn(self._watch())
 
-    def _reap(self) -> None:
-        """Tells of the processes that ended, those that tell the cause first."""
+    def _reap(self) -> list[Event]:
+        """The processes that ended, those that tell the cause first."""
         codes = {name: popen.poll() for name, popen in self._processes.items()}
         ended = [(name, code) for name, code in codes.items() if code is not None]
         roles = self._launch.roles
-        for name, code in sorted(ended, key=lambda e: exit_order(roles[e[0]], e[1])):
+        ended.sort(key=lambda e: exit_order(roles[e[0]], e[1]))
+        for name, _ in ended:
             self._sweep(self._processes.pop(name))
-            self._events.append(Exited(name, code))
+        return [Exited(name, code) for name, code in ended]
 
     def _send(self, process: str, number: signal.Signals) -> None:
         popen = self._processes.get(process)
@@ -388,10 +392,13 @@ class Cluster:
         self._events.append(UserInterrupt())
         self._wake.set()
 
-    def _show_events(self) -> None:
-        for event in self._tail.read():
+    def _show_events(self) -> list[int]:
+        """Tells the user what has happened; the process ids of those that joined."""
+        events = self._tail.read()
+        for event in events:
             if line := event_line(event):
                 self._display.note(line)
+        return [event["pid"] for event in events if event.get("event") == "joined"]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -40,7 +40,6 @@ STATE_STYLES = {
     "ready": "green",
     "waiting": "yellow",
     "evaluating": "cyan",
-    "replaying": "magenta",
     "dead": "bold red",
     "left": "dim",
 }

@@ -76,6 +76,13 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """A worker has joined the run."""
+
+    process: str
+
+
+@dataclass(frozen=True)
 class Exited:
     """A process ended. `code` is its exit code, or minus the number of the signal that killed it."""
 
@@ -108,7 +115,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = Serving | Exited | Seen | UserInterrupt | StopAnswered | Tick
+Event = Serving | Joined | Exited | Seen | UserInterrupt | StopAnswered | Tick
 
 
 @dataclass(frozen=True)
@@ -194,6 +201,7 @@ class Supervisor:
         self._state = ""
         self._restarts = dict.fromkeys(roles, 0)
         self._due: dict[str, float] = {}
+        self._outside: set[str] = set()
         self._serving = False
         self._deserted_at: float | None = None
         self._servers_end_at: float | None = None
@@ -226,6 +234,10 @@ class Supervisor:
             case Serving():
                 self._serving = True
                 self._alive |= set(self._roles)
+                self._outside = {name for name, role in self._roles.items() if role == "worker"}
+                return []
+            case Joined():
+                self._outside.discard(event.process)
                 return []
             case Exited():
                 return self._exited(event.process, event.code, now)
@@ -243,6 +255,7 @@ class Supervisor:
 
     def _exited(self, process: str, code: int, now: float) -> list[Action]:
         self._alive.discard(process)
+        self._outside.discard(process)
         react: dict[Role, Callable[[str, int, float], list[Action]]] = {
             "coordinator": self._coordinator_gone,
             "ps": self._server_gone,
@@ -256,10 +269,11 @@ class Supervisor:
             failed = self._fail(code if code in KNOWN else ServerLost.exit_code, process, describe_exit(code))
             return failed + self._wait(Phase.STOPPING, OWN_END_LIMIT_S, now)
         self.stopped |= code == Interrupted.exit_code
+        late = self._send(SIGTERM, self._outside)  # there is nothing any more that they could join
         if self.phase is Phase.RUNNING:
             self._servers_end_at = now + SERVER_END_LIMIT_S
-            return self._wait(Phase.CLOSING, WORKER_END_LIMIT_S, now)
-        return []
+            return late + self._wait(Phase.CLOSING, WORKER_END_LIMIT_S, now)
+        return late
 
     def _server_gone(self, process: str, code: int, now: float) -> list[Action]:
         if code in ORDERLY or self.phase is not Phase.RUNNING:
@@ -402,6 +416,7 @@ class Supervisor:
         for name in due:
             del self._due[name]
             self._alive.add(name)
+            self._outside.add(name)
         return [Start(name) for name in due]
 
     def _deserted(self, now: float) -> list[Action]:

@@ -20,6 +20,7 @@ from sparsync.supervision import (
     Action,
     Event,
     Exited,
+    Joined,
     RequestStop,
     Role,
     Say,
@@ -54,7 +55,7 @@ class Run:
         self.now = 100.0
         self.supervisor = Supervisor(ROLES, restarts=restarts, first_step=first_step, now=self.now)
         if serving:
-            self.tell(Serving(), Seen("running", step))
+            self.tell(Serving(), Joined("worker-0"), Joined("worker-1"), Seen("running", step))
 
     def tell(self, *events: Event) -> list[Action]:
         """Actions, without what is merely said."""
@@ -75,6 +76,23 @@ def test_a_run_that_ends_well() -> None:
     assert run.exits(0, "coordinator") == []
     assert run.exits(0, "ps-0", "worker-0", "worker-1", "ps-1") == []
     assert run.supervisor.ended and run.supervisor.exit_code == 0
+
+
+def test_who_has_not_joined_when_the_run_ends_is_not_waited_for() -> None:
+    run = Run()
+    run.exits(-9, "worker-1")
+    assert run.after(0.6) == [Start("worker-1")]
+    assert run.exits(0, "coordinator") == [Send(SIGTERM, ("worker-1",))]
+    assert run.exits(0, "ps-0", "ps-1", "worker-0") == []
+    assert run.exits(-15, "worker-1") == []
+    assert run.supervisor.ended and run.supervisor.exit_code == 0
+
+
+def test_a_restarted_worker_that_joined_is_waited_for() -> None:
+    run = Run()
+    run.exits(-9, "worker-1")
+    run.after(0.6)
+    assert run.tell(Joined("worker-1"), Exited("coordinator", 0)) == []
 
 
 def test_a_killed_worker_starts_again_after_a_pause() -> None:
