@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     from coordinator.engine import Engine
     from coordinator.state import Member
 
-STATES = {"": "running"}
-
 
 def status(engine: Engine) -> dict[str, object]:
     """What the run looks like now (docs/status.md)."""

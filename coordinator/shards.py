@@ -57,8 +57,10 @@ class ShardLine:
         self._seq = seq
         self._clock = clock
         self._address = state.placement[shard].address
-        self.channel = open_channel(self._address, security, pool="control")
-        self.stub = shard_pb2_grpc.ShardStub(self.channel)
+        self._channels = [open_channel(self._address, security, pool=pool) for pool in ("control", "state")]
+        self._control = shard_pb2_grpc.ShardStub(self._channels[0])
+        self.stub = shard_pb2_grpc.ShardStub(self._channels[1])
+        """For checkpoints: planes that would hold up a fence on the line of commands."""
         self._commands: asyncio.Queue[shard_pb2.ShardCommand] = asyncio.Queue()
         self.version = 0
         self.delta_bytes = 0
@@ -131,7 +133,7 @@ class ShardLine:
         self._commands = asyncio.Queue()
         attach = shard_pb2.Attach(run=self._state.run, timeline=self._state.timeline)
         self._commands.put_nowait(self._command(attach=attach))
-        return aiter(self.stub.Control(self._outgoing(self._commands)))
+        return aiter(self._control.Control(self._outgoing(self._commands)))
 
     @staticmethod
     async def _outgoing(
@@ -171,7 +173,8 @@ class ShardLine:
         )
 
     async def close(self) -> None:
-        await self.channel.close(None)
+        for channel in self._channels:
+            await channel.close(None)
 
 
 def as_error(error: grpc.aio.AioRpcError, line: ShardLine) -> SparsyncError:

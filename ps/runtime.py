@@ -49,7 +49,6 @@ def run(
     Raises: SparsyncError, with the exit code that it knows.
     """
     log_to_stderr(name)
-    data_dir.mkdir(parents=True, exist_ok=True)
     kernels.warm()  # compiled or loaded before anybody waits for this server
     optimizer.warm()
     try:
@@ -71,8 +70,9 @@ async def _main(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _end(ended), "asked to end")
     channel = await reach(coordinator, security, pool="control", timeout_s=join_timeout_s, say=log.info)
+    data_dir.mkdir(parents=True, exist_ok=True)
     owner = Owner(Store(data_dir))
-    service = ShardService(owner, terms=TermGuard(None), finish=_end(ended))
+    service = ShardService(owner, finish=_end(ended))
 
     def add(server: grpc.aio.Server) -> None:
         shard_pb2_grpc.add_ShardServicer_to_server(service, server)
@@ -91,7 +91,8 @@ async def _main(
         logging.getLogger().setLevel(config.telemetry.log_level.upper())
         torch.set_num_threads(config.cluster.compute_threads)
         owner.admit_bytes = config.cluster.admit_bytes
-        service.joined(incarnation=reply.incarnation, timeline=reply.timeline, config=config)
+        terms = TermGuard(data_dir / "term.json", scope=f"{reply.run} timeline {reply.timeline}")
+        service.joined(incarnation=reply.incarnation, timeline=reply.timeline, config=config, terms=terms)
         await serving.serving()
         log.info("joined run %s as %s, serving on %s", reply.run, name, serving.address)
         reason = await _until_ended(ended, service, channel, coordinator)

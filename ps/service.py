@@ -56,23 +56,22 @@ class ShardService(shard_pb2_grpc.ShardServicer):
 
     Args:
         owner: what holds the shard.
-        terms: the fence against old coordinators.
         finish: called when the coordinator says that the run is over.
     """
 
-    def __init__(self, owner: Owner, *, terms: TermGuard, finish: Callable[[str], None]) -> None:
+    def __init__(self, owner: Owner, *, finish: Callable[[str], None]) -> None:
         self._owner = owner
-        self._terms = terms
         self._finish = finish
         self._joined = asyncio.Event()
         self._events: Events | None = None
         self.attached = asyncio.Event()
 
-    def joined(self, *, incarnation: int, timeline: int, config: Config) -> None:
-        """The coordinator took this server in: from now on it obeys."""
+    def joined(self, *, incarnation: int, timeline: int, config: Config, terms: TermGuard) -> None:
+        """The coordinator took this server in: from now on it obeys the highest term of `terms`."""
         self._incarnation = incarnation
         self._timeline = timeline
         self._config = config
+        self._terms = terms
         self._joined.set()
 
     async def end(self) -> None:
@@ -178,7 +177,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     async def Collect(
         self, request: shard_pb2.CollectRequest, context: Context
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
-        self._terms.obey(Term(request.term.number, request.term.nonce), request.term.journal_seq)
+        self._terms.obey(Term(request.term.number, request.term.nonce))
         shard = self._owner.shard
         if shard.deltas.version != request.version:
             raise ProtocolMismatch(
@@ -198,7 +197,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             yield chunk
 
     async def Describe(self, request: shard_pb2.DescribeRequest, context: Context) -> shard_pb2.DescribeReply:
-        self._terms.obey(Term(request.term.number, request.term.nonce), request.term.journal_seq)
+        self._terms.obey(Term(request.term.number, request.term.nonce))
         shard = self._owner.shard
         return shard_pb2.DescribeReply(
             planes=list(shard.planes()), stream_planes=shard.stream_planes, scalars=shard.scalars()
@@ -214,7 +213,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         async for message in request_iterator:
             if message.HasField("header"):
                 header = message.header
-                self._terms.obey(Term(header.term.number, header.term.nonce), header.term.journal_seq)
+                self._terms.obey(Term(header.term.number, header.term.nonce))
                 version = header.version
                 shard.load_scalars(dict(header.scalars))
                 continue

@@ -14,19 +14,25 @@ class TermGuard:
 
     Args:
         path: where the term is kept, or None to keep it in memory.
+        scope: the run and timeline that terms are counted in; a term of another scope is no concern.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, scope: str = "") -> None:
         self._path = path
+        self._scope = scope
         self.term = Term(0, b"")
         self._journal_seq = 0
         if path is not None and path.exists():
             seen = json.loads(path.read_text())
+            if seen["scope"] != scope:
+                return
             self.term = Term(seen["number"], bytes.fromhex(seen["nonce"]))
             self._journal_seq = seen["journal_seq"]
 
-    def obey(self, term: Term, journal_seq: int) -> None:
+    def obey(self, term: Term, journal_seq: int | None = None) -> None:
         """Accept a message of `term`, whose sender's journal stands at `journal_seq`.
+
+        Messages beside the line of commands may be overtaken by it: they are judged without a position.
 
         Raises:
             StaleIncarnation: a higher term was seen, an equal one with another nonce, or the
@@ -37,6 +43,8 @@ class TermGuard:
         if term.number == self.term.number:
             if term.nonce != self.term.nonce:
                 raise StaleIncarnation(f"two coordinators hold term {term.number}; this one is not obeyed")
+            if journal_seq is None:
+                return
             if journal_seq < self._journal_seq:
                 raise StaleIncarnation(
                     f"the coordinator's journal is at {journal_seq}, it has shown {self._journal_seq} before: a copy"
@@ -44,9 +52,14 @@ class TermGuard:
             self._journal_seq = journal_seq
             return
         if self._path is not None:
-            record = {"number": term.number, "nonce": term.nonce.hex(), "journal_seq": journal_seq}
+            record = {
+                "scope": self._scope,
+                "number": term.number,
+                "nonce": term.nonce.hex(),
+                "journal_seq": journal_seq,
+            }
             partial = self._path.with_suffix(".partial")
             partial.write_text(json.dumps(record))
             partial.rename(self._path)
         self.term = term
-        self._journal_seq = journal_seq
+        self._journal_seq = journal_seq or 0

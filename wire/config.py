@@ -49,7 +49,7 @@ class RunConfig(_Section):
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
     on_bad_unit: Literal["stop", "skip"] = Field(
         "stop",
-        description="what happens when the same unit is bad (NaN, Inf, exception) three times: "
+        description="what happens when the same unit is bad (NaN or Inf) three times: "
         "end the run, or count it as empty",
     )
     eval_every: int = Field(
@@ -168,7 +168,7 @@ class ClusterConfig(_Section):
         description="workers that must be there for the run to begin; without it, all of `cluster.workers`",
     )
     compute_threads: Count = Field(
-        1, description="threads that each process computes with; part of the numeric fingerprint"
+        1, description="threads that each process computes with; the result may depend on it"
     )
     restarts: int = Field(3, ge=0, description="times that `sparsync train` starts each dead role again")
     admit_bytes: int = Field(
@@ -186,7 +186,7 @@ class ClusterConfig(_Section):
     )
     allow_mixed_fingerprints: bool = Field(
         False,
-        description="admit workers whose torch build, device or threads differ; the result is then not reproducible",
+        description="admit workers whose torch build, device or CPU capability differ; the result is then not reproducible",
     )
 
     @property

@@ -70,6 +70,7 @@ class Attachment:
             "incarnation": self.incarnation,
             "pid": os.getpid(),
         }
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(identity) + "\n")
 
     def asked_to_end(self) -> bool:
@@ -137,7 +138,6 @@ def run(
     Raises: SparsyncError, with the exit code that it knows.
     """
     log_to_stderr(name)
-    data_dir.mkdir(parents=True, exist_ok=True)
     attach(coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s)
     assert _attachment is not None
     _attachment.write_identity(data_dir / "identity.json")

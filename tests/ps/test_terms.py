@@ -45,3 +45,10 @@ def test_the_term_outlives_the_process(tmp_path: Path) -> None:
     with pytest.raises(StaleIncarnation):
         again.obey(Term(4, B), 99)
     again.obey(Term(4, A), 10)
+
+
+def test_the_term_of_another_run_is_no_concern(tmp_path: Path) -> None:
+    TermGuard(tmp_path / "term", scope="run a").obey(Term(4, A), 10)
+    other = TermGuard(tmp_path / "term", scope="run b")
+    other.obey(Term(1, B), 1)
+    assert other.term == Term(1, B)
