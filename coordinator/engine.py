@@ -25,7 +25,6 @@ from coordinator.checkpoints import CheckpointLoader, CheckpointTaker
 from coordinator.core import Core
 from coordinator.event_log import EventLog
 from coordinator.journal import Journal
-from coordinator.report import status, summary
 from coordinator.shards import ShardLine
 from coordinator.state import State
 from wire.clock import Clock
@@ -263,12 +262,6 @@ class Engine:
             await line.close()
         self._journal.close()
         self._events.close()
-
-    def status(self) -> dict[str, object]:
-        return status(self)
-
-    def summary(self) -> dict[str, object]:
-        return summary(self)
 
 
 def _order(order: a.Plan | a.End, *, number: int, first_step: int) -> coordinator_pb2.WorkerOrder:

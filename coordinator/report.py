@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from coordinator.engine import Engine
-    from coordinator.state import Member
+from coordinator.engine import Engine
+from coordinator.state import Member
 
 
 def status(engine: Engine) -> dict[str, object]:

@@ -20,6 +20,7 @@ from coordinator.engine import Engine
 from coordinator.event_log import EventLog
 from coordinator.journal import Journal
 from coordinator.records import Began
+from coordinator.report import summary
 from coordinator.service import CoordinatorService
 from coordinator.state import State
 from wire.checkpoint import Manifest, load_manifest, newest
@@ -104,8 +105,7 @@ async def _main(
     _write_address(out, engine.address)
     try:
         await engine.finished.wait()
-        summary = engine.summary()
-        (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (out / "summary.json").write_text(json.dumps(summary(engine), indent=2) + "\n")
         await engine.farewell(FAREWELL_S)
     finally:
         ticking.cancel()

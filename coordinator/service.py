@@ -6,18 +6,17 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
 from coordinator import actions as a
+from coordinator.engine import Engine
+from coordinator.report import status
 from wire.errors import ProtocolMismatch, StaleIncarnation
 from wire.ids import PROTOCOL_VERSION
 from wire.messages import layout_from_proto, optimizer_from_proto, placement_to_proto
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
-
-if TYPE_CHECKING:
-    from coordinator.engine import Engine
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -122,7 +121,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Status(
         self, request: coordinator_pb2.StatusRequest, context: Context
     ) -> coordinator_pb2.StatusReply:
-        return coordinator_pb2.StatusReply(json=json.dumps(self._engine.status()))
+        return coordinator_pb2.StatusReply(json=json.dumps(status(self._engine)))
 
     async def Stop(self, request: coordinator_pb2.StopRequest, context: Context) -> coordinator_pb2.StopReply:
         reason = request.reason or "an operator asked"

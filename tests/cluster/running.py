@@ -105,6 +105,10 @@ class Train:
                 raise AssertionError(f"no event {kind!r} within {limit_s:g} s:\n{self.story()}")
             time.sleep(POLL_S)
 
+    def wait_for_another(self, kind: str, known: int, *, limit_s: float = BEGIN_S) -> Event:
+        """The event of this kind after the first `known` ones."""
+        return self.wait_for(kind, lambda e: e in self.events(kind)[known:], limit_s=limit_s)
+
     def wait_for_step(self, step: int, *, limit_s: float = BEGIN_S) -> Event:
         """The close of `step` or a later one."""
         return self.wait_for("step", lambda e: e["step"] >= step, limit_s=limit_s)

@@ -26,8 +26,7 @@ def kill_workers(run: Train, at_steps: list[int], draw: random.Random) -> None:
         run.wait_for("joined", lambda e: bool(run.pids("worker")))
         name = draw.choice(sorted(run.pids("worker")))
         at = run.kill_worker(name)
-        died = run.wait_for("died", lambda e: len(run.events("died")) > deaths, limit_s=10)
-        died = run.events("died")[deaths]
+        died = run.wait_for_another("died", deaths, limit_s=10)
         assert died["name"] == name
         assert seconds_until(died, at) <= NOTICED_S, died
 
