@@ -1,5 +1,0 @@
-"""`python -m sparsync.cli`: the same as the `sparsync` script."""
-
-from sparsync.cli import main
-
-main()
