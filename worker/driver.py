@@ -24,7 +24,7 @@ from worker.mailbox import Delta, End
 from worker.parameters import Parameters, learning_rates
 from worker.replica import Replica
 from worker.runtime import Attachment
-from worker.state import Extras, StreamState
+from worker.state import USER_STREAM, Extras, StreamState
 from worker.streams import Carrier, Kind, Task
 from worker.transfer import EXTRA_BYTES
 
@@ -183,10 +183,16 @@ class Driver:
         self._wait_s += self._clock.now() - began
 
     def _finish(self) -> None:
-        """The run is over: the model holds the newest x̂ that this worker has received."""
+        """The run is over: the model holds the newest x̂ received, and the first stream's buffers."""
         if self._replica.version >= 0:
             self._seek(self._carrier.version)
             self._follow_schedule(self.version)
+        self._show_first_stream()
+
+    def _show_first_stream(self) -> None:
+        """Buffers, scaler and objects as the first stream left them, whichever was computed last."""
+        if USER_STREAM in self.streams and USER_STREAM in self._states:
+            self._extras.load(USER_STREAM, self._states[USER_STREAM].extra)
 
     # --- stream state ------------------------------------------------------------------------------
 
@@ -230,7 +236,9 @@ class Driver:
         if 0 not in self.streams or self._replica.version < 0:
             return
         final = self._carrier.final
-        self._evaluation.run_if_due(self.version, "published", final=final)
+        if self._evaluation.due(self.version, "published", final=final):
+            self._show_first_stream()
+            self._evaluation.run_if_due(self.version, "published", final=final)
         if final and self._evaluation.due(self.version, "x", final=True):
             with self._replica.holding_x():
                 self._parameters.refresh()
