@@ -87,8 +87,13 @@ class Owner:
     async def apply(self, record: Record) -> object:
         """Apply one record after all that came before it; wake the followers if it published.
 
+        A caller that is cancelled (its line broke) takes nothing back: what it began goes on to the end.
+
         Raises: what `Shard.apply` raises.
         """
+        return await asyncio.shield(self._apply_and_tell(record))
+
+    async def _apply_and_tell(self, record: Record) -> object:
         result = await self.read(lambda: self._apply(record))
         if isinstance(result, Delta):
             async with self._published:
@@ -126,7 +131,7 @@ class Owner:
                     raise ProtocolMismatch(str(error.args[0])) from None
                 if delta is not None:
                     return delta
-                if self.shard.deltas.final:
+                if self.shard.deltas.final and version >= self.shard.deltas.version:
                     return None
                 await self._published.wait()
             return None

@@ -29,24 +29,23 @@ class Delta:
 
 
 class DeltaLog:
-    """Deltas `base` ≤ version < `version`, in memory."""
+    """Deltas `base` ≤ version < `version`, in memory.
+
+    One thread appends and trims while others read: `get` sees a delta or none, never another one.
+    """
 
     def __init__(self, base: int) -> None:
         self.base = base
-        self._deltas: list[Delta] = []
-
-    @property
-    def version(self) -> int:
+        self.version = base
         """The newest version: that of the published plane."""
-        return self.base + len(self._deltas)
-
-    @property
-    def final(self) -> bool:
-        return bool(self._deltas) and self._deltas[-1].final
+        self.final = False
+        self._deltas: dict[int, Delta] = {}
 
     def append(self, delta: Delta) -> None:
         assert delta.version == self.version, (delta.version, self.version)
-        self._deltas.append(delta)
+        self._deltas[delta.version] = delta
+        self.version += 1
+        self.final = delta.final
 
     def get(self, version: int) -> Delta | None:
         """The delta that starts at `version`, or None while it is not published yet.
@@ -54,13 +53,13 @@ class DeltaLog:
         Raises:
             KeyError: it is older than what is retained.
         """
-        if version < self.base:
+        delta = self._deltas.get(version)
+        if delta is None and version < self.base:
             raise KeyError(f"delta {version} is no longer retained, the oldest is {self.base}")
-        index = version - self.base
-        return self._deltas[index] if index < len(self._deltas) else None
+        return delta
 
     def trim(self, retain_from: int) -> None:
         """Forget the deltas before `retain_from`."""
-        drop = min(max(retain_from - self.base, 0), len(self._deltas))
-        del self._deltas[:drop]
-        self.base += drop
+        first, self.base = self.base, min(max(retain_from, self.base), self.version)
+        for version in range(first, self.base):
+            del self._deltas[version]

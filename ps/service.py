@@ -117,8 +117,9 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         match command.WhichOneof("command"):
             case "attach":
                 self._check_timeline(command.attach.timeline)
-                self._events = events
-                events.put_nowait(shard_pb2.ShardEvent(state=self._state()))
+                self._events = events  # first: what is accepted meanwhile is told twice rather than never
+                state = await self._owner.read(self._state)
+                events.put_nowait(shard_pb2.ShardEvent(state=state))
             case "configure":
                 await self._configure(command.configure)
                 configured = shard_pb2.Configured(shard=command.configure.shard)
@@ -272,31 +273,40 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     ) -> shard_pb2.PushReply:
         chunks = aiter(request_iterator)
         header = (await anext(chunks)).header
-        known = self._judge(header)
+        known = await self._judge(header)
         if known is not Verdict.ADMIT:
             return shard_pb2.PushReply(outcome=_outcome(known, header))
         self._owner.admit(header.frame_bytes)
-        verdict = Verdict.FENCED
         try:
             frame, commit = await _read_frame(chunks, header.frame_bytes)
-            record = Accept(
-                unit_from_proto(header.unit),
-                header.attempt,
-                header.incarnation,
-                commit_from_proto(commit),
-                frame,
-            )
-            answer = await self._owner.apply(record)
-            assert isinstance(answer, Verdict)
-            verdict = answer
-        finally:
-            if verdict is not Verdict.ADMIT:  # an admitted frame keeps its room until its step closes
-                self._owner.release(header.frame_bytes)
-        if verdict is Verdict.ADMIT and self._events is not None:
-            self._events.put_nowait(shard_pb2.ShardEvent(accepted=_accepted_to_proto(record)))
+        except BaseException:
+            self._owner.release(header.frame_bytes)
+            raise
+        record = Accept(
+            unit_from_proto(header.unit),
+            header.attempt,
+            header.incarnation,
+            commit_from_proto(commit),
+            frame,
+        )
+        # A sender that dies now must not keep the coordinator from hearing of a unit that stands here.
+        verdict = await asyncio.shield(self._accept(record))
         return shard_pb2.PushReply(outcome=_outcome(verdict, header))
 
-    def _judge(self, header: shard_pb2.PushHeader) -> Verdict:
+    async def _accept(self, record: Accept) -> Verdict:
+        """Hand a whole push in; tell the coordinator of one that is new."""
+        verdict: object = None
+        try:
+            verdict = await self._owner.apply(record)
+            assert isinstance(verdict, Verdict)
+        finally:
+            if verdict is not Verdict.ADMIT:  # an admitted frame keeps its room until its step closes
+                self._owner.release(len(record.frame))
+        if verdict is Verdict.ADMIT and self._events is not None:
+            self._events.put_nowait(shard_pb2.ShardEvent(accepted=_accepted_to_proto(record)))
+        return verdict
+
+    async def _judge(self, header: shard_pb2.PushHeader) -> Verdict:
         """What is known before the frame is read; a push that is refused now sends its bytes for nothing."""
         shard = self._owner.shard
         if header.shard != shard.spec.shard or header.plan != shard.spec.plan:
@@ -307,7 +317,9 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         largest = shard.max_frame_bytes
         if header.frame_bytes > largest:
             raise DamagedFrame(f"a frame of {header.frame_bytes} bytes; for this shard at most {largest}")
-        return shard.ledger.judge(unit_from_proto(header.unit), header.attempt)
+        return await self._owner.read(
+            lambda: shard.ledger.judge(unit_from_proto(header.unit), header.attempt)
+        )
 
     async def Follow(
         self, request: shard_pb2.FollowRequest, context: Context

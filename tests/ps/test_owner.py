@@ -110,3 +110,25 @@ def test_what_is_not_retained_is_refused(tmp_path: Path) -> None:
         assert owner.store.load_base(1) and owner.store.deposit(0, 1) == {}
 
     play(scene())
+
+
+def test_a_caller_that_goes_takes_nothing_back(tmp_path: Path) -> None:
+    """A line that breaks while its close is being applied: the delta is published and followers are woken."""
+
+    async def scene() -> None:
+        cluster = Cluster()
+        owner = owner_of(cluster, tmp_path)
+        await owner.begin()
+        for stream in range(STREAMS):
+            unit = cluster.unit(0, 0, stream)
+            owner.admit(len(unit.frame))
+            await owner.apply(unit)
+        following = asyncio.create_task(owner.delta(0))
+        closing = asyncio.create_task(owner.apply(close(0)))
+        await asyncio.sleep(0)
+        closing.cancel()
+        delta = await following
+        assert delta is not None
+        assert delta.version == 0
+
+    play(scene())
