@@ -140,7 +140,7 @@ class OptimizerConfig(_Section):
     """The optimizer; all but `aggregate` is read by the built-in trainer only."""
 
     name: Literal["adamw", "sgd"] = Field("adamw", description="which optimizer the servers run")
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(2e-3, description="peak learning rate")
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1e-3, description="peak learning rate")
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.1, description="weight decay of matrices"
     )
@@ -186,7 +186,7 @@ class ClusterConfig(_Section):
     )
     allow_mixed_fingerprints: bool = Field(
         False,
-        description="admit workers whose torch build, device or CPU capability differ; the result is then not reproducible",
+        description="admit workers whose torch build, device or CPU differ; the result is then not reproducible",
     )
 
     @property
