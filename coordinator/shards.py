@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 LOST_AFTER_S = 15.0
 """A server that cannot be reached for this long is lost, and its shard with it."""
 
+Commands = asyncio.Queue[shard_pb2.ShardCommand | None]
+"""What is to be sent on one line; None ends it."""
+
 
 class ShardLine:
     """The coordinator's connection to one shard.
@@ -61,7 +64,7 @@ class ShardLine:
         self._control = shard_pb2_grpc.ShardStub(self._channels[0])
         self.stub = shard_pb2_grpc.ShardStub(self._channels[1])
         """For checkpoints: planes that would hold up a fence on the line of commands."""
-        self._commands: asyncio.Queue[shard_pb2.ShardCommand] = asyncio.Queue()
+        self._commands: Commands = asyncio.Queue()
         self.version = 0
         self.delta_bytes = 0
 
@@ -111,11 +114,12 @@ class ShardLine:
 
     async def run(self) -> None:
         """Keep the line open until cancelled; tell the core when the server is lost."""
-        backoff, deadline = Backoff(random.Random()), Deadline(self._clock, LOST_AFTER_S)
+        backoff, broken = Backoff(random.Random()), None
         while True:
             try:
                 async for event in self._open():
-                    backoff, deadline = Backoff(random.Random()), Deadline(self._clock, LOST_AFTER_S)
+                    backoff.reset()
+                    broken = None
                     self._translate(event)
                 if self._state.ended is not None:
                     return
@@ -123,24 +127,24 @@ class ShardLine:
             except grpc.aio.AioRpcError as error:
                 failure = to_error(error, peer=f"server {self.shard} at {self._address}")
                 reason = str(failure)
-                if not failure.retry or deadline.passed:
+                broken = broken or Deadline(self._clock, LOST_AFTER_S)
+                if not failure.retry or broken.passed:
                     self._hear(a.ShardLost(self.shard, reason))
                     return
             log.warning("server %d at %s: %s; opening the line again", self.shard, self._address, reason)
             await asyncio.sleep(backoff.next())
 
     def _open(self) -> AsyncIterator[shard_pb2.ShardEvent]:
+        self._commands.put_nowait(None)  # gRPC still asks the older line for commands
         self._commands = asyncio.Queue()
         attach = shard_pb2.Attach(run=self._state.run, timeline=self._state.timeline)
         self._commands.put_nowait(self._command(attach=attach))
         return aiter(self._control.Control(self._outgoing(self._commands)))
 
     @staticmethod
-    async def _outgoing(
-        commands: asyncio.Queue[shard_pb2.ShardCommand],
-    ) -> AsyncIterator[shard_pb2.ShardCommand]:
-        while True:
-            yield await commands.get()
+    async def _outgoing(commands: Commands) -> AsyncIterator[shard_pb2.ShardCommand]:
+        while (command := await commands.get()) is not None:
+            yield command
 
     def _translate(self, event: shard_pb2.ShardEvent) -> None:
         match event.WhichOneof("event"):

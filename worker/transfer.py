@@ -48,6 +48,9 @@ PATIENCE_S = 60.0
 """How long a server or the coordinator may be away before the worker gives up."""
 EXTRA_BYTES = 1 << 28
 
+Reports = asyncio.Queue[coordinator_pb2.WorkerReport | None]
+"""What is to be told on one line; None ends it."""
+
 
 class Transfer:
     """Connections of one incarnation of a worker.
@@ -75,7 +78,7 @@ class Transfer:
         self._thread = threading.Thread(target=self._loop.run_forever, name="transfer", daemon=True)
         self._thread.start()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._reports: asyncio.Queue[coordinator_pb2.WorkerReport] = asyncio.Queue()
+        self._reports: Reports = asyncio.Queue()
         self._lasting: dict[str, coordinator_pb2.WorkerReport] = {}
         self._shards: list[_ShardLink] = []
         self.placement: tuple[ShardPlacement, ...] = ()
@@ -151,33 +154,45 @@ class Transfer:
 
     async def _attend(self) -> None:
         peer = f"coordinator {self._coordinator}"
-        backoff, deadline = Backoff(random.Random()), Deadline(self._clock, PATIENCE_S)
+        backoff, broken = Backoff(random.Random()), None
         while True:
-            call = self._stub.Attend(self._outgoing())
+            call = self._stub.Attend(self._outgoing(self._reports))
             try:
                 async for order in call:
                     backoff.reset()
-                    deadline = Deadline(self._clock, PATIENCE_S)
+                    broken = None
                     if self._take_order(order):
                         return
             except grpc.aio.AioRpcError as error:
                 failure = to_error(error, peer=peer)
-                if not failure.retry or deadline.passed:
+                broken = broken or Deadline(self._clock, PATIENCE_S)
+                if not failure.retry or broken.passed:
                     raise failure from None
                 log.warning("%s; opening the line again", failure)
             finally:
                 call.cancel()
+                self._end_line()
             await asyncio.sleep(backoff.next())
 
-    async def _outgoing(self) -> AsyncIterator[coordinator_pb2.WorkerReport]:
+    def _end_line(self) -> None:
+        """What a broken line has not taken is left to the next one.
+
+        gRPC goes on asking for reports after the call broke: it would take, and lose, the next one.
+        """
+        older, self._reports = self._reports, asyncio.Queue()
+        while not older.empty():
+            self._reports.put_nowait(older.get_nowait())
+        older.put_nowait(None)
+
+    async def _outgoing(self, reports: Reports) -> AsyncIterator[coordinator_pb2.WorkerReport]:
         """What is told on a new line: who this is, what must not be lost with an older line, then all that comes."""
         attending = coordinator_pb2.Attending(incarnation=self._incarnation)
         yield coordinator_pb2.WorkerReport(attending=attending)
         for report in list(self._lasting.values()):
             yield report
-        while True:
-            yield await self._reports.get()
-            self._reports.task_done()
+        while (following := await reports.get()) is not None:
+            yield following
+            reports.task_done()
 
     def _take_order(self, order: coordinator_pb2.WorkerOrder) -> bool:
         """Whether it was the last one."""
@@ -221,19 +236,20 @@ class Transfer:
             self._begin(self._follow(link, version))
 
     async def _follow(self, link: _ShardLink, version: int) -> None:
-        backoff, deadline = Backoff(random.Random()), Deadline(self._clock, PATIENCE_S)
+        backoff, broken = Backoff(random.Random()), None
         while True:
             try:
                 async for delta in self._deltas(link, version, 0):
                     backoff.reset()
-                    deadline = Deadline(self._clock, PATIENCE_S)
+                    broken = None
                     self._mailbox.put_delta(delta)
                     version = delta.version + 1
                     if delta.final:
                         return
             except grpc.aio.AioRpcError as error:
                 failure = to_error(error, peer=link.name)
-                if not failure.retry or deadline.passed:
+                broken = broken or Deadline(self._clock, PATIENCE_S)
+                if not failure.retry or broken.passed:
                     raise failure from None
                 log.warning("%s; following again from version %d", failure, version)
             await asyncio.sleep(backoff.next())
@@ -402,6 +418,7 @@ class Transfer:
         self._do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
     async def _close(self) -> None:
         tasks = list(self._tasks)
