@@ -1,7 +1,7 @@
 """With dense push and pull, a cluster computes what one process computes with plain PyTorch, bit for bit.
 
 The loop below is the oracle: the units of a step one after the other, summed in stream order, divided
-once, then one step of torch's own fused optimizer.
+once by the number of those that are not empty, then one step of torch's own fused optimizer.
 """
 
 from __future__ import annotations
@@ -47,14 +47,13 @@ def train_alone(config: Config) -> nn.Module:
     streams = config.sync.units_per_step
     order = Order(config.run.seed, len(dataset), config.data.batch_size, streams)
     for step in range(config.run.steps):
-        gradients = [
-            unit_gradient(model, dataset, order.indices(step, stream).tolist()) for stream in range(streams)
-        ]
+        samples = [order.indices(step, stream).tolist() for stream in range(streams)]
+        gradients = [unit_gradient(model, dataset, indices) for indices in samples if indices]
         for parameter, units in zip(model.parameters(), zip(*gradients, strict=True), strict=True):
             total = torch.zeros_like(parameter)
             for unit in units:
                 total += unit
-            parameter.grad = total if config.optimizer.aggregate == "sum" else total / streams
+            parameter.grad = total if config.optimizer.aggregate == "sum" else total / len(gradients)
         optimizer.step()
         scheduler.step()
     return model
@@ -97,7 +96,7 @@ def test_the_small_run(
     "changes", [{}, {"optimizer.name": "sgd", "optimizer.lr": 0.05}], ids=["adamw", "sgd"]
 )
 def test_the_default_run(train: Starter, settings: dict[str, object], changes: dict[str, object]) -> None:
-    """The default model, with its cosine."""
+    """The default model with its cosine, past the end of an epoch and its short and empty units."""
     own = {k: v for k, v in settings.items() if k in ("data.source", "data.cache_dir")}
     changes = {
         "run.steps": 60,
