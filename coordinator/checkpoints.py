@@ -12,6 +12,7 @@ order, whichever shard owned them: a run resumes on any number of servers.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -99,7 +100,7 @@ class CheckpointTaker:
             digests = {p: await self._plane(p) for p in described.planes}
             await self._streams()
             extra = self._manifest(config_digest, described)
-            return self._writer.commit(extra), digests
+            return await asyncio.to_thread(self._writer.commit, extra), digests
         except grpc.aio.AioRpcError as error:
             self._writer.abort()
             raise as_error(error, self._lines[0]) from None
@@ -108,10 +109,13 @@ class CheckpointTaker:
             raise
 
     async def _describe(self) -> shard_pb2.DescribeReply:
-        term, seq = self._lines[0].term()
-        request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
-        reply: shard_pb2.DescribeReply = await self._lines[0].stub.Describe(request)
-        return reply
+        """What the shards hold; all alike, but one without a trainable block has no scalars."""
+        replies: list[shard_pb2.DescribeReply] = []
+        for line in self._lines:
+            term, seq = line.term()
+            request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
+            replies.append(await line.stub.Describe(request))
+        return max(replies, key=lambda reply: len(reply.scalars))
 
     def _collect(self, line: ShardLine, plane: str) -> AsyncIterator[common_pb2.PlaneChunk]:
         term, seq = line.term()
@@ -135,7 +139,7 @@ class CheckpointTaker:
             async for chunk in self._collect(line, plane):
                 if chunk.data:
                     file.put(chunk.data, extents)
-        return writer.close()
+        return await asyncio.to_thread(writer.close)
 
     async def _streams(self) -> None:
         writers: dict[str, TensorFileWriter] = {}
@@ -156,7 +160,7 @@ class CheckpointTaker:
                 elif blob is not None:
                     blob += chunk.data
         for writer in writers.values():
-            writer.close()
+            await asyncio.to_thread(writer.close)
         for name, data in blobs.items():
             self._writer.blob(name, bytes(data))
 
