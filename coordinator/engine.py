@@ -35,6 +35,7 @@ from wire.v1 import coordinator_pb2
 
 log = logging.getLogger(__name__)
 TICK_S = 0.1
+LATE_S = 1.0
 
 Orders = asyncio.Queue[coordinator_pb2.WorkerOrder | None]
 
@@ -244,10 +245,16 @@ class Engine:
         self.hear(a.CheckpointWritten(step, str(path), digests["x"], digests["published"]))
 
     async def tick(self) -> None:
-        """Tell the core that time passes, until cancelled."""
+        """Tell the core that time passes, until cancelled.
+
+        A tick that comes late was held up with everything else (a slow disk, a stopped process): what arrived
+        meanwhile, heartbeats above all, is heard before anybody is judged by the time.
+        """
         while True:
+            due = self.clock.now() + TICK_S
             await asyncio.sleep(TICK_S)
-            self.hear(a.Tick())
+            if self.clock.now() - due < LATE_S:
+                self.hear(a.Tick())
 
     async def farewell(self, limit_s: float) -> None:
         """Wait until every worker has closed its heartbeat stream after the end, at most `limit_s`."""

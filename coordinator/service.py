@@ -96,12 +96,12 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         incarnation = first.attending.incarnation
         orders = self._engine.attach(incarnation)
         listening = asyncio.create_task(self._listen(incarnation, reports))
+        getting: asyncio.Task[coordinator_pb2.WorkerOrder | None] | None = None
         try:
             while True:
                 getting = asyncio.create_task(orders.get())
                 await asyncio.wait({getting, listening}, return_when=asyncio.FIRST_COMPLETED)
                 if not getting.done():
-                    getting.cancel()
                     await listening
                     return
                 order = getting.result()
@@ -112,6 +112,8 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
                     return
         finally:
             listening.cancel()
+            if getting is not None:
+                getting.cancel()
             self._engine.detach(incarnation, orders)
 
     async def _listen(self, incarnation: int, reports: AsyncIterator[coordinator_pb2.WorkerReport]) -> None:
