@@ -36,16 +36,18 @@ class Evaluation:
         return final or (self.every > 0 and step % self.every == 0)
 
     def run_if_due(self, step: int, model: str, *, final: bool) -> None:
-        """Evaluate and report; the random state and the model's mode are left as they were."""
+        """Evaluate and report; the random state and the mode of each module are left as they were."""
         if not self.due(step, model, final=final):
             return
         assert self._function is not None
         self._done.add((step, model))
         self._transfer.report(announce={"activity": "evaluating"})
-        began, training = self._clock.now(), self._model.training
+        began = self._clock.now()
+        modes = [(module, module.training) for module in self._model.modules()]
         self._model.eval()
         with untouched(), torch.no_grad():
             loss = float(self._function())
-        self._model.train(training)
+        for module, training in modes:  # one by one: some are kept in eval mode while the others train
+            module.training = training
         seconds = self._clock.now() - began
         self._transfer.report(evaluated={"step": step, "model": model, "loss": loss, "seconds": seconds})

@@ -35,7 +35,7 @@ class Parameters:
     """
 
     def __init__(self, model: nn.Module, inner: torch.optim.Optimizer) -> None:
-        self._named = [(_plain(name), p) for name, p in model.named_parameters()]
+        self._named = [(plain_name(name), p) for name, p in model.named_parameters()]
         groups = {id(p): i for i, group in enumerate(inner.param_groups) for p in group["params"]}
         unknown = groups.keys() - {id(p) for _, p in self._named}
         if unknown:
@@ -44,10 +44,11 @@ class Parameters:
                 "model.parameters()"
             )
         self.layout = Layout(tuple(_describe(name, p, groups) for name, p in self._named))
-        self.published: Plane = np.zeros((self.layout.blocks, BLOCK), np.float32)
-        self.gradient: Plane = np.zeros_like(self.published)
-        self._flat = torch.from_numpy(self.published).view(-1)
-        self._flat_gradient = torch.from_numpy(self.gradient).view(-1)
+        # Torch's memory begins at 64 bytes, as that of any model does: the bits of some kernels may depend on it.
+        self._flat = torch.zeros(self.layout.blocks * BLOCK, dtype=torch.float32, device="cpu")
+        self._flat_gradient = torch.zeros_like(self._flat)
+        self.published: Plane = self._flat.numpy().reshape(-1, BLOCK)
+        self.gradient: Plane = self._flat_gradient.numpy().reshape(-1, BLOCK)
         self._bind()
 
     def _spans(self) -> list[tuple[nn.Parameter, Parameter, int]]:
@@ -105,7 +106,8 @@ def _finite(gradient: torch.Tensor) -> bool:
     return bool(torch.isfinite(values).all())
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name in the model as written, whether it is compiled here or not."""
     return name.replace(COMPILED_PREFIX, "")
 
 

@@ -9,7 +9,7 @@ stream.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wire.errors import UsageError
+from worker.parameters import plain_name
 
 Plane = NDArray[np.float32]
 USER_STREAM = 0
@@ -49,6 +50,7 @@ class Extras:
 
     def __init__(self, model: nn.Module, scaler: Any, state: Mapping[str, Stateful]) -> None:
         self._buffers = dict(_persistent_buffers(model))
+        """Where they are, not what they are: many a module assigns its buffers anew."""
         self._scaler = scaler
         self._state = state
         self.initial = self.save(USER_STREAM)
@@ -62,7 +64,9 @@ class Extras:
         """The extra blob now, with the user's objects if `stream` carries them."""
         if self.empty:
             return b""
-        tree: dict[str, Any] = {"buffers": {name: b.detach() for name, b in self._buffers.items()}}
+        tree: dict[str, Any] = {
+            "buffers": {name: owner._buffers[key] for name, (owner, key) in self._buffers.items()}
+        }
         if self._scaler is not None:
             tree["scaler"] = self._scaler.state_dict()
         if stream == USER_STREAM:
@@ -75,8 +79,13 @@ class Extras:
             return
         tree = parse(blob)
         with torch.no_grad():
-            for name, buffer in self._buffers.items():
-                buffer.copy_(tree["buffers"][name])
+            for name, (owner, key) in self._buffers.items():
+                buffer, saved = owner._buffers[key], tree["buffers"][name]
+                assert buffer is not None
+                if buffer.shape == saved.shape and buffer.dtype == saved.dtype:
+                    buffer.copy_(saved)
+                else:
+                    owner._buffers[key] = saved.to(buffer.device)
         if self._scaler is not None:
             self._scaler.load_state_dict(tree["scaler"])
         if stream == USER_STREAM:
@@ -84,9 +93,12 @@ class Extras:
                 thing.load_state_dict(tree["state"][name])
 
 
-def _persistent_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    saved = model.state_dict(keep_vars=True).keys()
-    return [(name, buffer) for name, buffer in model.named_buffers() if name in saved]
+def _persistent_buffers(model: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
+    """(name, its module and its name there) of each buffer that a checkpoint of the model would hold."""
+    for path, module in model.named_modules():
+        for key, buffer in module._buffers.items():
+            if buffer is not None and key not in module._non_persistent_buffers_set:
+                yield plain_name(f"{path}.{key}" if path else key), (module, key)
 
 
 def dump(tree: Mapping[str, Any]) -> bytes:
