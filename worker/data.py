@@ -7,6 +7,9 @@ last ones are short or empty. Units never span epochs.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -97,15 +100,16 @@ class Loader:
                 initargs=(self._fetch,),
             )
 
-    def ahead(self, epoch: int, batches: Sequence[list[int]]) -> None:
-        """These batches will be asked for soon. What was announced before and never asked for is dropped."""
+    def ahead(self, batches: Sequence[tuple[int, list[int]]]) -> None:
+        """These batches (epoch, indices) are asked for next, in this order; others that were announced are dropped."""
         if self._pool is None:
             return
-        wanted = {(epoch, tuple(batch)) for batch in batches}
-        for key in self._coming.keys() - wanted:
+        wanted = [(epoch, tuple(indices)) for epoch, indices in batches]
+        for key in self._coming.keys() - set(wanted):
             self._coming.pop(key).cancel()
-        for key in wanted - self._coming.keys():
-            self._coming[key] = self._pool.submit(_fetch_adopted, *key)
+        for key in wanted:
+            if key not in self._coming:
+                self._coming[key] = self._pool.submit(_fetch_adopted, *key)
 
     def load(self, epoch: int, indices: list[int]) -> Any:
         """One batch."""
@@ -141,10 +145,19 @@ _adopted: _Fetch | None = None
 
 
 def _adopt(fetch: _Fetch) -> None:
-    """In a loader process: keep the dataset, compute on one thread."""
+    """In a loader process: keep the dataset, compute on one thread, end with the trainer however that ends."""
     global _adopted
     _adopted = fetch
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the trainer, sent to the whole group
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+    trainer.join()
+    os._exit(0)
 
 
 def _fetch_adopted(epoch: int, indices: tuple[int, ...]) -> Any:

@@ -89,6 +89,15 @@ class Driver:
         """The unit at hand."""
         return UnitId(self._attached.timeline, self.task.step, self.task.stream)
 
+    @property
+    def following(self) -> tuple[int, int]:
+        """(step, stream) of the unit after the one at hand, unless the plan changes."""
+        step, stream = self.task.step, self.task.stream
+        later = [s for s in self.streams if s > stream]
+        if self.task.kind is Kind.REPLAY:
+            return step + 1, stream
+        return (step, later[0]) if later else (step + 1, min(self.streams, default=stream))
+
     # --- the way ---------------------------------------------------------------------------------
 
     def tasks(self) -> Iterator[Task]:
@@ -254,6 +263,10 @@ class Driver:
     def send_empty(self, reason: str, *, samples: int = 0) -> None:
         """Commit the unit at hand as contributing nothing; the codec's state stays as it was."""
         self._commit(Commit(reason, samples, 0, 0.0, 0.0, learning_rates(self._inner)))
+
+    def restore(self) -> None:
+        """The stream's state as it was before the unit at hand: what a bad attempt left in buffers is undone."""
+        self._extras.load(self.task.stream, self._states[self.task.stream].extra)
 
     def _commit(self, commit: Commit) -> None:
         """Each shard's frame leaves while the next one is being encoded."""

@@ -224,8 +224,9 @@ class Session:
                 if not unit:
                     self._driver.send_empty(END_OF_EPOCH)
                     continue
-                following = order.indices(task.step + 1, task.stream)
-                loader.ahead(order.epoch(task.step + 1), batches_of(following, batch_size, accumulate))
+                step, stream = self._driver.following
+                coming = batches_of(order.indices(step, stream), batch_size, accumulate)
+                loader.ahead([*((self.epoch, b) for b in unit), *((order.epoch(step), b) for b in coming)])
                 yield from self._unit(task, [len(b) for b in unit], self._loading(loader, task, unit))
         finally:
             loader.close()
@@ -278,6 +279,7 @@ class Session:
                 )
             if not self._bad:
                 return
+            self._driver.restore()
         self._driver.send_empty(BAD_UNIT + self._bad, samples=self._samples)
 
     def _begin_unit(self, batches: int, samples: int) -> None:
