@@ -113,14 +113,14 @@ class Carrier:
         a = carried.assignment
         if not carried.loaded:
             return Task(Kind.LOAD, stream, a.deposit, a.attempt, has_deposit=a.has_deposit)
+        if a.release and a.step <= carried.at <= self.version:  # a deposit that may be due is this one
+            return Task(Kind.RELEASE, stream, carried.at, a.attempt)
         if carried.at in self._deposit_at and carried.deposited < carried.at <= self.version:
             return Task(Kind.DEPOSIT, stream, carried.at, a.attempt)
         if carried.at < a.step:
             return Task(Kind.REPLAY, stream, carried.at, a.attempt) if carried.at <= self.version else WAIT
         if carried.at > self.version:
             return WAIT
-        if a.release:
-            return Task(Kind.RELEASE, stream, carried.at, a.attempt)
         if self.final:
             return WAIT
         send_to = a.send_to if carried.at == a.step else ()
