@@ -70,7 +70,6 @@ async def _main(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _end(ended), "asked to end")
     channel = await reach(coordinator, security, pool="control", timeout_s=join_timeout_s, say=log.info)
-    data_dir.mkdir(parents=True, exist_ok=True)
     owner = Owner(Store(data_dir))
     service = ShardService(owner, finish=_end(ended))
 
