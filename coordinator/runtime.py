@@ -104,7 +104,11 @@ async def _main(
     await serving.serving()
     _write_address(out, engine.address)
     try:
-        await engine.finished.wait()
+        finished = asyncio.create_task(engine.finished.wait())
+        await asyncio.wait({finished, ticking}, return_when=asyncio.FIRST_COMPLETED)
+        if not finished.done():  # a journal that cannot be written: nothing may be decided any more
+            finished.cancel()
+            await ticking
         (out / "summary.json").write_text(json.dumps(summary(engine), indent=2) + "\n")
         await engine.farewell(FAREWELL_S)
     finally:

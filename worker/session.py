@@ -56,9 +56,15 @@ def join(
         state: objects with `state_dict` of tensors and JSON, saved and restored with stream 0.
 
     Raises:
+        UsageError: the scheduler steps on a metric: no clock tells what it would do.
         ModelMismatch: the run's model or optimizer is another one, or one that cannot be trained here.
         Unreachable: the coordinator or a server does not answer.
     """
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise UsageError(
+            "ReduceLROnPlateau depends on a metric that the workers do not share; use a schedule of the clock, such "
+            "as LambdaLR or CosineAnnealingLR"
+        )
     return Session(model, inner, scheduler, scaler, dict(state or {}), attachment())
 
 

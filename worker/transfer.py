@@ -46,6 +46,9 @@ T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 PATIENCE_S = 60.0
 """How long a server or the coordinator may be away before the worker gives up."""
+SLOWEST_BYTES_PER_S = 100_000
+STATE_MODELS = 4
+"""A call may move as many times the model as a stream has planes, at the slowest rate that is served."""
 EXTRA_BYTES = 1 << 28
 
 Reports = asyncio.Queue[coordinator_pb2.WorkerReport | None]
@@ -111,9 +114,10 @@ class Transfer:
                 error = to_error(error, peer="a peer")
             self._mailbox.put_error(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]], peer: str) -> T:
-        deadline = Deadline(self._clock, PATIENCE_S)
-        return await retrying(call, deadline=deadline, backoff=Backoff(random.Random()), peer=peer)
+    async def _patiently(self, call: Callable[[], Awaitable[T]], link: _ShardLink) -> T:
+        """Try again while the server is away; what moves slowly is not away (keepalive finds a dead peer)."""
+        deadline = Deadline(self._clock, link.patience_s)
+        return await retrying(call, deadline=deadline, backoff=Backoff(random.Random()), peer=link.name)
 
     # --- the coordinator -------------------------------------------------------------------
 
@@ -126,7 +130,7 @@ class Transfer:
         self.placement = placement_from_proto(reply.placement)
         self._plan = reply.plan
         self._mailbox = Mailbox(len(self.placement))
-        self._do(self._connect())
+        self._do(self._connect(layout))
         return reply.upload
 
     async def _declare(self, layout: Layout, optimizer: OptimizerSpec) -> coordinator_pb2.DeclareReply:
@@ -141,8 +145,10 @@ class Transfer:
             raise to_error(error, peer=f"coordinator {self._coordinator}") from None
         return reply
 
-    async def _connect(self) -> None:
-        self._shards = [_ShardLink(p, self._security) for p in self.placement]
+    async def _connect(self, layout: Layout) -> None:
+        self._shards = [
+            _ShardLink(p, self._security, bytes=4 * layout.elements(p.ranges)) for p in self.placement
+        ]
 
     @property
     def mailbox(self) -> Mailbox:
@@ -286,7 +292,7 @@ class Transfer:
         async def call() -> list[Delta]:
             return [delta async for delta in self._deltas(link, start, stop)]
 
-        return await self._patiently(call, link.name)
+        return await self._patiently(call, link)
 
     async def _gather(self, call: Callable[[_ShardLink], Awaitable[T]]) -> list[T]:
         return list(await asyncio.gather(*(call(link) for link in self._shards)))
@@ -316,7 +322,7 @@ class Transfer:
             reader.finish()
             return found
 
-        return await self._patiently(call, link.name)
+        return await self._patiently(call, link)
 
     def do_upload(self, planes: Sequence[bytes]) -> None:
         """The initial parameters, each shard's part."""
@@ -328,7 +334,7 @@ class Transfer:
                 yield shard_pb2.UploadChunk(plane=chunk)
 
         async def upload(link: _ShardLink) -> None:
-            await self._patiently(lambda: link.state.Upload(chunks(planes[link.shard])), link.name)
+            await self._patiently(lambda: link.state.Upload(chunks(planes[link.shard])), link)
 
         self._do(self._gather(upload))
 
@@ -352,7 +358,7 @@ class Transfer:
 
         async def push() -> None:
             link = self._shards[shard]
-            reply = await self._patiently(lambda: link.data.Push(chunks()), link.name)
+            reply = await self._patiently(lambda: link.data.Push(chunks()), link)
             if reply.outcome == shard_pb2.PushReply.FENCED:
                 log.warning("%s attempt %d was fenced on shard %d", unit, attempt, shard)
 
@@ -377,7 +383,7 @@ class Transfer:
                     yield shard_pb2.DepositChunk(plane=chunk)
 
         async def deposit(link: _ShardLink) -> None:
-            await self._patiently(lambda: link.state.Deposit(chunks(planes[link.shard])), link.name)
+            await self._patiently(lambda: link.state.Deposit(chunks(planes[link.shard])), link)
 
         async def deposit_all() -> None:
             await self._gather(deposit)
@@ -403,7 +409,7 @@ class Transfer:
                 reader.finish()
                 return dict(part for part in done if part is not None)
 
-            return await self._patiently(call, link.name)
+            return await self._patiently(call, link)
 
         return self._do(self._gather(withdraw))
 
@@ -445,10 +451,15 @@ class Transfer:
 
 
 class _ShardLink:
-    """Two connections to one server: frames and deltas on one, state on the other."""
+    """Two connections to one server: frames and deltas on one, state on the other.
 
-    def __init__(self, placement: ShardPlacement, security: Security) -> None:
+    Args:
+        bytes: of the shard's part of the model in float32.
+    """
+
+    def __init__(self, placement: ShardPlacement, security: Security, *, bytes: int) -> None:
         self.shard = placement.shard
+        self.patience_s = PATIENCE_S + STATE_MODELS * bytes / SLOWEST_BYTES_PER_S
         self.name = f"server {placement.shard} at {placement.address}"
         self._channels = [open_channel(placement.address, security, pool=pool) for pool in ("data", "state")]
         self.data = shard_pb2_grpc.ShardStub(self._channels[0])
