@@ -154,6 +154,11 @@ class Train:
                 present.pop(event["name"], None)
         return present
 
+    def carriers(self) -> list[str]:
+        """Names of the workers that carry a stream."""
+        holders = {e["stream"]: e["worker"] for e in self.events("assigned")}
+        return sorted(set(holders.values()) & self.pids("worker").keys())
+
     def kill(self, pid: int) -> datetime:
         """`kill -9` of one process of this run; when."""
         assert pid in {p.pid for p in self.processes()}, f"process {pid} is not of this run"

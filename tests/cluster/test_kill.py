@@ -19,12 +19,15 @@ NOTICED_S = 1.5
 
 
 def kill_workers(run: Train, at_steps: list[int], draw: random.Random) -> None:
-    """`kill -9` one worker, drawn at random, after each of these steps; each death is noticed in time."""
+    """`kill -9` a worker, drawn at random, after each of these steps; each death is noticed in time.
+
+    One that carries a stream: the run cannot end before the death of such a one is noticed.
+    """
     for step in at_steps:
         run.wait_for_step(step)
         deaths = len(run.events("died"))
-        run.wait_for("joined", lambda e: bool(run.pids("worker")))
-        name = draw.choice(sorted(run.pids("worker")))
+        run.wait_for("assigned", lambda e: bool(run.carriers()))
+        name = draw.choice(run.carriers())
         at = run.kill_worker(name)
         died = run.wait_for_another("died", deaths, limit_s=10)
         assert died["name"] == name
