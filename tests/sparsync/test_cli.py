@@ -22,7 +22,7 @@ HEAVY = {"torch", "pydantic", "grpc", "numba"}
 
 def sparsync_process(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "sparsync.cli", *arguments],
+        [sys.executable, "-m", "sparsync", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
