@@ -108,7 +108,7 @@ def real_machine_lines(*, config: Path, servers: int, workers: int, command: Seq
     return [
         "# host-a: the coordinator",
         f"sparsync coordinator --config {quoted(config)} --listen 0.0.0.0:7700 --advertise host-a:7700 "
-        f"--data-dir coordinator {TLS.format(role='coordinator')}",
+        f"--data-dir coordinator-data {TLS.format(role='coordinator')}",
         f"# {servers} hosts, one server each (host-b is the first)",
         f"sparsync ps --coordinator host-a:7700 --listen 0.0.0.0:7701 --advertise host-b:7701 --name ps-0 "
         f"--data-dir ps-0 {TLS.format(role='ps')}",

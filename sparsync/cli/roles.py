@@ -109,7 +109,7 @@ def coordinator(
         config,
         listen=listen,
         advertise=advertise,
-        data_dir=(data_dir or Path("coordinator")).absolute(),
+        data_dir=(data_dir or Path("coordinator-data")).absolute(),
         security=security.resolve(config.security),
         resume=checkpoint.path if checkpoint else None,
     )
