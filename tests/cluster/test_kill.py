@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -60,6 +62,21 @@ def test_three_killed_workers_change_no_bit(
     summary = run.finish()
     equal_runs(undisturbed("topk"), summary)
     check_events(run, summary, kills=3)
+
+
+def test_a_worker_that_leaves_hands_its_streams_over(
+    train: Starter, undisturbed: Callable[[str], dict[str, Any]]
+) -> None:
+    """SIGTERM: the state goes to the others at a boundary; nothing is replayed, no bit changes."""
+    run = train()
+    run.wait_for_step(3)
+    os.kill(run.pids("worker")["worker-1"], signal.SIGTERM)
+    left = run.wait_for("left", limit_s=20)
+    summary = run.finish()
+    assert left["name"] == "worker-1" and not left["streams"], "it carries nothing any more"
+    assert not run.events("died")
+    assert summary["replayed"] == 0
+    equal_runs(undisturbed("topk"), summary)
 
 
 @pytest.mark.slow
