@@ -19,14 +19,22 @@ from coordinator.pace import PACES
 from coordinator.placement import place
 from coordinator.state import Member, State
 from coordinator.steps import Steps
-from wire.errors import ModelMismatch, NameTaken, SparsyncError, StaleIncarnation, UsageError, by_name
+from wire.errors import (
+    ModelMismatch,
+    NameTaken,
+    RunOver,
+    SparsyncError,
+    StaleIncarnation,
+    UsageError,
+    by_name,
+)
 from wire.layout import Layout
 
 MEDIAN_UNITS = 10
 """A worker makes no progress when it takes this many times the median unit (and the configured least)."""
 WINDOW = 50
 """Unit times that the median is taken over."""
-HEARD_AFTER_THE_END = a.Join | a.BeatsEnded | a.Attending | a.StopAsked | a.ShardAttached
+HEARD_AFTER_THE_END = a.Join | a.Declare | a.BeatsEnded | a.Attending | a.StopAsked | a.ShardAttached
 
 
 class Core:
@@ -124,7 +132,7 @@ class Core:
         """Raises: the refusal."""
         state = self.state
         if state.ended is not None:
-            raise UsageError(f"run {state.run} is over ({state.ended.reason}); start a new one")
+            raise RunOver(f"run {state.run} is over ({state.ended.reason}); start a new one")
         for member in state.present(event.role):
             if member.name == event.name:
                 raise NameTaken(
@@ -170,6 +178,8 @@ class Core:
 
     def _declare(self, event: a.Declare, now: float) -> None:
         try:
+            if self.state.ended is not None:
+                raise _how_it_ended(self.state.ended)
             self._worker(event.incarnation)
             if self.state.layout is not None:
                 self._check_model(event)
@@ -472,12 +482,17 @@ class Core:
         self.desk.decide(r.Ended(reason, error))
         self.desk.note("ended", reason=reason, error=error, step=self.state.open_step)
         for key in list(self._waiting):
-            self.desk.answer(key, by_name(error)(reason))
+            self.desk.answer(key, _how_it_ended(r.Ended(reason, error)))
         self._waiting.clear()
         for member in self.state.present("worker"):
             self.desk.tell(member.incarnation, a.End(reason, error))
         self.desk.command_all(a.FinishShard(reason))
         self.desk.actions.append(a.Quit())
+
+
+def _how_it_ended(ended: r.Ended) -> SparsyncError:
+    """What a worker is told that still waits to begin."""
+    return by_name(ended.error)(ended.reason) if ended.error else RunOver(f"the run is over: {ended.reason}")
 
 
 def _difference(expected: Layout, found: Layout) -> str:

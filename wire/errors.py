@@ -25,6 +25,13 @@ class UsageError(SparsyncError):
     exit_code = 64
 
 
+class RunOver(SparsyncError):
+    """There is nothing to join any more: the run has ended. No failure of the process that hears it."""
+
+    status = "FAILED_PRECONDITION"
+    exit_code = 0
+
+
 class DataRefused(SparsyncError):
     """Data that is empty, damaged, or differs from what the other workers have."""
 

@@ -79,8 +79,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         code = root.main(args=argv, prog_name="sparsync", standalone_mode=False)
     except SparsyncError as error:
+        kind = "error" if error.exit_code else "note"
         for fault in str(error).splitlines():
-            click.echo(f"error: {fault}", err=True)
+            click.echo(f"{kind}: {fault}", err=True)
         return error.exit_code
     except click.ClickException as error:
         error.show()

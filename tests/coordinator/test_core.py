@@ -12,7 +12,15 @@ from coordinator import records as r
 from coordinator.core import Core
 from tests.coordinator.runs import Run
 from tests.coordinator.world import LAYOUT, SPEC, began, rules
-from wire.errors import DataRefused, ModelMismatch, NameTaken, SparsyncError, StaleIncarnation, UsageError
+from wire.errors import (
+    DamagedFile,
+    DataRefused,
+    ModelMismatch,
+    NameTaken,
+    RunOver,
+    SparsyncError,
+    StaleIncarnation,
+)
 from wire.layout import Layout
 from wire.messages import OptimizerSpec
 
@@ -245,8 +253,15 @@ def test_a_worker_that_fails_alone_is_a_death() -> None:
 def test_nobody_joins_what_is_over() -> None:
     run = Run().begin()
     run.hear(a.ShardRefused(0, "DamagedFile", "disk"))
-    assert isinstance(run.join("late"), UsageError)
+    assert isinstance(run.join("late"), RunOver)
     assert run.hear(a.Tick(), a.Progressed(3, 1.0)) == []
+
+
+def test_who_declares_too_late_learns_how_it_ended() -> None:
+    run = Run().begin()
+    run.hear(a.ShardRefused(0, "DamagedFile", "disk"))
+    (answer,) = run.only(a.Answer, run.declare(3))
+    assert isinstance(answer.value, DamagedFile) and answer.key == "d3"
 
 
 def test_a_shard_whose_line_broke_at_the_end_is_told_to_finish() -> None:

