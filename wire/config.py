@@ -91,16 +91,52 @@ class DataConfig(_Section):
 class SyncConfig(_Section):
     """How workers keep in step."""
 
-    mode: Literal["sync"] = Field(
-        "sync", description="pace of the run; `sync` closes a step when every unit of it is in"
+    mode: Literal["sync", "ssp", "async"] = Field(
+        "sync",
+        description="pace of the run: `sync` closes a step when every unit of it is in; `ssp` settles units on arrival "
+        "and bounds how far ahead the fastest stream may be; `async` settles on arrival, without a bound. "
+        "Live: `sparsync set sync.mode=async`",
     )
-    staleness: Literal[0] = Field(
-        0, description="clocks that a worker may be ahead of the slowest stream; 0 in `sync`"
+    staleness: Count | None = Field(
+        None,
+        description="`ssp`: steps that a stream may be ahead of the slowest one; without it, 3. Live",
+    )
+    quorum: Count | None = Field(
+        None,
+        description="`sync`: close a step with this many of its units once `sync.deadline_s` is over, and settle the "
+        "others late; the result then depends on the machines. Without it, all. Live",
+    )
+    deadline_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0, description="`sync.quorum`: how long a step waits for all its units. Live"
+    )
+    damping: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.5,
+        description="a unit that is τ steps stale counts by (1 + max(0, τ - 1)) to the power of minus this; the rest "
+        'goes back to its sender. 0 (and `optimizer.aggregate = "sum"`): in full',
+    )
+    max_staleness: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        8.0, description="a unit that is more steps stale goes back to its sender whole (not with `sum`)"
     )
     units_per_step: Count = Field(
         4,
         description="streams that a step is cut into; the result depends on it, and never on the number of workers",
     )
+
+    @model_validator(mode="after")
+    def _keys_fit_the_mode(self) -> Self:
+        if self.staleness is not None and self.mode != "ssp":
+            raise ValueError(
+                f"sync.staleness = {self.staleness} beside sync.mode = {self.mode!r}: only `ssp` has a bound to set"
+            )
+        if self.quorum is not None and self.mode != "sync":
+            raise ValueError(
+                f"sync.quorum = {self.quorum} beside sync.mode = {self.mode!r}: only `sync` closes steps"
+            )
+        if self.quorum is not None and self.quorum > self.units_per_step:
+            raise ValueError(
+                f"sync.quorum = {self.quorum} is more than sync.units_per_step = {self.units_per_step}"
+            )
+        return self
 
 
 class PushConfig(_Section):
@@ -180,6 +216,11 @@ class ClusterConfig(_Section):
     suspect_s: Seconds = Field(3.0, description="silence after which a process is shown as suspect")
     dead_s: Seconds = Field(
         5.0, description="silence after which a process is given up and its units go to others"
+    )
+    straggler_s: Seconds = Field(
+        5.0,
+        description="`sync`: a live worker whose unit takes longer than this and than three median units loses its "
+        "streams to workers that wait; it may earn them back",
     )
     progress_timeout_s: Seconds = Field(
         60.0, description="time without progress on a unit after which a live worker is given up"

@@ -12,7 +12,7 @@ Step = NewType("Step", int)
 Attempt = NewType("Attempt", int)
 Shard = NewType("Shard", int)
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Version of the contract in `proto/`. Raised when two sides of different builds would misunderstand each other."""
 
 
@@ -22,6 +22,15 @@ class UnitId(NamedTuple):
     timeline: int
     step: int
     stream: int
+
+    def number(self, streams: int) -> int:
+        """Its place in the order of all units of a run of so many streams."""
+        return self.step * streams + self.stream
+
+    @classmethod
+    def of(cls, timeline: int, number: int, streams: int) -> UnitId:
+        """The unit of that number."""
+        return cls(timeline, *divmod(number, streams))
 
     def __str__(self) -> str:
         return f"unit t{self.timeline}/s{self.step}/r{self.stream}"

@@ -117,10 +117,17 @@ class PushCodec(Protocol):
         """
         ...
 
-    def add(self, frame: bytes, into: Plane, blocks: Blocks) -> None:
-        """into += decoded frame: plain float32 adds, in element order.
+    def add(self, frame: bytes, into: Plane, blocks: Blocks, *, factor: float = 1.0) -> None:
+        """into += factor * decoded frame: each product rounded to float32, then added, in element order.
 
         Raises: DamagedFrame, before `into` is touched.
+        """
+        ...
+
+    def give_back(self, frame: bytes, state: Mapping[str, Plane], blocks: Blocks, *, share: float) -> None:
+        """Put `share` of what a frame took out of `state` back into it, so that a later frame carries it.
+
+        What the server applied of it, (1 - share), and what is given back sum to the frame: mass is conserved.
         """
         ...
 

@@ -9,16 +9,17 @@ from wire.config import Config
 
 
 def push_codec(
-    *, codec: str, density: float, feedback: str, momentum: float, magnitude_bits: int
+    *, codec: str, density: float, feedback: str, momentum: float, magnitude_bits: int, carries: bool = False
 ) -> PushCodec:
-    """`codec`: "dense" (the other arguments are then without meaning) or "topk".
+    """`codec`: "dense" (all but `carries` is then without meaning) or "topk".
 
     density: kept share of each block. feedback: "ef21" (EF21-SGDM, for optimizers on the server) or "ef" (error
     feedback, for linear consumers). momentum: weight eta of a new gradient in EF21-SGDM, 1 = none.
-    magnitude_bits: 0, 1 or 2. Raises: ValueError for a value out of range.
+    magnitude_bits: 0, 1 or 2. carries: whether what is pushed may be given back in part.
+    Raises: ValueError for a value out of range.
     """
     if codec == "dense":
-        return DensePush()
+        return DensePush(carries)
     if codec != "topk":
         raise ValueError(f"push codec {codec!r}: expected 'dense' or 'topk'")
     kinds = {"ef": Feedback.RESIDUAL, "ef21": Feedback.TRACK if momentum == 1 else Feedback.MOMENTUM}
@@ -39,8 +40,10 @@ def delta_codec(*, codec: str, density: float, magnitude_bits: int) -> DeltaCode
     return TopkDelta(density=density, magnitude_bits=magnitude_bits)
 
 
-def codecs_of(config: Config, *, optimizer: str) -> tuple[PushCodec, DeltaCodec]:
+def codecs_of(config: Config, *, optimizer: str, elastic: bool = False) -> tuple[PushCodec, DeltaCodec]:
     """The codecs of a run whose servers run `optimizer` ("adamw" or "sgd").
+
+    In an `elastic` segment what is pushed may be given back in part.
 
     `push.feedback = "auto"` is EF21-SGDM before AdamW, which would take error feedback's spikes
     for large second moments, and error feedback before SGD, a linear consumer.
@@ -56,6 +59,7 @@ def codecs_of(config: Config, *, optimizer: str) -> tuple[PushCodec, DeltaCodec]
             feedback=feedback,
             momentum=push.momentum,
             magnitude_bits=push.magnitude_bits,
+            carries=elastic,
         ),
         delta_codec(codec=pull.codec, density=pull.density, magnitude_bits=pull.magnitude_bits),
     )

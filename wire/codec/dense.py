@@ -34,23 +34,42 @@ def unpack(data: bytes | memoryview, plane: Plane, blocks: Blocks) -> None:
 
 @dataclass(frozen=True)
 class DensePush:
-    """The gradient itself; no stream state."""
+    """The gradient itself. State only where a push may be returned in part: `carry` is what came back.
 
+    carries: whether it may.
+    """
+
+    carries: bool = False
     name: str = "dense"
-    state_planes: tuple[str, ...] = ()
     estimates: bool = False
 
-    def encode(self, gradient: Plane, state: Mapping[str, Plane], blocks: Blocks) -> bytes:
-        """Frame of the gradient. Raises: FloatingPointError where it is not finite."""
-        return _encode(Kind.DENSE_PUSH, gradient, blocks)
+    @property
+    def state_planes(self) -> tuple[str, ...]:
+        return ("carry",) if self.carries else ()
 
-    def add(self, frame: bytes, into: Plane, blocks: Blocks) -> None:
-        """into += gradient. Raises: DamagedFrame."""
+    def encode(self, gradient: Plane, state: Mapping[str, Plane], blocks: Blocks) -> bytes:
+        """Frame of the gradient and all that is carried. Raises: FloatingPointError where it is not finite."""
+        if not self.carries:
+            return _encode(Kind.DENSE_PUSH, gradient, blocks)
+        whole = np.zeros_like(gradient)
+        whole[blocks.rows] = gradient[blocks.rows] + state["carry"][blocks.rows]
+        frame = _encode(Kind.DENSE_PUSH, whole, blocks)
+        state["carry"][blocks.rows] = 0.0
+        return frame
+
+    def add(self, frame: bytes, into: Plane, blocks: Blocks, *, factor: float = 1.0) -> None:
+        """into += factor * gradient. Raises: DamagedFrame."""
         check_plane(into, blocks)
         values, flat, at = _decode(Kind.DENSE_PUSH, frame, blocks), into.reshape(-1), 0
+        if factor != 1.0:
+            values = values * np.float32(factor)
         for start, size in blocks.segments:
             flat[start : start + size] += values[at : at + size]
             at += size
+
+    def give_back(self, frame: bytes, state: Mapping[str, Plane], blocks: Blocks, *, share: float) -> None:
+        """carry += share * gradient."""
+        self.add(frame, state["carry"], blocks, factor=share)
 
     def validate(self, frame: bytes, blocks: Blocks) -> None:
         """Raises: DamagedFrame."""

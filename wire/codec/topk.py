@@ -101,9 +101,14 @@ class TopkPush:
             self.magnitude_bits,
         )
 
-    def add(self, frame: bytes, into: Plane, blocks: Blocks) -> None:
-        """into += decoded values. Raises: DamagedFrame."""
-        _add(Kind.TOPK_PUSH, frame, into, blocks, self.density, self.magnitude_bits)
+    def add(self, frame: bytes, into: Plane, blocks: Blocks, *, factor: float = 1.0) -> None:
+        """into += factor * decoded values. Raises: DamagedFrame."""
+        _add(Kind.TOPK_PUSH, frame, into, blocks, self.density, self.magnitude_bits, factor)
+
+    def give_back(self, frame: bytes, state: Mapping[str, Plane], blocks: Blocks, *, share: float) -> None:
+        """residual += share * values; an estimate, which had run ahead of the server's, goes back by as much."""
+        sign = -1.0 if self.estimates else 1.0
+        self.add(frame, state[self.state_planes[-1]], blocks, factor=sign * share)
 
     def validate(self, frame: bytes, blocks: Blocks) -> None:
         """Raises: DamagedFrame."""
@@ -226,10 +231,19 @@ def _refuse_not_finite(bad: int, blocks: Blocks) -> None:
         )
 
 
-def _add(kind: Kind, frame: bytes, into: Plane, blocks: Blocks, density: float, magnitude_bits: int) -> None:
+def _add(
+    kind: Kind,
+    frame: bytes,
+    into: Plane,
+    blocks: Blocks,
+    density: float,
+    magnitude_bits: int,
+    factor: float = 1.0,
+) -> None:
     check_plane(into, blocks)
     found = _decode(kind, frame, blocks, density, magnitude_bits)
-    kernels.scatter_add(found.indices, found.values, found.counts, blocks.rows, into)
+    values = found.values if factor == 1.0 else found.values * np.float32(factor)
+    kernels.scatter_add(found.indices, values, found.counts, blocks.rows, into)
 
 
 def _decode(kind: Kind, frame: bytes, blocks: Blocks, density: float, magnitude_bits: int) -> Sparse:

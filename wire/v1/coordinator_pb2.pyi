@@ -74,7 +74,7 @@ class HeartbeatEnd(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("attending", "uploaded", "ready", "progress", "deposited", "evaluated", "scalars", "failed", "leaving", "announce")
+    __slots__ = ("attending", "uploaded", "ready", "progress", "deposited", "evaluated", "scalars", "failed", "leaving", "announce", "holding")
     ATTENDING_FIELD_NUMBER: _ClassVar[int]
     UPLOADED_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,7 @@ class WorkerReport(_message.Message):
     FAILED_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCE_FIELD_NUMBER: _ClassVar[int]
+    HOLDING_FIELD_NUMBER: _ClassVar[int]
     attending: Attending
     uploaded: Uploaded
     ready: Ready
@@ -95,7 +96,8 @@ class WorkerReport(_message.Message):
     failed: Failed
     leaving: Leaving
     announce: Announce
-    def __init__(self, attending: _Optional[_Union[Attending, _Mapping]] = ..., uploaded: _Optional[_Union[Uploaded, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., deposited: _Optional[_Union[Deposited, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ...) -> None: ...
+    holding: Holding
+    def __init__(self, attending: _Optional[_Union[Attending, _Mapping]] = ..., uploaded: _Optional[_Union[Uploaded, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., deposited: _Optional[_Union[Deposited, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ...) -> None: ...
 
 class Attending(_message.Message):
     __slots__ = ("incarnation",)
@@ -124,7 +126,7 @@ class Ready(_message.Message):
     def __init__(self, samples: _Optional[int] = ..., data_digest: _Optional[str] = ..., batch_size: _Optional[int] = ..., accumulate: _Optional[int] = ..., evaluate_every: _Optional[int] = ..., evaluates: _Optional[bool] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("version", "units", "compute_s", "wait_s", "bytes_pushed", "bytes_pulled", "bytes_state", "pulls", "unit_s", "replayed")
+    __slots__ = ("version", "units", "compute_s", "wait_s", "bytes_pushed", "bytes_pulled", "bytes_state", "pulls", "unit_s", "replayed", "residual_norm")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +137,7 @@ class Progress(_message.Message):
     PULLS_FIELD_NUMBER: _ClassVar[int]
     UNIT_S_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_NORM_FIELD_NUMBER: _ClassVar[int]
     version: int
     units: int
     compute_s: float
@@ -145,7 +148,8 @@ class Progress(_message.Message):
     pulls: int
     unit_s: float
     replayed: int
-    def __init__(self, version: _Optional[int] = ..., units: _Optional[int] = ..., compute_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., bytes_state: _Optional[int] = ..., pulls: _Optional[int] = ..., unit_s: _Optional[float] = ..., replayed: _Optional[int] = ...) -> None: ...
+    residual_norm: float
+    def __init__(self, version: _Optional[int] = ..., units: _Optional[int] = ..., compute_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., bytes_state: _Optional[int] = ..., pulls: _Optional[int] = ..., unit_s: _Optional[float] = ..., replayed: _Optional[int] = ..., residual_norm: _Optional[float] = ...) -> None: ...
 
 class Deposited(_message.Message):
     __slots__ = ("stream", "step", "released")
@@ -194,6 +198,22 @@ class Failed(_message.Message):
     ends_run: bool
     def __init__(self, error: _Optional[str] = ..., message: _Optional[str] = ..., ends_run: _Optional[bool] = ...) -> None: ...
 
+class Holding(_message.Message):
+    __slots__ = ("plan", "leases")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    plan: int
+    leases: _containers.RepeatedCompositeFieldContainer[Held]
+    def __init__(self, plan: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[Held, _Mapping]]] = ...) -> None: ...
+
+class Held(_message.Message):
+    __slots__ = ("lease", "next")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    lease: int
+    next: int
+    def __init__(self, lease: _Optional[int] = ..., next: _Optional[int] = ...) -> None: ...
+
 class Leaving(_message.Message):
     __slots__ = ("reason",)
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -215,14 +235,46 @@ class WorkerOrder(_message.Message):
     def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("number", "assignments", "total_steps")
+    __slots__ = ("number", "assignments", "total_steps", "segment", "elastic", "leases", "ahead", "first")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    ELASTIC_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
     number: int
     assignments: _containers.RepeatedCompositeFieldContainer[Assignment]
     total_steps: int
-    def __init__(self, number: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., total_steps: _Optional[int] = ...) -> None: ...
+    segment: int
+    elastic: bool
+    leases: _containers.RepeatedCompositeFieldContainer[Lease]
+    ahead: int
+    first: bool
+    def __init__(self, number: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., total_steps: _Optional[int] = ..., segment: _Optional[int] = ..., elastic: _Optional[bool] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., ahead: _Optional[int] = ..., first: _Optional[bool] = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("number", "start", "stop", "stride", "partial")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    start: int
+    stop: int
+    stride: int
+    partial: _containers.RepeatedCompositeFieldContainer[PartialUnit]
+    def __init__(self, number: _Optional[int] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ..., stride: _Optional[int] = ..., partial: _Optional[_Iterable[_Union[PartialUnit, _Mapping]]] = ...) -> None: ...
+
+class PartialUnit(_message.Message):
+    __slots__ = ("number", "send_to")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SEND_TO_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    send_to: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, number: _Optional[int] = ..., send_to: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("stream", "attempt", "step", "deposit_step", "has_deposit", "send_to", "release")
@@ -271,3 +323,34 @@ class StopReply(_message.Message):
     AT_STEP_FIELD_NUMBER: _ClassVar[int]
     at_step: int
     def __init__(self, at_step: _Optional[int] = ...) -> None: ...
+
+class SetRequest(_message.Message):
+    __slots__ = ("settings",)
+    class SettingsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    settings: _containers.ScalarMap[str, str]
+    def __init__(self, settings: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class SetReply(_message.Message):
+    __slots__ = ("changed",)
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, changed: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DrainReply(_message.Message):
+    __slots__ = ("incarnation",)
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    def __init__(self, incarnation: _Optional[int] = ...) -> None: ...

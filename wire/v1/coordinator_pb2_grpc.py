@@ -64,6 +64,16 @@ class CoordinatorStub:
                 request_serializer=wire_dot_v1_dot_coordinator__pb2.StopRequest.SerializeToString,
                 response_deserializer=wire_dot_v1_dot_coordinator__pb2.StopReply.FromString,
                 _registered_method=True)
+        self.Set = channel.unary_unary(
+                '/sparsync.v1.Coordinator/Set',
+                request_serializer=wire_dot_v1_dot_coordinator__pb2.SetRequest.SerializeToString,
+                response_deserializer=wire_dot_v1_dot_coordinator__pb2.SetReply.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/sparsync.v1.Coordinator/Drain',
+                request_serializer=wire_dot_v1_dot_coordinator__pb2.DrainRequest.SerializeToString,
+                response_deserializer=wire_dot_v1_dot_coordinator__pb2.DrainReply.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServicer:
@@ -111,6 +121,20 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Set(self, request, context):
+        """Change live settings (sync.mode and the keys beside it) all at once, or none. A repeat changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Have a worker hand over what it does and end with exit code 0. A repeat for one that leaves already is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +167,16 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=wire_dot_v1_dot_coordinator__pb2.StopRequest.FromString,
                     response_serializer=wire_dot_v1_dot_coordinator__pb2.StopReply.SerializeToString,
+            ),
+            'Set': grpc.unary_unary_rpc_method_handler(
+                    servicer.Set,
+                    request_deserializer=wire_dot_v1_dot_coordinator__pb2.SetRequest.FromString,
+                    response_serializer=wire_dot_v1_dot_coordinator__pb2.SetReply.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=wire_dot_v1_dot_coordinator__pb2.DrainRequest.FromString,
+                    response_serializer=wire_dot_v1_dot_coordinator__pb2.DrainReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +341,60 @@ class Coordinator:
             '/sparsync.v1.Coordinator/Stop',
             wire_dot_v1_dot_coordinator__pb2.StopRequest.SerializeToString,
             wire_dot_v1_dot_coordinator__pb2.StopReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Set(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsync.v1.Coordinator/Set',
+            wire_dot_v1_dot_coordinator__pb2.SetRequest.SerializeToString,
+            wire_dot_v1_dot_coordinator__pb2.SetReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsync.v1.Coordinator/Drain',
+            wire_dot_v1_dot_coordinator__pb2.DrainRequest.SerializeToString,
+            wire_dot_v1_dot_coordinator__pb2.DrainReply.FromString,
             options,
             channel_credentials,
             insecure,

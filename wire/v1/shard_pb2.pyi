@@ -9,58 +9,96 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ShardCommand(_message.Message):
-    __slots__ = ("term", "attach", "configure", "close", "fence", "finish")
+    __slots__ = ("term", "attach", "configure", "close", "fence", "finish", "segment", "retire", "advance")
     TERM_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     CONFIGURE_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    RETIRE_FIELD_NUMBER: _ClassVar[int]
+    ADVANCE_FIELD_NUMBER: _ClassVar[int]
     term: _common_pb2.Term
     attach: Attach
     configure: Configure
     close: Close
     fence: Fence
     finish: Finish
-    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
+    segment: Segment
+    retire: Retire
+    advance: Advance
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("run", "timeline")
+    __slots__ = ("run", "timeline", "low")
     RUN_FIELD_NUMBER: _ClassVar[int]
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
     run: str
     timeline: int
-    def __init__(self, run: _Optional[str] = ..., timeline: _Optional[int] = ...) -> None: ...
+    low: int
+    def __init__(self, run: _Optional[str] = ..., timeline: _Optional[int] = ..., low: _Optional[int] = ...) -> None: ...
 
 class Configure(_message.Message):
-    __slots__ = ("shard", "plan", "parameters", "ranges", "optimizer", "first_step")
+    __slots__ = ("shard", "plan", "parameters", "ranges", "optimizer", "first_step", "segment")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     RANGES_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
     shard: int
     plan: int
     parameters: _containers.RepeatedCompositeFieldContainer[_common_pb2.Parameter]
     ranges: _containers.RepeatedCompositeFieldContainer[_common_pb2.BlockRange]
     optimizer: _common_pb2.OptimizerSpec
     first_step: int
-    def __init__(self, shard: _Optional[int] = ..., plan: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[_common_pb2.Parameter, _Mapping]]] = ..., ranges: _Optional[_Iterable[_Union[_common_pb2.BlockRange, _Mapping]]] = ..., optimizer: _Optional[_Union[_common_pb2.OptimizerSpec, _Mapping]] = ..., first_step: _Optional[int] = ...) -> None: ...
+    segment: Segment
+    def __init__(self, shard: _Optional[int] = ..., plan: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[_common_pb2.Parameter, _Mapping]]] = ..., ranges: _Optional[_Iterable[_Union[_common_pb2.BlockRange, _Mapping]]] = ..., optimizer: _Optional[_Union[_common_pb2.OptimizerSpec, _Mapping]] = ..., first_step: _Optional[int] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ...) -> None: ...
+
+class Segment(_message.Message):
+    __slots__ = ("number", "step", "elastic", "arrival")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ELASTIC_FIELD_NUMBER: _ClassVar[int]
+    ARRIVAL_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    step: int
+    elastic: bool
+    arrival: bool
+    def __init__(self, number: _Optional[int] = ..., step: _Optional[int] = ..., elastic: _Optional[bool] = ..., arrival: _Optional[bool] = ...) -> None: ...
+
+class Retire(_message.Message):
+    __slots__ = ("incarnation",)
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    def __init__(self, incarnation: _Optional[int] = ...) -> None: ...
+
+class Advance(_message.Message):
+    __slots__ = ("low",)
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    low: int
+    def __init__(self, low: _Optional[int] = ...) -> None: ...
 
 class Close(_message.Message):
-    __slots__ = ("step", "streams", "deposit", "final", "retain_from")
+    __slots__ = ("step", "streams", "deposit", "final", "retain_from", "late", "pause")
     STEP_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     DEPOSIT_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
     RETAIN_FROM_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_FIELD_NUMBER: _ClassVar[int]
     step: int
     streams: _containers.RepeatedScalarFieldContainer[int]
     deposit: bool
     final: bool
     retain_from: int
-    def __init__(self, step: _Optional[int] = ..., streams: _Optional[_Iterable[int]] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ..., retain_from: _Optional[int] = ...) -> None: ...
+    late: _containers.RepeatedScalarFieldContainer[int]
+    pause: bool
+    def __init__(self, step: _Optional[int] = ..., streams: _Optional[_Iterable[int]] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ..., retain_from: _Optional[int] = ..., late: _Optional[_Iterable[int]] = ..., pause: _Optional[bool] = ...) -> None: ...
 
 class Fence(_message.Message):
     __slots__ = ("step", "stream", "attempt")
@@ -79,32 +117,42 @@ class Finish(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class ShardEvent(_message.Message):
-    __slots__ = ("state", "accepted", "fenced", "settled", "configured", "refused")
+    __slots__ = ("state", "accepted", "fenced", "settled", "configured", "refused", "retired", "began", "published")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     CONFIGURED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    RETIRED_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     state: ShardState
     accepted: Accepted
     fenced: Fenced
     settled: Settled
     configured: Configured
     refused: Refused
-    def __init__(self, state: _Optional[_Union[ShardState, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
+    retired: Retired
+    began: Began
+    published: Published
+    def __init__(self, state: _Optional[_Union[ShardState, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., retired: _Optional[_Union[Retired, _Mapping]] = ..., began: _Optional[_Union[Began, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ...) -> None: ...
 
 class ShardState(_message.Message):
-    __slots__ = ("incarnation", "configured", "version", "accepted")
+    __slots__ = ("incarnation", "configured", "version", "accepted", "step", "segment")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CONFIGURED_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     configured: bool
     version: int
     accepted: _containers.RepeatedCompositeFieldContainer[Accepted]
-    def __init__(self, incarnation: _Optional[int] = ..., configured: _Optional[bool] = ..., version: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ...) -> None: ...
+    step: int
+    segment: int
+    def __init__(self, incarnation: _Optional[int] = ..., configured: _Optional[bool] = ..., version: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., step: _Optional[int] = ..., segment: _Optional[int] = ...) -> None: ...
 
 class Configured(_message.Message):
     __slots__ = ("shard",)
@@ -113,18 +161,44 @@ class Configured(_message.Message):
     def __init__(self, shard: _Optional[int] = ...) -> None: ...
 
 class Accepted(_message.Message):
-    __slots__ = ("unit", "attempt", "incarnation", "commit", "frame_bytes")
+    __slots__ = ("unit", "attempt", "incarnation", "commit", "frame_bytes", "factor", "behind")
     UNIT_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_FIELD_NUMBER: _ClassVar[int]
     unit: _common_pb2.Unit
     attempt: int
     incarnation: int
     commit: Commit
     frame_bytes: int
-    def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., attempt: _Optional[int] = ..., incarnation: _Optional[int] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., frame_bytes: _Optional[int] = ...) -> None: ...
+    factor: float
+    behind: int
+    def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., attempt: _Optional[int] = ..., incarnation: _Optional[int] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., frame_bytes: _Optional[int] = ..., factor: _Optional[float] = ..., behind: _Optional[int] = ...) -> None: ...
+
+class Retired(_message.Message):
+    __slots__ = ("incarnation",)
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    def __init__(self, incarnation: _Optional[int] = ...) -> None: ...
+
+class Began(_message.Message):
+    __slots__ = ("segment",)
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    segment: int
+    def __init__(self, segment: _Optional[int] = ...) -> None: ...
+
+class Published(_message.Message):
+    __slots__ = ("version", "delta_bytes", "units")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DELTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    delta_bytes: int
+    units: int
+    def __init__(self, version: _Optional[int] = ..., delta_bytes: _Optional[int] = ..., units: _Optional[int] = ...) -> None: ...
 
 class Fenced(_message.Message):
     __slots__ = ("step", "stream", "attempt", "accepted")
@@ -169,20 +243,22 @@ class PushChunk(_message.Message):
     def __init__(self, header: _Optional[_Union[PushHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
 
 class PushHeader(_message.Message):
-    __slots__ = ("unit", "attempt", "incarnation", "plan", "shard", "frame_bytes")
+    __slots__ = ("unit", "attempt", "incarnation", "plan", "shard", "frame_bytes", "base_version")
     UNIT_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
     unit: _common_pb2.Unit
     attempt: int
     incarnation: int
     plan: int
     shard: int
     frame_bytes: int
-    def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., attempt: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan: _Optional[int] = ..., shard: _Optional[int] = ..., frame_bytes: _Optional[int] = ...) -> None: ...
+    base_version: int
+    def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., attempt: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan: _Optional[int] = ..., shard: _Optional[int] = ..., frame_bytes: _Optional[int] = ..., base_version: _Optional[int] = ...) -> None: ...
 
 class Commit(_message.Message):
     __slots__ = ("empty_reason", "samples", "tokens", "loss", "norm_sq", "learning_rates")
@@ -237,7 +313,7 @@ class DeltaChunk(_message.Message):
     def __init__(self, header: _Optional[_Union[DeltaHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class DeltaHeader(_message.Message):
-    __slots__ = ("timeline", "term", "shard", "version", "step", "outcomes", "frame_bytes", "deposit", "final")
+    __slots__ = ("timeline", "term", "shard", "version", "step", "outcomes", "frame_bytes", "deposit", "final", "closes", "clock", "pause")
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
@@ -247,6 +323,9 @@ class DeltaHeader(_message.Message):
     FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEPOSIT_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
+    CLOSES_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_FIELD_NUMBER: _ClassVar[int]
     timeline: int
     term: int
     shard: int
@@ -256,7 +335,10 @@ class DeltaHeader(_message.Message):
     frame_bytes: int
     deposit: bool
     final: bool
-    def __init__(self, timeline: _Optional[int] = ..., term: _Optional[int] = ..., shard: _Optional[int] = ..., version: _Optional[int] = ..., step: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., frame_bytes: _Optional[int] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ...) -> None: ...
+    closes: bool
+    clock: int
+    pause: bool
+    def __init__(self, timeline: _Optional[int] = ..., term: _Optional[int] = ..., shard: _Optional[int] = ..., version: _Optional[int] = ..., step: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., frame_bytes: _Optional[int] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ..., closes: _Optional[bool] = ..., clock: _Optional[int] = ..., pause: _Optional[bool] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("unit", "factor")
@@ -267,16 +349,18 @@ class Outcome(_message.Message):
     def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., factor: _Optional[float] = ...) -> None: ...
 
 class SnapshotRequest(_message.Message):
-    __slots__ = ("timeline", "incarnation", "plane", "version")
+    __slots__ = ("timeline", "incarnation", "plane", "step", "live")
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     PLANE_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
     timeline: int
     incarnation: int
     plane: str
-    version: int
-    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., plane: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    step: int
+    live: bool
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., plane: _Optional[str] = ..., step: _Optional[int] = ..., live: _Optional[bool] = ...) -> None: ...
 
 class UploadChunk(_message.Message):
     __slots__ = ("header", "plane")
