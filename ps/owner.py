@@ -113,7 +113,8 @@ class Owner:
 
     def _save_base(self) -> None:
         shard = self.shard
-        self._store.save_base(shard.deltas.version, pack(shard.planes()["published"], shard.blocks))
+        packed = pack(shard.planes()["published"], shard.blocks)
+        self._store.save_base(shard.ledger.step, shard.deltas.version, packed)
 
     async def delta(self, version: int) -> Delta | None:
         """The delta that starts at `version`, waiting until it is published.
@@ -142,10 +143,10 @@ class Owner:
         async with self._published:
             self._published.notify_all()
 
-    async def reach(self, version: int) -> None:
-        """Wait until the shard stands at `version` or beyond."""
+    async def reach(self, step: int) -> None:
+        """Wait until every step before `step` is closed."""
         async with self._published:
-            await self._published.wait_for(lambda: self.loaded and self.shard.deltas.version >= version)
+            await self._published.wait_for(lambda: self.loaded and self.shard.ledger.step >= step)
 
     def admit(self, frame_bytes: int) -> None:
         """Take room for a frame before its bytes are read.

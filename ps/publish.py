@@ -18,7 +18,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Delta:
-    """Takes the published model of this shard from `version` to `version` + 1."""
+    """Takes the published model of this shard from `version` to `version` + 1.
+
+    Attributes:
+        step: the one that is open until then; with `closes`, the one that it closes.
+        clock: after it; every unit of earlier steps stands here.
+        pause: the segment ends here.
+    """
 
     version: int
     step: int
@@ -26,12 +32,16 @@ class Delta:
     frame: bytes
     deposit: bool
     final: bool
+    closes: bool = True
+    clock: int = 0
+    pause: bool = False
 
 
 class DeltaLog:
     """Deltas `base` ≤ version < `version`, in memory.
 
-    One thread appends and trims while others read: `get` sees a delta or none, never another one.
+    Versions count deltas, of which some close a step: while each one does, versions are steps. One thread appends
+    and trims while others read: `get` sees a delta or none, never another one.
     """
 
     def __init__(self, base: int) -> None:
@@ -40,10 +50,13 @@ class DeltaLog:
         """The newest version: that of the published plane."""
         self.final = False
         self._deltas: dict[int, Delta] = {}
+        self._closing: dict[int, Delta] = {}
 
     def append(self, delta: Delta) -> None:
         assert delta.version == self.version, (delta.version, self.version)
         self._deltas[delta.version] = delta
+        if delta.closes:
+            self._closing[delta.step] = delta
         self.version += 1
         self.final = delta.final
 
@@ -58,8 +71,20 @@ class DeltaLog:
             raise KeyError(f"delta {version} is no longer retained, the oldest is {self.base}")
         return delta
 
+    def closing(self, step: int) -> Delta | None:
+        """The delta that closed `step`, while it is retained; the newest one of all always is."""
+        return self._closing.get(step)
+
     def trim(self, retain_from: int) -> None:
-        """Forget the deltas before `retain_from`."""
+        """Forget the deltas before version `retain_from`."""
         first, self.base = self.base, min(max(retain_from, self.base), self.version)
         for version in range(first, self.base):
             del self._deltas[version]
+        newest = max(self._closing, default=0)
+        self._closing = {s: d for s, d in self._closing.items() if d.version >= self.base or s == newest}
+
+    def trim_steps(self, retain_from: int) -> None:
+        """Forget the deltas before the version at which step `retain_from` began."""
+        self.trim(
+            max((d.version + 1 for s, d in self._closing.items() if s < retain_from), default=self.base)
+        )

@@ -156,7 +156,12 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         loop = asyncio.get_running_loop()
         started = loop.time()
         record = Close(
-            message.step, tuple(message.streams), message.deposit, message.final, message.retain_from
+            message.step,
+            tuple(message.streams),
+            message.deposit,
+            message.final,
+            message.retain_from,
+            pause=message.pause,
         )
         delta = await self._owner.apply(record)
         assert isinstance(delta, Delta)
@@ -172,6 +177,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         state = shard_pb2.ShardState(incarnation=self._incarnation, configured=self._owner.configured)
         if self._owner.configured:
             state.version = self._owner.shard.deltas.version
+            state.step = self._owner.shard.ledger.step
             state.accepted.extend(_accepted_to_proto(push) for push in self._owner.shard.held.values())
         return state
 
@@ -186,7 +192,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             )
         if request.plane == "deposits":
             for stream in range(shard.spec.streams):
-                for name, path in self._owner.store.deposit(stream, request.version).items():
+                for name, path in self._owner.store.deposit(stream, shard.ledger.step).items():
                     for chunk in plane_chunks(f"stream-{stream}/{name}", path.read_bytes()):
                         yield chunk
             return
@@ -233,7 +239,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 f"checkpoint of version {version}, this shard was configured for {shard.deltas.version}"
             )
         for number, planes in deposits.items():
-            self._owner.store.save_deposit(number, version, planes)
+            self._owner.store.save_deposit(number, shard.ledger.step, planes)
         await self._owner.begin()
         return shard_pb2.RestoreReply()
 
@@ -346,22 +352,28 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             frame_bytes=len(delta.frame),
             deposit=delta.deposit,
             final=delta.final,
+            closes=delta.closes,
+            clock=delta.clock,
+            pause=delta.pause,
         )
 
     async def Snapshot(
         self, request: shard_pb2.SnapshotRequest, context: Context
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
         self._check_timeline(request.timeline)
-        await self._owner.reach(request.version)
+        await self._owner.reach(0 if request.live else request.step)
         name, data = await self._owner.read(lambda: self._snapshot(request))
         for chunk in plane_chunks(name, data):
             yield chunk
 
     def _snapshot(self, request: shard_pb2.SnapshotRequest) -> tuple[str, bytes]:
-        if request.plane == "published":
-            version, data = self._owner.store.load_base(request.version)
-            return f"published/{version}", data
         shard = self._owner.shard
+        if request.plane == "published" and request.live:
+            name = f"published/{shard.ledger.step}/{shard.deltas.version}"
+            return name, pack(shard.planes()["published"], shard.blocks)
+        if request.plane == "published":
+            step, version, data = self._owner.store.load_base(request.step)
+            return f"published/{step}/{version}", data
         if request.plane == "x" and shard.deltas.final:
             return "x", pack(shard.planes()["x"], shard.blocks)
         raise ProtocolMismatch(
@@ -437,6 +449,7 @@ def _accepted_to_proto(push: Accept) -> shard_pb2.Accepted:
         incarnation=push.incarnation,
         commit=commit_to_proto(push.commit),
         frame_bytes=len(push.frame),
+        factor=1.0,
     )
 
 

@@ -74,6 +74,7 @@ class Close:
     deposit: bool
     final: bool
     retain_from: int
+    pause: bool = False
 
 
 Record = Accept | Fence | Close
@@ -169,9 +170,7 @@ class Shard:
 
     def _close(self, record: Close) -> Delta:
         if record.step < self.ledger.step:
-            delta = self.deltas.get(self._version_of(record.step))
-            assert delta is not None
-            return delta
+            return self._closed(record.step)
         missing = [s for s in record.streams if s not in self.held]
         if record.step > self.ledger.step or missing:
             raise ProtocolMismatch(
@@ -190,9 +189,12 @@ class Shard:
             frame=self._publish(record.step),
             deposit=record.deposit,
             final=record.final,
+            closes=True,
+            clock=record.step + 1,
+            pause=record.pause,
         )
         self.deltas.append(delta)
-        self.deltas.trim(record.retain_from)
+        self.deltas.trim_steps(record.retain_from)
         self.ledger.close(record.step)
         self.held.clear()
         return delta
@@ -206,9 +208,12 @@ class Shard:
                 "lower the learning rate or clip the gradients, and resume the newest checkpoint"
             ) from None
 
-    def _version_of(self, step: int) -> int:
-        """In step modes a version is settled by the step of its own number."""
-        return step
+    def _closed(self, step: int) -> Delta:
+        """The first answer to a close that is repeated."""
+        delta = self.deltas.closing(step)
+        if delta is None:
+            raise ProtocolMismatch(f"close of step {step}: it is closed, and its delta is no longer retained")
+        return delta
 
     def load(self, name: str, data: bytes) -> None:
         """Fill a plane from packed float32 (padding left out), before the first record.

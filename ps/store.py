@@ -1,6 +1,6 @@
 """What a shard keeps on its disk beside memory: retained bases of x̂ and deposits of stream state.
 
-    DIR/base/VERSION             packed float32 of the published plane
+    DIR/base/STEP-VERSION        packed float32 of the published plane
     DIR/streams/S/STEP/PLANE     one file a plane (packed float32 of the trainable blocks, or a blob)
 
 A file or directory gets its name when it is whole. Nothing here is fsynced: it serves the
@@ -28,24 +28,33 @@ class Store:
         self._base = directory / "base"
         self._streams = directory / "streams"
 
-    def save_base(self, version: int, packed: bytes) -> None:
-        """Keep the published plane at `version`."""
-        _write(self._base / str(version), packed)
+    def save_base(self, step: int, version: int, packed: bytes) -> None:
+        """Keep the published plane at `version`, with which `step` begins."""
+        _write(self._base / f"{step}-{version}", packed)
 
-    def load_base(self, version: int) -> tuple[int, bytes]:
-        """The newest base at or below `version`, and its version. Raises: NoInput when none is retained."""
-        bases = _numbered(self._base)
-        found = [path for path in bases if int(path.name) <= version]
+    def load_base(self, step: int) -> tuple[int, int, bytes]:
+        """The newest base at or below `step`: its step and version, and the plane.
+
+        Raises: NoInput when none is retained.
+        """
+        bases = self._bases()
+        found = [base for base in bases if base[0] <= step]
         if not found:
-            have = [path.name for path in bases]
-            raise NoInput(f"no base of the published model at or below version {version}; retained: {have}")
-        return int(found[-1].name), found[-1].read_bytes()
+            have = [begins for begins, _, _ in bases]
+            raise NoInput(f"no base of the published model at or below step {step}; retained: {have}")
+        begins, version, path = found[-1]
+        return begins, version, path.read_bytes()
 
     def trim_bases(self, retain_from: int) -> None:
-        """Forget the bases that no replay can need: all before the newest at or below `retain_from`."""
-        reached = [p for p in _numbered(self._base) if int(p.name) <= retain_from]
+        """Forget the bases that no replay can need: all before the newest at or below step `retain_from`."""
+        reached = [path for step, _, path in self._bases() if step <= retain_from]
         for path in reached[:-1]:
             path.unlink()
+
+    def _bases(self) -> list[tuple[int, int, Path]]:
+        """(step, version, file) of each whole base, oldest first."""
+        named = [(path.name.split("-"), path) for path in self._base.iterdir() if not path.suffix]
+        return sorted((int(step), int(version), path) for (step, version), path in named)
 
     def save_deposit(self, stream: int, step: int, planes: Mapping[str, bytes]) -> None:
         """Keep the state of `stream` before the unit of `step`."""

@@ -12,12 +12,12 @@ from wire.errors import NoInput
 
 def test_bases_are_kept_from_the_newest_one_that_reaches(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    for version in (0, 9, 10, 20):
-        store.save_base(version, b"%d" % version)
+    for step in (0, 9, 10, 20):
+        store.save_base(step, 3 * step, b"%d" % step)
     store.trim_bases(15)
-    assert store.load_base(10) == store.load_base(19) == (10, b"10")
-    assert store.load_base(20) == store.load_base(99) == (20, b"20")
-    with pytest.raises(NoInput, match=r"below version 9; retained: \['10', '20'\]"):
+    assert store.load_base(10) == store.load_base(19) == (10, 30, b"10")
+    assert store.load_base(20) == store.load_base(99) == (20, 60, b"20")
+    with pytest.raises(NoInput, match=r"below step 9; retained: \[10, 20\]"):
         store.load_base(9)
     store.trim_bases(20)
     with pytest.raises(NoInput):
@@ -47,7 +47,7 @@ def test_a_repeated_deposit_replaces_the_first(tmp_path: Path) -> None:
 def test_what_is_half_written_is_not_there(tmp_path: Path) -> None:
     store = Store(tmp_path)
     (tmp_path / "streams" / "0" / "4.partial").mkdir(parents=True)
-    (tmp_path / "base" / "4.partial").write_bytes(b"")
+    (tmp_path / "base" / "4-4.partial").write_bytes(b"")
     store.trim_deposits(9)
     store.trim_bases(9)
     with pytest.raises(NoInput, match=r"retained: \[\]"):
@@ -57,6 +57,6 @@ def test_what_is_half_written_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_new_process_starts_empty(tmp_path: Path) -> None:
-    Store(tmp_path).save_base(0, b"old")
+    Store(tmp_path).save_base(0, 0, b"old")
     with pytest.raises(NoInput):
         Store(tmp_path).load_base(0)
