@@ -19,8 +19,9 @@ from wire.codec.dense import pack, unpack
 from wire.errors import Interrupted, by_name
 from wire.ids import UnitId
 from wire.messages import Commit
+from worker.deltas import Delta
 from worker.evaluation import Evaluation
-from worker.mailbox import Delta, End
+from worker.mailbox import End
 from worker.parameters import Parameters, learning_rates
 from worker.replica import Replica
 from worker.runtime import Attachment
@@ -82,7 +83,7 @@ class Driver:
     @property
     def version(self) -> int:
         """The version of x̂ that the model holds."""
-        return max(self._replica.version, 0)
+        return max(self._replica.step, 0)
 
     @property
     def unit(self) -> UnitId:
@@ -147,9 +148,9 @@ class Driver:
         if plan is not None:
             self.total_steps = plan.total_steps or None
             self._carrier.take(plan.assignments)
-            if self._replica.version < 0 and plan.assignments:
+            if not self._replica.held and plan.assignments:
                 self._first_pull(min(a.deposit for a in plan.assignments))
-        while (deltas := self._transfer.mailbox.take_deltas(self._replica.newest)) is not None:
+        while deltas := self._transfer.mailbox.take_deltas():
             self._replica.receive(deltas)
             self._reached(deltas)
 
@@ -158,15 +159,15 @@ class Driver:
         self._replica.seek(version)
         self._parameters.refresh()
         self._carrier.reached(version, deposit=False, final=False)
-        self._transfer.begin_following(version)
+        self._transfer.begin_following(self._replica.versions, [version] * len(self._replica.versions))
 
     def _reached(self, deltas: Sequence[Delta]) -> None:
         header = deltas[0]
-        self._carrier.reached(header.version + 1, deposit=header.deposit, final=header.final)
+        self._carrier.reached(header.step + 1, deposit=header.deposit, final=header.final)
 
     def _seek(self, version: int) -> None:
         """Bring the model to `version`; a history that was fetched for it tells where deposits are due."""
-        if self._replica.version == version:
+        if self._replica.step == version:
             return
         for deltas in self._replica.seek(version):
             self._reached(deltas)
@@ -183,17 +184,17 @@ class Driver:
 
     def _wait(self) -> None:
         """Nothing can be computed: bring x̂ forward, evaluate at the end, wait for news."""
-        if 0 <= self._replica.version < self._carrier.version:
+        if 0 <= self._replica.step < self._carrier.version:
             self._seek(self._carrier.version)
         if self._carrier.final:
             self._evaluate_if_due()
         began = self._clock.now()
-        self._transfer.mailbox.wait(self._replica.newest)
+        self._transfer.mailbox.wait()
         self._wait_s += self._clock.now() - began
 
     def _finish(self) -> None:
         """The run is over: the model holds the newest x̂ received, and the first stream's buffers."""
-        if self._replica.version >= 0:
+        if self._replica.held:
             self._seek(self._carrier.version)
             self._follow_schedule(self.version)
         self._show_first_stream()
@@ -242,7 +243,7 @@ class Driver:
     # --- evaluation ----------------------------------------------------------------------------------
 
     def _evaluate_if_due(self) -> None:
-        if 0 not in self.streams or self._replica.version < 0:
+        if 0 not in self.streams or not self._replica.held:
             return
         final = self._carrier.final
         if self._evaluation.due(self.version, "published", final=final):
@@ -276,7 +277,8 @@ class Driver:
             if not commit.empty_reason:
                 frame = self._codec.encode(self._parameters.gradient, state.planes, blocks)
             if task.kind is Kind.COMPUTE and (not task.send_to or shard in task.send_to):
-                self._transfer.begin_push(shard, self.unit, task.attempt, frame, commit)
+                base = self._replica.versions[shard]
+                self._transfer.begin_push(shard, self.unit, task.attempt, frame, commit, base=base)
         state.extra = self._extras.save(task.stream)
         self._carrier.done(task)
         seconds = self._clock.now() - self._began

@@ -1,8 +1,8 @@
-"""What the network thread hands to the training thread: plans, deltas, the end, an error.
+"""What the network thread hands to the training thread: plans, deltas, answers, the end, an error.
 
 | thread          | owns                                   | blocks on              |
 |-----------------|----------------------------------------|------------------------|
-| main (training) | model, planes, stream state, carrier   | compute, this mailbox  |
+| main (training) | model, planes, stream state, segments  | compute, this mailbox  |
 | `transfer`      | connections, frames on their way       | sockets                |
 | heartbeat       | (a process of its own) its connection  | its timer, our pipe    |
 """
@@ -10,9 +10,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wire.ids import UnitId
+from worker.deltas import Delta, DeltaQueues
+from worker.leases import Lease
 from worker.streams import Assignment
 
 WAKE_S = 0.2
@@ -20,20 +24,17 @@ WAKE_S = 0.2
 
 
 @dataclass(frozen=True)
-class Delta:
-    """One shard's delta from `version` to `version` + 1, with what its header says."""
-
-    shard: int
-    version: int
-    frame: bytes
-    deposit: bool
-    final: bool
-
-
-@dataclass(frozen=True)
 class Plan:
-    assignments: tuple[Assignment, ...]
-    total_steps: int
+    """The whole of what this worker is to do. `ahead` None: without a bound."""
+
+    assignments: tuple[Assignment, ...] = ()
+    total_steps: int = 0
+    number: int = 0
+    segment: int = 0
+    elastic: bool = False
+    leases: tuple[Lease, ...] = ()
+    ahead: int | None = None
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,17 @@ class Mailbox:
     """Thread-safe; every `put_` wakes the reader."""
 
     def __init__(self, shards: int) -> None:
-        self._shards = shards
         self._changed = threading.Condition()
         self._plan: Plan | None = None
         self._end: End | None = None
         self._error: Exception | None = None
-        self._deltas: dict[int, dict[int, Delta]] = {}
+        self._deltas = DeltaQueues(shards)
+        self._following = 0
+        self._under_way: Counter[UnitId] = Counter()
+        self._answered = False
+        self.accepted = 0
+
+    # --- from the network thread -------------------------------------------------------------
 
     def put_plan(self, plan: Plan) -> None:
         with self._changed:
@@ -68,14 +74,32 @@ class Mailbox:
             self._error = self._error or error
             self._changed.notify_all()
 
-    def put_delta(self, delta: Delta) -> None:
+    def put_delta(self, delta: Delta, following: int = 0) -> None:
+        """Of the `following` that began last; what an older one still brings is dropped."""
         with self._changed:
-            self._deltas.setdefault(delta.version, {})[delta.shard] = delta
+            if following == self._following:
+                self._deltas.put(delta)
+                self._changed.notify_all()
+
+    def put_answer(self, unit: UnitId, *, accepted: bool) -> None:
+        """A shard answered a push of `unit`."""
+        with self._changed:
+            self._under_way[unit] -= 1
+            self._under_way += Counter()  # those at zero go
+            self.accepted += accepted
+            self._answered = True
             self._changed.notify_all()
+
+    # --- from the training thread ------------------------------------------------------------
 
     @property
     def end(self) -> End | None:
         return self._end
+
+    def check(self) -> None:
+        """Raises: the error that the network thread met, unless the run is over."""
+        if self._error is not None and self._end is None:
+            raise self._error
 
     def take_plan(self) -> Plan | None:
         """The newest plan since the last call."""
@@ -83,29 +107,38 @@ class Mailbox:
             plan, self._plan = self._plan, None
             return plan
 
-    def take_deltas(self, version: int) -> Sequence[Delta] | None:
-        """The deltas from `version` on by one, of every shard in order, once all are here."""
+    def begin_deltas(self, steps: Sequence[int]) -> int:
+        """Forget the deltas that are here; the number of the following that may bring others from now on."""
         with self._changed:
-            if len(self._deltas.get(version, ())) < self._shards:
-                return None
-            arrived = self._deltas.pop(version)
-            return [arrived[shard] for shard in range(self._shards)]
+            self._deltas.begin(steps)
+            self._following += 1
+            return self._following
 
-    def wait(self, version: int) -> None:
-        """Wait a moment for anything new: a plan, an end, or whole deltas from `version`.
+    def take_deltas(self) -> Sequence[Delta]:
+        """The next deltas that are entered together, by shard; none when they are not all here."""
+        with self._changed:
+            return self._deltas.take()
+
+    def expect_answer(self, unit: UnitId) -> None:
+        """One more push of `unit` is under way."""
+        with self._changed:
+            self._under_way[unit] += 1
+
+    @property
+    def units_under_way(self) -> int:
+        """Units with a push that is not acknowledged."""
+        return len(self._under_way)
+
+    def wait(self, *, deltas: bool = True) -> None:
+        """Wait a moment for anything new: a plan, an end, an answer, or (if asked) deltas that can be entered.
 
         Raises: the error that the network thread met.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._news(version), timeout=WAKE_S)
-            if self._error is not None and self._end is None:
-                raise self._error
+            self._changed.wait_for(lambda: self._news(deltas), timeout=WAKE_S)
+            self._answered = False
+        self.check()
 
-    def wait_for(self, ready: Callable[[], bool]) -> bool:
-        """Wait a moment until `ready()`; whether it is."""
-        with self._changed:
-            return self._changed.wait_for(ready, timeout=WAKE_S)
-
-    def _news(self, version: int) -> bool:
-        whole = len(self._deltas.get(version, ())) == self._shards
-        return self._plan is not None or self._end is not None or self._error is not None or whole
+    def _news(self, deltas: bool) -> bool:
+        known = self._plan is not None or self._end is not None or self._error is not None or self._answered
+        return known or (deltas and self._deltas.ready)

@@ -7,24 +7,22 @@ import threading
 import pytest
 
 from wire.errors import Unreachable
-from worker.mailbox import Delta, End, Mailbox, Plan
+from worker.deltas import Delta
+from worker.mailbox import End, Mailbox, Plan
 
 
 def delta(shard: int, version: int) -> Delta:
-    return Delta(shard, version, b"", deposit=False, final=False)
+    return Delta(shard, version, b"", step=version, closes=True)
 
 
 def test_a_version_is_taken_when_every_shard_has_told_it() -> None:
     mailbox = Mailbox(2)
     mailbox.put_delta(delta(1, 0))
     mailbox.put_delta(delta(1, 1))
-    assert mailbox.take_deltas(0) is None
+    assert not mailbox.take_deltas()
     mailbox.put_delta(delta(0, 0))
-    taken = mailbox.take_deltas(0)
-    assert taken is not None
-    assert [d.shard for d in taken] == [0, 1]
-    assert mailbox.take_deltas(0) is None
-    assert mailbox.take_deltas(1) is None
+    assert [d.shard for d in mailbox.take_deltas()] == [0, 1]
+    assert not mailbox.take_deltas()
 
 
 def test_the_newest_plan_counts_and_the_first_end() -> None:
@@ -42,11 +40,9 @@ def test_waiting_ends_with_any_news() -> None:
     mailbox = Mailbox(1)
     telling = threading.Thread(target=mailbox.put_delta, args=(delta(0, 4),))
     telling.start()
-    while mailbox.take_deltas(4) is None:
-        mailbox.wait(4)
+    while not mailbox.take_deltas():
+        mailbox.wait()
     telling.join()
-    assert mailbox.wait_for(lambda: True)
-    assert not mailbox.wait_for(lambda: False)
 
 
 def test_an_error_is_raised_where_somebody_waits_unless_the_run_is_over() -> None:
@@ -54,6 +50,6 @@ def test_an_error_is_raised_where_somebody_waits_unless_the_run_is_over() -> Non
     mailbox.put_error(Unreachable("server 0"))
     mailbox.put_error(Unreachable("server 1"))
     with pytest.raises(Unreachable, match="server 0"):
-        mailbox.wait(0)
+        mailbox.wait()
     mailbox.put_end(End("all steps are done", ""))
-    mailbox.wait(0)
+    mailbox.wait()
