@@ -1,9 +1,13 @@
-"""Many pushes of one step -> one gradient, in stream order whatever the order of arrival.
+"""Many pushes -> one gradient.
 
-`mean`: the sum in stream order, then one division. `sum`: no division. With a codec that
-sends estimates (EF21) the sum lives on across steps, a unit's frame adds its change, and
-the divisor is the number of streams, since an empty unit leaves its stream's estimate as
-it was; otherwise the sum starts at zero and the divisor is the number of non-empty units.
+Exact segments: those of one step, in stream order whatever the order of arrival. `mean`: the sum
+in stream order, then one division. `sum`: no division. With a codec that sends estimates (EF21)
+the sum lives on across steps, a unit's frame adds its change, and the divisor is the number of
+streams, since an empty unit leaves its stream's estimate as it was; otherwise the sum starts at
+zero and the divisor is the number of non-empty units.
+
+Elastic segments: those settled together, each with its factor. Estimates are the workers' own, one a
+worker (a lane), and leave the sum with it; the divisor is the number of lanes that have one.
 
 Legend: n = blocks of the shard; planes are float32 [n, 4096].
 """
@@ -46,3 +50,56 @@ class Aggregate:
         count = self._streams if self._codec.estimates else len(frames)
         divisor = np.float32(1 if self._rule == "sum" else max(count, 1))
         return np.divide(self._sum, divisor, out=self._gradient)
+
+
+class LaneAggregate:
+    """Factored pushes of an elastic segment. Begins at zero.
+
+    Memory: two planes; with estimates one more a worker.
+    """
+
+    def __init__(self, codec: PushCodec, blocks: Blocks, *, rows: int, rule: str) -> None:
+        self._codec = codec
+        self._blocks = blocks
+        self._rule = rule
+        self._sum: Plane = np.zeros((rows, BLOCK), np.float32)
+        self._gradient = np.zeros_like(self._sum)
+        self._lanes: dict[int, Plane] = {}
+        self._retired: set[int] = set()
+
+    def add(self, incarnation: int, frame: bytes, factor: float) -> None:
+        """Add `factor` of a frame; of the estimate of a worker that was retired nothing is kept.
+
+        Raises: DamagedFrame, before anything has changed.
+        """
+        if self._codec.estimates:
+            if incarnation in self._retired:
+                self._codec.validate(frame, self._blocks)
+                return
+            lane = self._lanes.get(incarnation)
+            lane = np.zeros_like(self._sum) if lane is None else lane
+            self._codec.add(frame, lane, self._blocks, factor=factor)
+            self._lanes[incarnation] = lane
+        self._codec.add(frame, self._sum, self._blocks, factor=factor)
+
+    def gradient(self, count: int) -> Plane:
+        """The gradient [n, 4096] from all that was added, which were `count` frames since the last call.
+
+        The result is valid until the next call. Sums of estimates stay, others begin at zero again.
+        """
+        lanes = len(self._lanes) if self._codec.estimates else count
+        divisor = np.float32(1 if self._rule == "sum" else max(lanes, 1))
+        np.divide(self._sum, divisor, out=self._gradient)
+        if not self._codec.estimates:
+            self._sum.fill(0.0)
+        return self._gradient
+
+    def retire(self, incarnation: int) -> None:
+        """Take the estimate of a worker out of the sum; without any it is zero to the bit."""
+        self._retired.add(incarnation)
+        lane = self._lanes.pop(incarnation, None)
+        if lane is None:
+            return
+        self._sum -= lane
+        if not self._lanes:
+            self._sum.fill(0.0)

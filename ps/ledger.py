@@ -1,11 +1,13 @@
 """Which units a shard has accepted, fenced and settled: the memory that makes a push count once.
 
-In step modes everything below the open step is settled, so the low-water mark is the step
-itself and the exceptions are the accepted units of the open step. Pure: no I/O, no clock.
+One ledger for each kind of segment, with one signature. Exact: everything below the open step
+is settled, so the low-water mark is the step itself and the exceptions are the accepted units
+of the open step. Elastic: units have numbers, a low-water mark and exceptions. Pure: no I/O, no clock.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -25,7 +27,7 @@ class Verdict(Enum):
 
 @dataclass
 class Ledger:
-    """Accepted, fenced and settled units of one shard.
+    """Accepted, fenced and settled units of one shard, in an exact segment.
 
     Attributes:
         timeline: the only timeline whose units are admitted.
@@ -40,6 +42,15 @@ class Ledger:
     step: int
     accepted: dict[int, int] = field(default_factory=dict)
     fences: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def clock(self) -> int:
+        """Every unit of earlier steps stands here."""
+        return self.step
+
+    def stands_at(self, step: int) -> bool:
+        """Every unit of the steps before `step` is settled, and no other is even accepted."""
+        return step == self.step and not self.accepted
 
     def judge(self, unit: UnitId, attempt: int) -> Verdict:
         """What to do with a push of `unit`; changes nothing.
@@ -71,3 +82,84 @@ class Ledger:
         assert step == self.step, (step, self.step)
         self.accepted.clear()
         self.step += 1
+
+
+@dataclass
+class ElasticLedger:
+    """Accepted and settled units of one shard, in an elastic segment: any unit, in any order, once.
+
+    Attributes:
+        step: the open one; earlier ones are closed.
+        low: the lowest unit number that was not accepted.
+        beyond: numbers above `low` that were.
+        pending: accepted numbers that are not settled.
+        fences: of the exact segments before and after; nothing here depends on attempts.
+    """
+
+    timeline: int
+    streams: int
+    step: int
+    fences: dict[int, int] = field(default_factory=dict)
+    low: int = field(init=False)
+    beyond: set[int] = field(default_factory=set)
+    pending: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.low = self.step * self.streams
+
+    @property
+    def clock(self) -> int:
+        """The open step: workers go on when a step is closed."""
+        return self.step
+
+    def stands_at(self, step: int) -> bool:
+        """Every unit of the steps before `step` is settled, and no other is even accepted."""
+        return step == self.step and self.holds_all_before(step) and not self.pending
+
+    def holds_all_before(self, step: int) -> bool:
+        """Every unit of the steps before `step` is accepted, and no other."""
+        return self.low == step * self.streams and not self.beyond
+
+    def judge(self, unit: UnitId, attempt: int) -> Verdict:
+        """What to do with a push of `unit`; changes nothing."""
+        if unit.timeline != self.timeline or unit.stream >= self.streams:
+            return Verdict.FOREIGN
+        number = unit.number(self.streams)
+        if number in self.pending:
+            return Verdict.ACCEPTED
+        return Verdict.SETTLED if self._stands(number) else Verdict.ADMIT
+
+    def accept(self, unit: UnitId, attempt: int) -> None:
+        assert self.judge(unit, attempt) is Verdict.ADMIT, (unit, attempt)
+        number = unit.number(self.streams)
+        self.pending.add(number)
+        self.beyond.add(number)
+        while self.low in self.beyond:
+            self.beyond.remove(self.low)
+            self.low += 1
+
+    def fence(self, step: int, stream: int, attempt: int) -> bool:
+        """Keep the fence for a later exact segment; say whether the unit stands here."""
+        self.fences[stream] = max(attempt, self.fences.get(stream, 0))
+        return self._stands(step * self.streams + stream)
+
+    def settle(self, numbers: Iterable[int]) -> None:
+        """These accepted units are in the model now."""
+        self.pending.difference_update(numbers)
+
+    def close(self, step: int) -> None:
+        """Open the step after `step`."""
+        assert step >= self.step, (step, self.step)
+        self.step = step + 1
+
+    def _stands(self, number: int) -> bool:
+        return number < self.low or number in self.beyond
+
+
+class ArrivalLedger(ElasticLedger):
+    """Where units are settled on arrival, the clock goes with the lowest unit that is missing."""
+
+    @property
+    def clock(self) -> int:
+        """Every unit of earlier steps is accepted."""
+        return self.low // self.streams

@@ -1,29 +1,38 @@
 """The one owner of a shard: records go in one by one, off the event loop; readers are woken.
 
-| thread        | owns                       | blocks on                 |
-|---------------|----------------------------|---------------------------|
-| event loop    | connections, admission     | sockets                   |
+| thread        | owns                                  | blocks on                 |
+|---------------|---------------------------------------|---------------------------|
+| event loop    | connections, admission, when to publish | sockets                   |
 | `shard` (one) | Shard, Store: every change | arithmetic, its own disk  |
 
 Everything a gRPC handler wants of the shard's state goes through `apply` or `read`, so that
-no two threads ever touch it at once and records have one order.
+no two threads ever touch it at once and records have one order. What comes of them is told on
+the event loop in that same order. Where units settle on arrival, the owner also says when to publish:
+the decision (ps/publication.py) goes in as a record like any other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from ps.ledger import Verdict
+from ps.publication import Backlog, Publication
 from ps.publish import Delta
-from ps.shard import Close, Record, Shard, ShardSpec
+from ps.records import Accept, Accepted, Close, Publish, Record, Segment, ShardSpec
+from ps.shard import Answer, Shard
 from ps.store import Store
 from wire.codec.base import DeltaCodec, PushCodec
 from wire.codec.dense import pack
-from wire.errors import Busy, ProtocolMismatch
+from wire.errors import Busy, ProtocolMismatch, SparsyncError
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
+News = Accepted | Delta | SparsyncError
+"""What happened here unasked: a unit stands here, the shard published, or it failed to."""
 
 
 class Owner:
@@ -43,6 +52,12 @@ class Owner:
         self._published = asyncio.Condition()
         self.admit_bytes = admit_bytes
         self._admitted = 0
+        self.on_news: Callable[[News], None] = lambda news: None
+        """Called on the event loop, in the order of the log."""
+        self._publication = Publication()
+        self._publishing: asyncio.Task[Answer] | None = None
+        self._broken = False
+        self._look_again: asyncio.TimerHandle | None = None
 
     @property
     def shard(self) -> Shard:
@@ -84,32 +99,79 @@ class Owner:
         """Run `function` where no record is being applied."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
-    async def apply(self, record: Record) -> object:
+    async def apply(self, record: Record) -> Answer:
         """Apply one record after all that came before it; wake the followers if it published.
 
-        A caller that is cancelled (its line broke) takes nothing back: what it began goes on to the end.
+        The room of a frame is given back once it waits for nothing any more: refused, added or settled. A caller
+        that is cancelled (its line broke) takes nothing back: what it began goes on to the end.
 
         Raises: what `Shard.apply` raises.
         """
         return await asyncio.shield(self._apply_and_tell(record))
 
-    async def _apply_and_tell(self, record: Record) -> object:
-        result = await self.read(lambda: self._apply(record))
+    async def _apply_and_tell(self, record: Record) -> Answer:
+        loop = asyncio.get_running_loop()
+        result = await self.read(lambda: self._apply(record, loop))
         if isinstance(result, Delta):
             async with self._published:
                 self._published.notify_all()
         return result
 
-    def _apply(self, record: Record) -> object:
-        frames = list(self.shard.held.values())
-        result = self.shard.apply(record)
-        if isinstance(record, Close) and not self.shard.held:
-            self._admitted -= sum(len(push.frame) for push in frames)
-            if record.deposit:
-                self._save_base()
-            self._store.trim_bases(record.retain_from)
-            self._store.trim_deposits(record.retain_from)
+    def _apply(self, record: Record, loop: asyncio.AbstractEventLoop) -> Answer:
+        shard = self.shard
+        news: News | None = None
+        room = shard.held_bytes + (len(record.frame) if isinstance(record, Accept) else 0)
+        try:
+            result = shard.apply(record)
+            news = self._news(record, result)
+        except SparsyncError as error:
+            news = error if isinstance(record, Publish) else None
+            raise
+        finally:
+            loop.call_soon_threadsafe(self._applied, record, room - shard.held_bytes, news, shard.backlog)
+        if isinstance(record, Close) and isinstance(result, Delta):
+            self._keep(record, new=result.version + 1 == shard.deltas.version)
+        if isinstance(record, Segment) and not record.elastic:
+            self._save_base()
         return result
+
+    def _news(self, record: Record, result: Answer) -> News | None:
+        if isinstance(record, Accept) and result is Verdict.ADMIT:
+            return self.shard.accepted[record.unit.number(self.shard.spec.streams)]
+        return result if isinstance(record, Publish) and isinstance(result, Delta) else None
+
+    def _keep(self, record: Close, *, new: bool) -> None:
+        """After a close: what replays may need, and no more."""
+        if record.deposit and new:
+            self._save_base()
+        self._store.trim_bases(record.retain_from)
+        self._store.trim_deposits(record.retain_from)
+
+    def _applied(self, record: Record, freed: int, news: News | None, backlog: Backlog) -> None:
+        """On the event loop, in the order of the log."""
+        self._admitted -= freed
+        if news is not None:
+            self.on_news(news)
+        if isinstance(record, Publish):
+            self._publishing = None
+            self._broken = isinstance(news, SparsyncError)
+        self._pace(backlog)
+
+    def _pace(self, backlog: Backlog) -> None:
+        """Publish, or look again when the oldest pending unit has waited long enough."""
+        if self._look_again is not None:
+            self._look_again.cancel()
+            self._look_again = None
+        if self._over or self._broken or self._publishing is not None:
+            return
+        loop = asyncio.get_running_loop()
+        decision = self._publication.decide(backlog, loop.time())
+        if decision.reason:
+            log.debug("publishing: %s", decision.reason)
+            self._publishing = loop.create_task(self.apply(Publish(decision.reason)))
+            self._publishing.add_done_callback(_retrieve)
+        elif decision.wait_s is not None:
+            self._look_again = loop.call_later(decision.wait_s, self._pace, backlog)
 
     def _save_base(self) -> None:
         shard = self.shard
@@ -140,6 +202,8 @@ class Owner:
     async def end(self) -> None:
         """Let every follower go: this server ends."""
         self._over = True
+        if self._look_again is not None:
+            self._look_again.cancel()
         async with self._published:
             self._published.notify_all()
 
@@ -161,9 +225,15 @@ class Owner:
         self._admitted += frame_bytes
 
     def release(self, frame_bytes: int) -> None:
-        """Give the room of a frame back that was not accepted."""
+        """Give the room of a frame back that was not handed in."""
         self._admitted -= frame_bytes
 
     @property
     def store(self) -> Store:
         return self._store
+
+
+def _retrieve(publishing: asyncio.Task[Answer]) -> None:
+    """What went wrong is told as news already."""
+    if not publishing.cancelled():
+        publishing.exception()

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 from wire.ids import UnitId
 
+# What is kept of an elastic segment, whose readers take a live snapshot rather than a long tail.
+RETAINED_BYTES = 64 << 20
+RETAINED = 1024
+RETAINED_ALWAYS = 8
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -48,16 +53,21 @@ class DeltaLog:
         self.base = base
         self.version = base
         """The newest version: that of the published plane."""
+        self.clock = base
+        """That of the newest delta; while versions are steps, they are clocks too."""
         self.final = False
         self._deltas: dict[int, Delta] = {}
         self._closing: dict[int, Delta] = {}
+        self._bytes = 0
 
     def append(self, delta: Delta) -> None:
         assert delta.version == self.version, (delta.version, self.version)
         self._deltas[delta.version] = delta
+        self._bytes += len(delta.frame)
         if delta.closes:
             self._closing[delta.step] = delta
         self.version += 1
+        self.clock = delta.clock
         self.final = delta.final
 
     def get(self, version: int) -> Delta | None:
@@ -79,7 +89,7 @@ class DeltaLog:
         """Forget the deltas before version `retain_from`."""
         first, self.base = self.base, min(max(retain_from, self.base), self.version)
         for version in range(first, self.base):
-            del self._deltas[version]
+            self._bytes -= len(self._deltas.pop(version).frame)
         newest = max(self._closing, default=0)
         self._closing = {s: d for s, d in self._closing.items() if d.version >= self.base or s == newest}
 
@@ -88,3 +98,13 @@ class DeltaLog:
         self.trim(
             max((d.version + 1 for s, d in self._closing.items() if s < retain_from), default=self.base)
         )
+
+    def bound(self) -> None:
+        """Forget the oldest deltas beyond `RETAINED_BYTES` or `RETAINED`, but never one of the newest few."""
+        base, size = self.base, self._bytes
+        while self.version - base > RETAINED_ALWAYS and (
+            self.version - base > RETAINED or size > RETAINED_BYTES
+        ):
+            size -= len(self._deltas[base].frame)
+            base += 1
+        self.trim(base)

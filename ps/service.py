@@ -7,15 +7,25 @@ timeline and incarnation (docs: ARCHITECTURE.md).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
 
 from ps.ledger import Verdict
-from ps.owner import Owner
+from ps.owner import News, Owner
 from ps.publish import Delta
-from ps.shard import Accept, Close, Fence, Fenced, ShardSpec
+from ps.records import (
+    Accept,
+    Accepted,
+    Advance,
+    Close,
+    Fence,
+    Fenced,
+    Retire,
+    Segment,
+    ShardSpec,
+)
 from ps.terms import TermGuard
 from wire.codec.base import DamagedFrame
 from wire.codec.chain import codecs_of
@@ -61,6 +71,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
 
     def __init__(self, owner: Owner, *, finish: Callable[[str], None]) -> None:
         self._owner = owner
+        owner.on_news = self._tell
         self._finish = finish
         self._joined = asyncio.Event()
         self._events: Events | None = None
@@ -108,8 +119,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 try:
                     await self._command(command, events)
                 except SparsyncError as error:
-                    refused = shard_pb2.Refused(error=type(error).__name__, message=str(error))
-                    events.put_nowait(shard_pb2.ShardEvent(refused=refused))
+                    events.put_nowait(shard_pb2.ShardEvent(refused=_refused_to_proto(error)))
         finally:
             events.put_nowait(None)
 
@@ -118,7 +128,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             case "attach":
                 self._check_timeline(command.attach.timeline)
                 self._events = events  # first: what is accepted meanwhile is told twice rather than never
-                state = await self._owner.read(self._state)
+                state = await self._owner.read(lambda: self._state(command.attach.low))
                 events.put_nowait(shard_pb2.ShardEvent(state=state))
             case "configure":
                 await self._configure(command.configure)
@@ -131,6 +141,18 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 answer = await self._owner.apply(record)
                 assert isinstance(answer, Fenced)
                 events.put_nowait(shard_pb2.ShardEvent(fenced=_fenced_to_proto(answer)))
+            case "segment":
+                segment = _segment_from_proto(command.segment)
+                await self._owner.apply(segment)
+                events.put_nowait(shard_pb2.ShardEvent(began=shard_pb2.Began(segment=segment.number)))
+            case "retire":
+                incarnation = command.retire.incarnation
+                await self._owner.apply(
+                    Retire(incarnation)
+                )  # what it had accepted was told before this returns
+                events.put_nowait(shard_pb2.ShardEvent(retired=shard_pb2.Retired(incarnation=incarnation)))
+            case "advance":
+                await self._owner.apply(Advance(command.advance.low))
             case "finish":
                 self._finish(command.finish.reason)
             case other:
@@ -147,7 +169,9 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             optimizer=optimizer,
             streams=self._config.sync.units_per_step,
             aggregate=self._config.optimizer.aggregate,
-            first_step=message.first_step,
+            segment=_first_segment(message),
+            damping=self._config.sync.damping,
+            max_staleness=self._config.sync.max_staleness,
         )
         push, pull = codecs_of(self._config, optimizer=optimizer.kind)
         await self._owner.read(lambda: self._owner.configure(spec, push, pull))
@@ -161,6 +185,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             message.deposit,
             message.final,
             message.retain_from,
+            late=tuple(message.late),
             pause=message.pause,
         )
         delta = await self._owner.apply(record)
@@ -173,13 +198,21 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         )
         events.put_nowait(shard_pb2.ShardEvent(settled=settled))
 
-    def _state(self) -> shard_pb2.ShardState:
+    def _state(self, low: int) -> shard_pb2.ShardState:
         state = shard_pb2.ShardState(incarnation=self._incarnation, configured=self._owner.configured)
         if self._owner.configured:
-            state.version = self._owner.shard.deltas.version
-            state.step = self._owner.shard.ledger.step
-            state.accepted.extend(_accepted_to_proto(push) for push in self._owner.shard.held.values())
+            shard = self._owner.shard
+            state.version = shard.deltas.version
+            state.step = shard.ledger.step
+            state.segment = shard.segment.number
+            known = shard.accepted.items()
+            state.accepted.extend(_accepted_to_proto(unit) for number, unit in known if number >= low)
         return state
+
+    def _tell(self, news: News) -> None:
+        """Tell the coordinator what happened unasked, if it listens; else it asks when it attaches."""
+        if self._events is not None:
+            self._events.put_nowait(_news_to_proto(news))
 
     async def Collect(
         self, request: shard_pb2.CollectRequest, context: Context
@@ -231,22 +264,25 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             if name.startswith("stream-"):
                 stream, _, plane = name.removeprefix("stream-").partition("/")
                 deposits.setdefault(int(stream), {})[plane] = bytes(data)
-            else:
+            elif name in shard.planes():
                 await self._owner.read(lambda name=name, data=data: shard.load(name, data))  # type: ignore[misc]
         reader.finish()
         if version != shard.deltas.version:
             raise ProtocolMismatch(
                 f"checkpoint of version {version}, this shard was configured for {shard.deltas.version}"
             )
-        for number, planes in deposits.items():
-            self._owner.store.save_deposit(number, shard.ledger.step, planes)
+        if not shard.segment.elastic:
+            for number, planes in deposits.items():
+                self._owner.store.save_deposit(number, version, planes)
         await self._owner.begin()
         return shard_pb2.RestoreReply()
 
     def _expected_restored(self, name: str) -> int | range | None:
+        """What a checkpoint may bring. In an elastic segment estimates and stream state begin at zero all the same."""
+        shard = self._owner.shard
         if name.startswith("stream-"):
-            return self._expected_deposit(name.partition("/")[2])
-        return 4 * self._owner.shard.blocks.elements if name in self._owner.shard.planes() else None
+            return self._expected_stream(name.partition("/")[2], shard.restorable_stream_planes)
+        return 4 * shard.blocks.elements if name in shard.restorable_planes else None
 
     # --- workers -----------------------------------------------------------------------
 
@@ -294,23 +330,11 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             header.incarnation,
             commit_from_proto(commit),
             frame,
+            header.base_version,
         )
-        # A sender that dies now must not keep the coordinator from hearing of a unit that stands here.
-        verdict = await asyncio.shield(self._accept(record))
+        verdict = await self._owner.apply(record)
+        assert isinstance(verdict, Verdict)
         return shard_pb2.PushReply(outcome=_outcome(verdict, header))
-
-    async def _accept(self, record: Accept) -> Verdict:
-        """Hand a whole push in; tell the coordinator of one that is new."""
-        verdict: object = None
-        try:
-            verdict = await self._owner.apply(record)
-            assert isinstance(verdict, Verdict)
-        finally:
-            if verdict is not Verdict.ADMIT:  # an admitted frame keeps its room until its step closes
-                self._owner.release(len(record.frame))
-        if verdict is Verdict.ADMIT and self._events is not None:
-            self._events.put_nowait(shard_pb2.ShardEvent(accepted=_accepted_to_proto(record)))
-        return verdict
 
     async def _judge(self, header: shard_pb2.PushHeader) -> Verdict:
         """What is known before the frame is read; a push that is refused now sends its bytes for nothing."""
@@ -324,7 +348,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         if header.frame_bytes > largest:
             raise DamagedFrame(f"a frame of {header.frame_bytes} bytes; for this shard at most {largest}")
         return await self._owner.read(
-            lambda: shard.ledger.judge(unit_from_proto(header.unit), header.attempt)
+            lambda: shard.judge(unit_from_proto(header.unit), header.attempt, header.incarnation)
         )
 
     async def Follow(
@@ -369,7 +393,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     def _snapshot(self, request: shard_pb2.SnapshotRequest) -> tuple[str, bytes]:
         shard = self._owner.shard
         if request.plane == "published" and request.live:
-            name = f"published/{shard.ledger.step}/{shard.deltas.version}"
+            name = f"published/{shard.clock}/{shard.deltas.version}"
             return name, pack(shard.planes()["published"], shard.blocks)
         if request.plane == "published":
             step, version, data = self._owner.store.load_base(request.step)
@@ -403,10 +427,12 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         return shard_pb2.DepositReply()
 
     def _expected_deposit(self, name: str) -> int | range | None:
-        shard = self._owner.shard
+        return self._expected_stream(name, self._owner.shard.stream_planes)
+
+    def _expected_stream(self, name: str, planes: Sequence[str]) -> int | range | None:
         if name == "extra":
             return range(EXTRA_BYTES + 1)
-        return 4 * shard.trainable.elements if name in shard.stream_planes else None
+        return 4 * self._owner.shard.trainable.elements if name in planes else None
 
     async def Withdraw(
         self, request: shard_pb2.WithdrawRequest, context: Context
@@ -442,14 +468,52 @@ def _outcome(verdict: Verdict, header: shard_pb2.PushHeader) -> shard_pb2.PushRe
     return OUTCOMES[verdict]
 
 
-def _accepted_to_proto(push: Accept) -> shard_pb2.Accepted:
+def _first_segment(message: shard_pb2.Configure) -> Segment:
+    """The segment that a run begins or resumes with; without one it is exact.
+
+    Raises: ProtocolMismatch where it begins at another step than the run.
+    """
+    segment = _segment_from_proto(message.segment)
+    if not message.HasField("segment"):
+        return Segment(0, message.first_step)
+    if segment.step != message.first_step:
+        raise ProtocolMismatch(
+            f"the first segment begins at step {segment.step}, the run at step {message.first_step}; "
+            "they are one"
+        )
+    return segment
+
+
+def _segment_from_proto(message: shard_pb2.Segment) -> Segment:
+    return Segment(message.number, message.step, message.elastic, message.arrival)
+
+
+def _news_to_proto(news: News) -> shard_pb2.ShardEvent:
+    match news:
+        case Accepted():
+            return shard_pb2.ShardEvent(accepted=_accepted_to_proto(news))
+        case Delta():
+            published = shard_pb2.Published(
+                version=news.version + 1, delta_bytes=len(news.frame), units=len(news.outcomes)
+            )
+            return shard_pb2.ShardEvent(published=published)
+        case SparsyncError():
+            return shard_pb2.ShardEvent(refused=_refused_to_proto(news))
+
+
+def _refused_to_proto(error: SparsyncError) -> shard_pb2.Refused:
+    return shard_pb2.Refused(error=type(error).__name__, message=str(error))
+
+
+def _accepted_to_proto(push: Accepted) -> shard_pb2.Accepted:
     return shard_pb2.Accepted(
         unit=unit_to_proto(push.unit),
         attempt=push.attempt,
         incarnation=push.incarnation,
         commit=commit_to_proto(push.commit),
-        frame_bytes=len(push.frame),
-        factor=1.0,
+        frame_bytes=push.frame_bytes,
+        factor=push.factor,
+        behind=push.behind,
     )
 
 

@@ -1,91 +1,47 @@
 """One shard of the model as a deterministic state machine: `apply(record)` is all that changes it.
 
-A record is what the log holds: a push that was admitted, a fence, a close. Applying the same
-records in the same order gives the same state, bit for bit; nothing here reads a clock, draws
-a random number or depends on the order in which pushes arrived. Composes the ledger (what
-counts), the aggregate, the optimizer and the delta log.
+A record is what the log holds: a push that was admitted, a fence, a close, a publication, the
+beginning of a segment. Applying the same records in the same order gives the same state, bit for
+bit; nothing here reads a clock, draws a random number or depends on the order in which pushes
+arrived at the socket. Composes the discipline of the segment (what counts, and how it becomes a
+gradient), the optimizer and the delta log.
 
 Legend: n = blocks of the shard; planes are float32 [n, 4096].
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ps.aggregate import Aggregate
-from ps.ledger import Ledger, Verdict
+from ps.ledger import ElasticLedger, Ledger, Verdict
 from ps.optimizer import Optimizer
+from ps.publication import Backlog
 from ps.publish import Delta, DeltaLog, Outcome
+from ps.records import (
+    Accept,
+    Accepted,
+    Advance,
+    Close,
+    Fence,
+    Fenced,
+    Publish,
+    Record,
+    Retire,
+    Segment,
+    ShardSpec,
+)
+from ps.settling import Held, Workshop, discipline
 from wire.codec.base import Blocks, DeltaCodec, PushCodec
 from wire.codec.dense import unpack
 from wire.errors import BadUnit, ProtocolMismatch
 from wire.ids import UnitId
-from wire.layout import BLOCK, BlockRange, Layout, intersect
-from wire.messages import Commit, OptimizerSpec
+from wire.layout import BLOCK, BlockRange, intersect
 
 Plane = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class ShardSpec:
-    """All that a shard is made from; equal specs and equal records give equal shards."""
-
-    shard: int
-    timeline: int
-    plan: int
-    layout: Layout
-    ranges: tuple[BlockRange, ...]
-    optimizer: OptimizerSpec
-    streams: int
-    aggregate: str
-    first_step: int
-
-
-@dataclass(frozen=True)
-class Accept:
-    """A committed push that the ledger admitted. `frame` is empty for an empty unit."""
-
-    unit: UnitId
-    attempt: int
-    incarnation: int
-    commit: Commit
-    frame: bytes
-
-
-@dataclass(frozen=True)
-class Fence:
-    """Refuse attempts of `stream` below `attempt`."""
-
-    step: int
-    stream: int
-    attempt: int
-
-
-@dataclass(frozen=True)
-class Close:
-    """Settle exactly `streams` of `step`, in that order, and publish."""
-
-    step: int
-    streams: tuple[int, ...]
-    deposit: bool
-    final: bool
-    retain_from: int
-    pause: bool = False
-
-
-Record = Accept | Fence | Close
-
-
-@dataclass(frozen=True)
-class Fenced:
-    """Answer to a fence: whether the unit stands here all the same."""
-
-    record: Fence
-    accepted: bool
+Answer = Verdict | Fenced | Delta | None
 
 
 class Shard:
@@ -100,17 +56,55 @@ class Shard:
         self._push, self._pull = push, pull
         self._x: Plane = np.zeros((rows, BLOCK), np.float32)
         self._published: Plane = np.zeros_like(self._x)
-        self._aggregate = Aggregate(
-            push, self.trainable, rows=rows, streams=spec.streams, rule=spec.aggregate
-        )
         self._optimizer = Optimizer(spec.optimizer, _local_runs(spec), self._x)
-        self.ledger = Ledger(spec.timeline, spec.streams, spec.first_step)
-        self.deltas = DeltaLog(spec.first_step)
-        self.held: dict[int, Accept] = {}
+        self.segment = spec.segment
+        self.deltas = DeltaLog(spec.segment.step)
+        self._shop = Workshop(spec, push, self.trainable, rows)
+        self._discipline = discipline(self._shop, spec.segment, {}, self.deltas.version)
+        self.accepted: dict[int, Accepted] = {}
+        """What the coordinator is told again, by unit number: of the open step; elastic: what it has not counted."""
+        self._retired: set[int] = set()
+        self._begun = False
+
+    @property
+    def ledger(self) -> Ledger | ElasticLedger:
+        """What counts, in this segment."""
+        return self._discipline.ledger
+
+    @property
+    def held(self) -> Mapping[int, Held]:
+        """Accepted units that are not settled, by number."""
+        return self._discipline.held
+
+    @property
+    def held_bytes(self) -> int:
+        """Of frames that wait to be settled."""
+        return sum(len(held.frame) for held in self._discipline.held.values())
+
+    @property
+    def clock(self) -> int:
+        """Every unit of earlier steps stands here."""
+        return self.ledger.clock
+
+    @property
+    def backlog(self) -> Backlog:
+        """What a publication would settle, and who waits for it."""
+        units = len(self._discipline.pending())
+        return Backlog(units, self._discipline.lanes, self.clock > self.deltas.clock)
 
     @property
     def stream_planes(self) -> tuple[str, ...]:
-        """Names of the planes of a stream's state, which this shard keeps as deposits."""
+        """Names of the planes of a stream's state, which this shard keeps as deposits in exact segments."""
+        return () if self.segment.elastic else self._push.state_planes
+
+    @property
+    def restorable_planes(self) -> frozenset[str]:
+        """Names of the planes that a checkpoint may bring; an elastic segment has no use for a sum of estimates."""
+        return frozenset(self.planes()) | ({"aggregate"} if self.segment.elastic else set())
+
+    @property
+    def restorable_stream_planes(self) -> tuple[str, ...]:
+        """Names of the planes of streams that a checkpoint may bring."""
         return self._push.state_planes
 
     @property
@@ -124,7 +118,7 @@ class Shard:
             "x": self._x,
             "published": self._published,
             **self._optimizer.planes(),
-            **self._aggregate.planes(),
+            **self._discipline.planes(),
         }
 
     def scalars(self) -> dict[str, float]:
@@ -133,17 +127,25 @@ class Shard:
     def load_scalars(self, scalars: dict[str, float]) -> None:
         self._optimizer.load_scalars(scalars)
 
-    def apply(self, record: Record) -> Verdict | Fenced | Delta:
+    def judge(self, unit: UnitId, attempt: int, incarnation: int) -> Verdict:
+        """What to do with a push; changes nothing. Nothing of a retired worker counts any more, whatever it is."""
+        verdict = self.ledger.judge(unit, attempt)
+        if verdict is not Verdict.FOREIGN and incarnation in self._retired:
+            return Verdict.FENCED
+        return verdict
+
+    def apply(self, record: Record) -> Answer:
         """Change the state by one record.
 
         Returns:
-            Of an accept its verdict (ADMIT: it is held now; anything else changed nothing), of
-            a fence whether the unit stands here, of a close the delta that it published.
+            Of an accept its verdict (ADMIT: it stands here now; anything else changed nothing), of
+            a fence whether the unit stands here, of a close or publication the delta that it published
+            (of a publication None where nothing was pending).
 
         Raises:
             DamagedFrame: the frame does not decode; nothing has changed.
             ProtocolMismatch: the record contradicts the state; nothing has changed.
-            BadUnit: the close made the model infinite or NaN: the shard is of no use any more.
+            BadUnit: the model became infinite or NaN: the shard is of no use any more.
         """
         match record:
             case Accept():
@@ -152,9 +154,18 @@ class Shard:
                 return Fenced(record, self.ledger.fence(record.step, record.stream, record.attempt))
             case Close():
                 return self._close(record)
+            case Publish():
+                return self._publish_pending()
+            case Segment():
+                self._begin(record)
+            case Retire():
+                self._retire(record.incarnation)
+            case Advance():
+                self._advance(record.low)
+        return None
 
     def _accept(self, record: Accept) -> Verdict:
-        verdict = self.ledger.judge(record.unit, record.attempt)
+        verdict = self.judge(record.unit, record.attempt, record.incarnation)
         if verdict is not Verdict.ADMIT:
             return verdict
         if len(record.commit.learning_rates) != len(self.spec.optimizer.groups):
@@ -162,42 +173,106 @@ class Shard:
                 f"{record.unit}: the commit carries {len(record.commit.learning_rates)} learning rates, "
                 f"the optimizer has {len(self.spec.optimizer.groups)} parameter groups"
             )
-        if not record.commit.empty_reason:
-            self._push.validate(record.frame, self.trainable)
+        version = self.deltas.version
+        behind, factor = self._discipline.weigh(record, version)
+        unit = Accepted(
+            record.unit,
+            record.attempt,
+            record.incarnation,
+            record.commit,
+            len(record.frame),
+            factor,
+            behind,
+        )
+        self._discipline.take(record, unit, version)
         self.ledger.accept(record.unit, record.attempt)
-        self.held[record.unit.stream] = record
+        self.accepted[self._number(record.unit)] = unit
+        self._begun = True
         return verdict
 
     def _close(self, record: Close) -> Delta:
         if record.step < self.ledger.step:
             return self._closed(record.step)
-        missing = [s for s in record.streams if s not in self.held]
-        if record.step > self.ledger.step or missing:
-            raise ProtocolMismatch(
-                f"close of step {record.step} with streams {list(record.streams)}: this shard is at step "
-                f"{self.ledger.step} and holds {sorted(self.held)}"
-            )
-        units = [self.held[stream] for stream in record.streams]
-        filled = [u for u in units if not u.commit.empty_reason]
-        gradient = self._aggregate.gradient([u.frame for u in filled])
-        if filled:  # the coordinator closes no step whose commits disagree on the learning rates
-            self._optimizer.step(gradient, filled[0].commit.learning_rates)
-        delta = Delta(
-            version=self.deltas.version,
-            step=record.step,
-            outcomes=tuple(Outcome(u.unit, 1.0) for u in units),
-            frame=self._publish(record.step),
+        units = self._discipline.due(record)
+        delta = self._settle(
+            units,
+            record.step,
+            clock=record.step + 1,
+            closes=True,
             deposit=record.deposit,
             final=record.final,
-            closes=True,
-            clock=record.step + 1,
             pause=record.pause,
         )
-        self.deltas.append(delta)
-        self.deltas.trim_steps(record.retain_from)
+        self._discipline.trim(self.deltas, record.retain_from)
         self.ledger.close(record.step)
-        self.held.clear()
+        if not self.segment.elastic:
+            self.accepted.clear()
         return delta
+
+    def _publish_pending(self) -> Delta | None:
+        units = self._discipline.pending()
+        if not units:
+            return None
+        delta = self._settle(units, self.ledger.step, clock=self.clock, closes=False)
+        self._discipline.trim(self.deltas, self.ledger.step)
+        return delta
+
+    def _settle(
+        self,
+        units: Sequence[Accepted],
+        step: int,
+        *,
+        clock: int,
+        closes: bool,
+        deposit: bool = False,
+        final: bool = False,
+        pause: bool = False,
+    ) -> Delta:
+        """Take the optimizer's step that `units` make, and publish."""
+        move = self._discipline.move(units)
+        if move is not None:
+            self._optimizer.step(move.gradient, move.learning_rates)
+        delta = Delta(
+            version=self.deltas.version,
+            step=step,
+            outcomes=tuple(Outcome(unit.unit, unit.factor) for unit in units),
+            frame=self._publish(step),
+            deposit=deposit,
+            final=final,
+            closes=closes,
+            clock=clock,
+            pause=pause,
+        )
+        self.deltas.append(delta)
+        self._discipline.settled(units)
+        return delta
+
+    def _begin(self, record: Segment) -> None:
+        if record == self.segment:
+            return
+        if record.number <= self.segment.number or not self.ledger.stands_at(record.step):
+            raise ProtocolMismatch(
+                f"segment {record.number} from step {record.step} on: this shard is in segment {self.segment.number} "
+                f"at step {self.ledger.step} and holds {len(self.held)} unsettled units; a segment follows where every "
+                "unit of earlier steps is settled, and no other"
+            )
+        if record.elastic or self.segment.elastic:
+            fences = self.ledger.fences
+            self._discipline = discipline(self._shop, record, fences, self.deltas.version)
+        self.segment = record
+        self.accepted.clear()
+
+    def _retire(self, incarnation: int) -> None:
+        if incarnation not in self._retired:
+            self._retired.add(incarnation)
+            self._discipline.retire(incarnation)
+
+    def _advance(self, low: int) -> None:
+        for number in [number for number in self.accepted if number < low]:
+            del self.accepted[number]
+
+    def _number(self, unit: UnitId) -> int:
+        return unit.number(self.spec.streams)
 
     def _publish(self, step: int) -> bytes:
         try:
@@ -220,7 +295,7 @@ class Shard:
 
         Raises: ProtocolMismatch once records have been applied, as by the late upload of a worker given up.
         """
-        if self.held or self.deltas.version != self.spec.first_step:
+        if self._begun or self.deltas.version != self.spec.segment.step:
             raise ProtocolMismatch(f"plane {name!r}: the run has begun, its initial planes are fixed")
         unpack(data, self.planes()[name], self.blocks)
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ps.shard import Accept, Close, Record, Shard, ShardSpec
+from ps.records import Accept, Close, Record, Segment, ShardSpec
+from ps.shard import Shard
 from wire.codec.base import Blocks
 from wire.codec.chain import delta_codec, push_codec
 from wire.codec.dense import pack
@@ -23,7 +24,9 @@ def test_the_path_of_a_gradient() -> None:
     pull = delta_codec(codec="topk", density=0.25, magnitude_bits=2)
     sgd = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "nesterov": 0.0, "maximize": 0.0}
     optimizer = OptimizerSpec("sgd", (sgd,))
-    shard = Shard(ShardSpec(0, 1, 1, layout, whole, optimizer, 1, "mean", 0), push, pull)  # a server
+    shard = Shard(
+        ShardSpec(0, 1, 1, layout, whole, optimizer, 1, "mean", Segment(0, 0)), push, pull
+    )  # a server
 
     replica = np.zeros((layout.blocks, BLOCK), np.float32)  # a worker: x̂, and the residual of its stream
     state = {name: np.zeros_like(replica) for name in push.state_planes}

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.placement import place
-from ps.shard import Accept, Close, Shard, ShardSpec
+from ps.records import Accept, Close, Segment, ShardSpec
+from ps.shard import Shard
 from wire.codec.base import Blocks, DeltaCodec, PushCodec
 from wire.codec.chain import delta_codec, push_codec
 from wire.codec.dense import pack
@@ -78,6 +79,25 @@ def close(step: int, *, streams: int = STREAMS, final: bool = False, retain_from
     return Close(step, tuple(range(streams)), False, final, retain_from)
 
 
+EXACT = Segment(0, 0)
+NAMED = Segment(0, 0, elastic=True)
+ARRIVAL = Segment(0, 0, elastic=True, arrival=True)
+
+
+def spec_of(
+    shard: int,
+    ranges: tuple[BlockRange, ...],
+    optimizer: OptimizerSpec = ADAMW,
+    aggregate: str = "mean",
+    segment: Segment = EXACT,
+    *,
+    streams: int = STREAMS,
+) -> ShardSpec:
+    return ShardSpec(
+        shard, 1, 1, LAYOUT, ranges, optimizer, streams, aggregate, segment, damping=0.5, max_staleness=2.0
+    )
+
+
 class Cluster:
     """The model on `servers` shards, initialised; streams encode for all of them."""
 
@@ -88,11 +108,12 @@ class Cluster:
         optimizer: OptimizerSpec = ADAMW,
         codecs: tuple[PushCodec, DeltaCodec] | None = None,
         aggregate: str = "mean",
+        segment: Segment | None = None,
     ) -> None:
         self.push, self.pull = codecs or dense()
         self.ranges = place(LAYOUT, servers)
         self.shards = [
-            Shard(ShardSpec(i, 1, 1, LAYOUT, ranges, optimizer, STREAMS, aggregate, 0), self.push, self.pull)
+            Shard(spec_of(i, ranges, optimizer, aggregate, segment or EXACT), self.push, self.pull)
             for i, ranges in enumerate(self.ranges)
         ]
         self.states = [

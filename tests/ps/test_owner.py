@@ -11,7 +11,7 @@ import pytest
 
 from ps.owner import Owner
 from ps.publish import Delta
-from ps.shard import Close
+from ps.records import Close
 from ps.store import Store
 from tests.ps.models import STREAMS, Cluster, close
 from wire.codec.dense import pack

@@ -11,7 +11,8 @@ import torch
 
 from ps.ledger import Verdict
 from ps.publish import Delta
-from ps.shard import Accept, Close, Fence, Fenced, Shard, ShardSpec
+from ps.records import Accept, Close, Fence, Fenced
+from ps.shard import Shard
 from tests.ps.models import (
     ADAMW,
     LAYOUT,
@@ -27,6 +28,7 @@ from tests.ps.models import (
     gradient,
     plane,
     sgd,
+    spec_of,
     topk,
 )
 from wire.codec.base import Blocks, DamagedFrame, DeltaCodec, PushCodec
@@ -266,7 +268,7 @@ def test_initial_planes_are_fixed_once_the_run_has_begun() -> None:
 def test_a_shard_without_blocks_takes_part() -> None:
     """More servers than blocks: the surplus ones publish empty deltas."""
     push, pull = dense()
-    shard = Shard(ShardSpec(1, 1, 1, LAYOUT, (), ADAMW, 1, "mean", 0), push, pull)
+    shard = Shard(spec_of(1, (), streams=1), push, pull)
     assert shard.apply(Accept(UnitId(1, 0, 0), 0, 7, commit(), _empty_frame(push))) is Verdict.ADMIT
     assert isinstance(shard.apply(close(0, streams=1)), Delta)
 

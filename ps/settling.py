@@ -1,0 +1,315 @@
+"""How the units of a segment are settled: three disciplines behind one signature, chosen by the segment.
+
+| discipline | segment          | a frame is            | settled by                            | learning rate |
+|------------|------------------|-----------------------|---------------------------------------|---------------|
+| Exact      | exact            | held                  | the close of its step, stream order   | theirs: equal |
+| Named      | elastic          | held                  | the close that names it               | the mean      |
+| Arrival    | elastic, arrival | added when it arrives | the next publication, in log order    | sum / R       |
+
+With `sum / R` R units move the model as far as one step, however publications group them (with
+the rule "sum" each unit counts whole, so there it is the mean). Deterministic, as the shard is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ps.aggregate import Aggregate, LaneAggregate
+from ps.ledger import ArrivalLedger, ElasticLedger, Ledger
+from ps.publish import DeltaLog
+from ps.records import Accept, Accepted, Close, Segment, ShardSpec
+from ps.staleness import Staleness
+from wire.codec.base import Blocks, PushCodec
+from wire.errors import ProtocolMismatch
+
+Plane = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every discipline works with: the shard's spec and codec, its trainable blocks and the rows of its planes."""
+
+    spec: ShardSpec
+    codec: PushCodec
+    trainable: Blocks
+    rows: int
+
+
+class Held(NamedTuple):
+    """An accepted unit whose frame waits to be settled (empty where it is added already)."""
+
+    unit: Accepted
+    frame: bytes
+
+
+class Move(NamedTuple):
+    """One step of the optimizer: gradient [n, 4096], one learning rate a parameter group."""
+
+    gradient: Plane
+    learning_rates: Sequence[float]
+
+
+class Discipline(Protocol):
+    """State of one segment. `held`: accepted and not settled, by unit number, in the order of the log."""
+
+    held: dict[int, Held]
+
+    @property
+    def ledger(self) -> Ledger | ElasticLedger: ...
+
+    @property
+    def lanes(self) -> int:
+        """Workers that sent units in this segment and are not retired."""
+        ...
+
+    def weigh(self, record: Accept, version: int) -> tuple[int, float]:
+        """(behind, factor) of a unit that is accepted while the published model is at `version`.
+
+        Raises: ProtocolMismatch where it was computed from a version that does not exist.
+        """
+        ...
+
+    def take(self, record: Accept, unit: Accepted, version: int) -> None:
+        """Keep an admitted unit. Raises: DamagedFrame, before anything has changed."""
+        ...
+
+    def due(self, record: Close) -> list[Accepted]:
+        """What this close settles, in order; changes nothing.
+
+        Raises: ProtocolMismatch where it contradicts the state.
+        """
+        ...
+
+    def pending(self) -> list[Accepted]:
+        """What a publication settles, in order."""
+        ...
+
+    def move(self, units: Sequence[Accepted]) -> Move | None:
+        """The step that `units` make; None where none of them contributes. Valid until the next call."""
+        ...
+
+    def settled(self, units: Iterable[Accepted]) -> None:
+        """These units are in the model now."""
+        ...
+
+    def retire(self, incarnation: int) -> None:
+        """Take this worker's estimate out of the sum."""
+        ...
+
+    def trim(self, deltas: DeltaLog, retain_from: int) -> None:
+        """Forget deltas that nobody needs; those from step `retain_from` on are needed for replays."""
+        ...
+
+    def planes(self) -> dict[str, Plane]:
+        """What a checkpoint holds of it."""
+        ...
+
+
+class Exact:
+    """Today's sync: held until the step is closed, summed in stream order."""
+
+    lanes = 0
+
+    def __init__(self, shop: Workshop, segment: Segment, fences: dict[int, int], version: int) -> None:
+        spec = shop.spec
+        self._shop = shop
+        self._aggregate = Aggregate(
+            shop.codec, shop.trainable, rows=shop.rows, streams=spec.streams, rule=spec.aggregate
+        )
+        self.ledger = Ledger(spec.timeline, spec.streams, segment.step, fences=fences)
+        self.held: dict[int, Held] = {}
+
+    def weigh(self, record: Accept, version: int) -> tuple[int, float]:
+        return 0, 1.0
+
+    def take(self, record: Accept, unit: Accepted, version: int) -> None:
+        _hold(self._shop, self.held, record, unit)
+
+    def due(self, record: Close) -> list[Accepted]:
+        return _named(record, self.held, self.ledger.step, self._shop.spec.streams)
+
+    def pending(self) -> list[Accepted]:
+        return []
+
+    def move(self, units: Sequence[Accepted]) -> Move | None:
+        filled = _contributing(units, self.held, self._shop.spec.streams)
+        if not filled:
+            return None
+        gradient = self._aggregate.gradient([held.frame for held in filled])
+        # the coordinator closes no step whose commits disagree on the learning rates
+        return Move(gradient, filled[0].unit.commit.learning_rates)
+
+    def settled(self, units: Iterable[Accepted]) -> None:
+        self.held.clear()
+
+    def retire(self, incarnation: int) -> None:
+        """Estimates are the streams', whoever carries them."""
+
+    def trim(self, deltas: DeltaLog, retain_from: int) -> None:
+        deltas.trim_steps(retain_from)
+
+    def planes(self) -> dict[str, Plane]:
+        return self._aggregate.planes()
+
+
+class _Elastic:
+    """What the two elastic disciplines share: lanes, staleness, bounded retention; no planes for checkpoints."""
+
+    def __init__(self, shop: Workshop, ledger: ElasticLedger, version: int) -> None:
+        spec = shop.spec
+        self._shop = shop
+        self._aggregate = LaneAggregate(shop.codec, shop.trainable, rows=shop.rows, rule=spec.aggregate)
+        self._staleness = Staleness(
+            version,
+            streams=spec.streams,
+            aggregate=spec.aggregate,
+            damping=spec.damping,
+            max_staleness=spec.max_staleness,
+        )
+        self._lanes: set[int] = set()
+        self.ledger = ledger
+        self.held: dict[int, Held] = {}
+
+    @property
+    def lanes(self) -> int:
+        return len(self._lanes)
+
+    def weigh(self, record: Accept, version: int) -> tuple[int, float]:
+        if record.base_version > version:
+            raise ProtocolMismatch(
+                f"{record.unit} was computed from version {record.base_version}, this shard is at {version}; "
+                "send the version of this shard that the worker held"
+            )
+        behind, factor = self._staleness.weigh(record.base_version, record.incarnation)
+        return behind, factor if record.commit.contributes else 1.0
+
+    def _note(self, record: Accept, version: int) -> None:
+        self._lanes.add(record.incarnation)
+        self._staleness.note(version, record.incarnation)
+
+    def settled(self, units: Iterable[Accepted]) -> None:
+        numbers = [unit.unit.number(self._shop.spec.streams) for unit in units]
+        for number in numbers:
+            del self.held[number]
+        self.ledger.settle(numbers)
+
+    def retire(self, incarnation: int) -> None:
+        self._lanes.discard(incarnation)
+        self._aggregate.retire(incarnation)
+
+    def trim(self, deltas: DeltaLog, retain_from: int) -> None:
+        deltas.bound()
+
+    def planes(self) -> dict[str, Plane]:
+        return {}
+
+
+class Named(_Elastic):
+    """Held until a close names them: steps that are closed short, and settled late."""
+
+    def __init__(self, shop: Workshop, segment: Segment, fences: dict[int, int], version: int) -> None:
+        spec = shop.spec
+        super().__init__(
+            shop, ElasticLedger(spec.timeline, spec.streams, segment.step, fences=fences), version
+        )
+
+    def take(self, record: Accept, unit: Accepted, version: int) -> None:
+        _hold(self._shop, self.held, record, unit)
+        self._note(record, version)
+
+    def due(self, record: Close) -> list[Accepted]:
+        return _named(record, self.held, self.ledger.step, self._shop.spec.streams)
+
+    def pending(self) -> list[Accepted]:
+        return []
+
+    def move(self, units: Sequence[Accepted]) -> Move | None:
+        filled = _contributing(units, self.held, self._shop.spec.streams)
+        if not filled:
+            return None
+        for held in filled:
+            self._aggregate.add(held.unit.incarnation, held.frame, held.unit.factor)
+        return Move(
+            self._aggregate.gradient(len(filled)), _rates([h.unit for h in filled], divisor=len(filled))
+        )
+
+
+class Arrival(_Elastic):
+    """Added when they arrive, settled together at the next publication."""
+
+    def __init__(self, shop: Workshop, segment: Segment, fences: dict[int, int], version: int) -> None:
+        spec = shop.spec
+        super().__init__(
+            shop, ArrivalLedger(spec.timeline, spec.streams, segment.step, fences=fences), version
+        )
+
+    def take(self, record: Accept, unit: Accepted, version: int) -> None:
+        if unit.contributes:
+            self._aggregate.add(record.incarnation, record.frame, unit.factor)
+        elif unit.commit.contributes:
+            self._shop.codec.validate(record.frame, self._shop.trainable)
+        self.held[record.unit.number(self._shop.spec.streams)] = Held(unit, b"")
+        self._note(record, version)
+
+    def due(self, record: Close) -> list[Accepted]:
+        if record.streams or record.late or not self.ledger.holds_all_before(record.step + 1):
+            raise ProtocolMismatch(
+                f"close of step {record.step} with streams {list(record.streams)}, late {list(record.late)}: units "
+                f"settle on arrival here, so a close names none and finds every unit up to its step and no other; "
+                f"the lowest missing one is {self.ledger.low}, {len(self.ledger.beyond)} beyond it are here, "
+                f"R = {self._shop.spec.streams}"
+            )
+        return self.pending()
+
+    def pending(self) -> list[Accepted]:
+        return [held.unit for held in self.held.values()]
+
+    def move(self, units: Sequence[Accepted]) -> Move | None:
+        filled = [unit for unit in units if unit.contributes]
+        if not filled:
+            return None
+        divisor = len(filled) if self._shop.spec.aggregate == "sum" else self._shop.spec.streams
+        return Move(self._aggregate.gradient(len(filled)), _rates(filled, divisor=divisor))
+
+
+def discipline(shop: Workshop, segment: Segment, fences: dict[int, int], version: int) -> Discipline:
+    """The discipline of a segment that begins while the published model is at `version`."""
+    if not segment.elastic:
+        return Exact(shop, segment, fences, version)
+    kind = Arrival if segment.arrival else Named
+    return kind(shop, segment, fences, version)
+
+
+def _hold(shop: Workshop, held: dict[int, Held], record: Accept, unit: Accepted) -> None:
+    if record.commit.contributes:
+        shop.codec.validate(record.frame, shop.trainable)
+    held[record.unit.number(shop.spec.streams)] = Held(unit, record.frame)
+
+
+def _named(record: Close, held: dict[int, Held], step: int, streams: int) -> list[Accepted]:
+    """The units that a close names, from those that are held while `step` is open."""
+    numbers = [*record.late, *(record.step * streams + stream for stream in record.streams)]
+    missing = [number for number in numbers if number not in held]
+    early = [number for number in record.late if number >= record.step * streams]
+    if record.step != step or missing or early or len(set(numbers)) != len(numbers):
+        raise ProtocolMismatch(
+            f"close of step {record.step} with streams {list(record.streams)}, late {list(record.late)}: this shard "
+            f"is at step {step} and holds the units {sorted(held)}, {streams} a step"
+        )
+    return [held[number].unit for number in numbers]
+
+
+def _contributing(units: Sequence[Accepted], held: dict[int, Held], streams: int) -> list[Held]:
+    return [held[unit.unit.number(streams)] for unit in units if unit.contributes]
+
+
+def _rates(units: Sequence[Accepted], *, divisor: int) -> tuple[float, ...]:
+    """The units' learning rates added up, by parameter group, and divided."""
+    groups = zip(*(unit.commit.learning_rates for unit in units), strict=True)
+    return tuple(math.fsum(rates) / divisor for rates in groups)
