@@ -54,7 +54,7 @@ class DeltaLog:
         self.version = base
         """The newest version: that of the published plane."""
         self.clock = base
-        """That of the newest delta; while versions are steps, they are clocks too."""
+        """That of the newest delta, as a follower at `version` knows it; a log begins at the version of its step."""
         self.final = False
         self._deltas: dict[int, Delta] = {}
         self._closing: dict[int, Delta] = {}

@@ -224,6 +224,8 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 f"asked for version {request.version}, this shard is at {shard.deltas.version}"
             )
         if request.plane == "deposits":
+            if shard.segment.elastic:
+                return
             for stream in range(shard.spec.streams):
                 for name, path in self._owner.store.deposit(stream, shard.ledger.step).items():
                     for chunk in plane_chunks(f"stream-{stream}/{name}", path.read_bytes()):
@@ -393,7 +395,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     def _snapshot(self, request: shard_pb2.SnapshotRequest) -> tuple[str, bytes]:
         shard = self._owner.shard
         if request.plane == "published" and request.live:
-            name = f"published/{shard.clock}/{shard.deltas.version}"
+            name = f"published/{shard.deltas.clock}/{shard.deltas.version}"
             return name, pack(shard.planes()["published"], shard.blocks)
         if request.plane == "published":
             step, version, data = self._owner.store.load_base(request.step)

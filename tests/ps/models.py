@@ -60,6 +60,14 @@ def topk() -> tuple[PushCodec, DeltaCodec]:
     )
 
 
+def returning() -> tuple[PushCodec, DeltaCodec]:
+    """Dense both ways, for units that may be given back in part."""
+    return (
+        push_codec(codec="dense", density=1.0, feedback="ef", momentum=1.0, magnitude_bits=0, carries=True),
+        dense()[1],
+    )
+
+
 def plane(seed: int) -> Plane:
     """Noise in all real elements of the model, zeros in the padding: [blocks, 4096]."""
     values = np.random.default_rng(seed).standard_normal((LAYOUT.blocks, BLOCK)).astype(np.float32)
@@ -149,6 +157,37 @@ class Cluster:
         for shard in self.shards:
             whole[Blocks.of(LAYOUT, shard.spec.ranges).rows] = shard.planes()[name]
         return whole
+
+
+class Worker:
+    """A worker of an elastic segment: codec state of its own, one frame a unit and shard, kept until settled."""
+
+    def __init__(self, cluster: Cluster, incarnation: int) -> None:
+        self.cluster, self.incarnation = cluster, incarnation
+        self.state = {
+            name: np.zeros((LAYOUT.blocks, BLOCK), np.float32) for name in cluster.push.state_planes
+        }
+
+    def unit(
+        self,
+        number: int,
+        *,
+        base: int = 0,
+        shard: int = 0,
+        gradient: Plane | None = None,
+        rates: Sequence[float] = (0.1, 0.1),
+        empty: str = "",
+    ) -> Accept:
+        frame = b""
+        if not empty:
+            values = plane(number) if gradient is None else gradient
+            frame = self.cluster.push.encode(values, self.state, self.cluster.blocks(shard))
+        unit = UnitId.of(1, number, STREAMS)
+        return Accept(unit, 0, self.incarnation, commit(rates, empty=empty), frame, base)
+
+    def give_back(self, push: Accept, factor: float) -> None:
+        blocks = self.cluster.blocks(0)
+        self.cluster.push.give_back(push.frame, self.state, blocks, share=1.0 - factor)
 
 
 def _cut(owned: BlockRange) -> list[BlockRange]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ps.ledger import Ledger, Verdict
+from ps.ledger import ArrivalLedger, ElasticLedger, Ledger, Verdict
 from wire.ids import UnitId
 
 STREAMS = 3
@@ -84,3 +84,62 @@ def test_no_history_settles_a_unit_twice_or_admits_behind_a_fence(
             ledger.close(ledger.step)
     for old in accepted:
         assert ledger.judge(old, 9) in (Verdict.SETTLED, Verdict.ACCEPTED)
+
+
+# --- elastic -----------------------------------------------------------------------------
+
+
+def test_an_elastic_ledger_admits_any_unit_once() -> None:
+    ledger = ElasticLedger(1, STREAMS, 4)
+    assert ledger.judge(unit(9, 2), 0) is Verdict.ADMIT, "no unit comes too early"
+    ledger.accept(unit(9, 2), 0)
+    assert ledger.judge(unit(9, 2), 0) is Verdict.ACCEPTED
+    ledger.settle([9 * STREAMS + 2])
+    assert ledger.judge(unit(9, 2), 0) is Verdict.SETTLED
+    assert ledger.judge(unit(3, 2), 0) is Verdict.SETTLED, "before the segment"
+    assert ledger.judge(unit(4, STREAMS), 0) is ledger.judge(unit(4, timeline=2), 0) is Verdict.FOREIGN
+
+
+def test_the_low_water_mark_closes_gaps_and_drives_the_clock() -> None:
+    ledger, closes = ArrivalLedger(1, STREAMS, 0), ElasticLedger(1, STREAMS, 0)
+    for stream in (1, 2):
+        ledger.accept(unit(0, stream), 0)
+    ledger.accept(unit(1, 0), 0)
+    assert (ledger.low, ledger.clock, ledger.beyond) == (0, 0, {1, 2, 3})
+    ledger.accept(unit(0, 0), 0)
+    assert (ledger.low, ledger.clock, ledger.beyond) == (4, 1, set())
+    closes.close(0)
+    assert closes.clock == 1, "where steps are closed, the clock is the open one"
+
+
+def test_a_segment_ends_where_all_before_is_settled_and_no_other_is_there() -> None:
+    ledger = ArrivalLedger(1, STREAMS, 0)
+    for stream in range(STREAMS):
+        ledger.accept(unit(0, stream), 0)
+    assert ledger.holds_all_before(1) and not ledger.stands_at(1)
+    ledger.settle(range(STREAMS))
+    ledger.close(0)
+    assert ledger.stands_at(1) and not ledger.stands_at(0) and not ledger.stands_at(2)
+    ledger.accept(unit(1, 1), 0)
+    assert not ledger.holds_all_before(1) and not ledger.stands_at(1)
+
+
+def test_fences_pass_through_an_elastic_segment() -> None:
+    ledger = ElasticLedger(1, STREAMS, 1, fences={0: 4})
+    assert ledger.fence(1, 1, 2) is False and ledger.fence(0, 1, 2) is True
+    assert ledger.judge(unit(1, 0), 0) is Verdict.ADMIT, "attempts are of exact segments"
+    assert ledger.fences == {0: 4, 1: 2}
+
+
+@given(st.lists(st.integers(0, 20)))
+def test_every_number_is_admitted_once_in_any_order(numbers: list[int]) -> None:
+    ledger, accepted = ArrivalLedger(1, STREAMS, 0), set[int]()
+    for number in numbers:
+        judged = ledger.judge(UnitId.of(1, number, STREAMS), 0)
+        assert (judged is Verdict.ADMIT) == (number not in accepted)
+        if judged is Verdict.ADMIT:
+            ledger.accept(UnitId.of(1, number, STREAMS), 0)
+            accepted.add(number)
+    missing = min(set(range(22)) - accepted)
+    assert (ledger.low, ledger.clock) == (missing, missing // STREAMS)
+    assert ledger.beyond == {number for number in accepted if number > missing}
