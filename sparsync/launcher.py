@@ -38,6 +38,7 @@ from sparsync.report_lines import (
     real_machine_lines,
     resume_command,
     sample_lines,
+    steering_lines,
     summary_lines,
 )
 from sparsync.run_directory import RunDirectory, last_error, read_address, read_json, write_whole
@@ -313,7 +314,8 @@ class Cluster:
             return
         self._control = Control(address, self._launch.security)
         self._display.note(f"address    {address}")
-        self._display.note(f"           sparsync status --coordinator {address}")
+        for i, line in enumerate(steering_lines(self._run.path)):
+            self._display.note(f"{'' if i else 'steer':<11}{line}")
         self._events.append(Serving())
         for process in self._launch.roles:
             if process != COORDINATOR:

@@ -1,48 +1,27 @@
-"""Live progress of a run: a table on a terminal, plain lines elsewhere.
+"""Live progress of a run: the table of `sparsync.run_table` on a terminal, plain lines elsewhere.
 
 `status` is the object that the coordinator's Status call returns; each key may be missing or null
-early on. `progress_line`, `event_line` and `render` are pure; the displays add a place to write to
-and a pace. Every display takes notes (one line of text) beside the progress.
+early on. `progress_line` and `event_line` are pure; the displays add a place to write to and a pace.
+Every display takes notes (one line of text) beside the progress.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import click
 
-from sparsync.quantities import (
-    show,
-    show_bytes,
-    show_count,
-    show_loss,
-    show_ratio,
-    show_seconds,
-    show_share,
-)
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-
-Status = Mapping[str, Any]
+from sparsync.quantities import show, show_bytes, show_count, show_loss
+from sparsync.run_table import Status, newest_of_each_name, pace_words, render, saved
 
 LINE_EVERY_S = 5.0
 MAX_ROWS = 24
 """Workers shown in the table; a terminal is not much higher."""
 PACE_WINDOW_S = 60.0
-STATE_STYLES = {
-    "computing": "green",
-    "ready": "green",
-    "waiting": "yellow",
-    "evaluating": "cyan",
-    "dead": "bold red",
-    "left": "dim",
-}
 
 
 class Display(Protocol):
@@ -90,6 +69,19 @@ class PlainLines:
         pass
 
 
+class JsonLines:
+    """Each status as one line on standard output; the notes on standard error."""
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=True)
+
+    def update(self, status: Status, now: float) -> None:
+        click.echo(json.dumps(status))
+
+    def close(self) -> None:
+        pass
+
+
 class LiveTable:
     """The table, drawn anew at each update; notes scroll by above it."""
 
@@ -112,9 +104,8 @@ class LiveTable:
 
     def update(self, status: Status, now: float) -> None:
         self._pace.observe(now, status.get("step"))
-        self._live.update(
-            render(status, eta_s=self._pace.remaining_s(status.get("total_steps"))), refresh=True
-        )
+        eta_s = self._pace.remaining_s(status.get("total_steps"))
+        self._live.update(render(status, eta_s=eta_s, max_rows=MAX_ROWS), refresh=True)
 
     def close(self) -> None:
         self._live.stop()
@@ -169,29 +160,20 @@ def progress_line(status: Status) -> str:
     parts.append(f"{show_count(status.get('tokens_per_s'))} tokens/s")
     parts.append(f"sent {show_bytes(sent)}")
     parts.append(f"received {show_bytes(received)}")
-    parts.append(f"{_saved(status)} fewer bytes than dense")
-    parts.append(_workers_in_words(status))
+    parts.append(f"{saved(status)} fewer bytes than dense")
+    parts += [*pace_words(status), _workers_in_words(status)]
     if (state := status.get("state")) not in (None, "running"):
         parts.insert(0, f"[{state}{_why(status)}]")
     return "  ".join(parts)
 
 
-def _saved(status: Status) -> str:
-    moved = (status.get("bytes_pushed") or 0) + (status.get("bytes_pulled") or 0)
-    return show_ratio(status.get("bytes_dense"), moved)
-
-
 def _workers_in_words(status: Status) -> str:
     workers = newest_of_each_name(status.get("workers") or [])
     gone = [f"{show(w.get('name'))} {w['state']}" for w in workers if w.get("state") in ("dead", "left")]
+    slow = [f"{show(w.get('name'))} straggler" for w in workers if w.get("straggler")]
     present = len(workers) - len(gone)
     words = f"{present} worker{'' if present == 1 else 's'}"
-    return words + (f" ({', '.join(gone)})" if gone else "")
-
-
-def newest_of_each_name(members: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The last incarnation of each process: one that was started again is in the status twice."""
-    return list({show(m.get("name")): m for m in members}.values())
+    return words + (f" ({', '.join(gone + slow)})" if gone or slow else "")
 
 
 def _why(event: Mapping[str, Any]) -> str:
@@ -203,11 +185,9 @@ def _evaluated(event: Mapping[str, Any]) -> str:
     return f"validation loss{of} at step {show(event.get('step'))}: {show_loss(event.get('loss'))}"
 
 
-def _died(event: Mapping[str, Any]) -> str:
+def _handed_over(event: Mapping[str, Any]) -> str:
     streams = " ".join(str(stream) for stream in event.get("streams") or [])
-    return f"{show(event.get('name'))} died{_why(event)}" + (
-        f"; streams {streams} go to others" if streams else ""
-    )
+    return _why(event) + (f"; streams {streams} go to others" if streams else "")
 
 
 def _failed(event: Mapping[str, Any]) -> str:
@@ -223,7 +203,11 @@ NOTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "checkpoint_failed": lambda e: f"checkpoint of step {show(e.get('step'))} failed: {show(e.get('error'))}",
     "bad_unit": lambda e: f"empty unit, step {show(e.get('step'))} stream {show(e.get('stream'))}{_why(e)}",
     "waiting": lambda e: f"waiting{_why(e)}",
-    "died": _died,
+    "died": lambda e: f"{show(e.get('name'))} died{_handed_over(e)}",
+    "straggled": lambda e: f"{show(e.get('name'))} is too slow{_handed_over(e)}",
+    "left": lambda e: f"{show(e.get('name'))} left{_handed_over(e)}",
+    "switching": lambda e: f"the run goes over to {show(e.get('mode'))} at the next boundary",
+    "segment": lambda e: f"mode {show(e.get('mode'))} from step {show(e.get('step'))} on",
     "failed": _failed,
     "stopping": lambda e: f"the run ends after step {show(e.get('step'))}{_why(e)}",
     "ended": lambda e: f"the run has ended{_why(e)}",
@@ -263,98 +247,3 @@ def parse_event(line: bytes | str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return event if isinstance(event, dict) else None
-
-
-# ── the table ───────────────────────────────────────────────────────────────────────────────────
-
-
-def render(status: Status, *, eta_s: float | None = None) -> RenderableType:
-    """The whole picture for a terminal: progress, figures, a row for each worker and each server."""
-    from rich.console import Group
-    from rich.text import Text
-
-    parts: list[RenderableType] = [_progress(status, eta_s), _figures(status)]
-    if status.get("reason") and status.get("state") != "running":
-        parts.insert(1, Text(f"{show(status.get('state'))}: {status['reason']}", style="yellow"))
-    if status.get("workers"):
-        parts.append(_workers(status))
-    if status.get("servers"):
-        parts.append(_servers(status))
-    return Group(*parts)
-
-
-def _progress(status: Status, eta_s: float | None) -> Table:
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-
-    step, total = status.get("step") or 0, status.get("total_steps") or 0
-    grid = Table.grid(padding=(0, 2))
-    grid.add_row(
-        f"[bold]step {step}/{show(total or None)}[/]",
-        ProgressBar(total=total or 1, completed=step, width=40),
-        f"{show(status.get('state'))}, {show_seconds(eta_s)} to go" if eta_s else show(status.get("state")),
-    )
-    return grid
-
-
-def _figures(status: Status) -> Table:
-    from rich.table import Table
-
-    value = show_loss(status.get("val_loss"))
-    at = f" (step {status['val_loss_step']})" if status.get("val_loss_step") is not None else ""
-    grid = Table.grid(padding=(0, 3))
-    grid.add_row(
-        f"loss [bold]{show_loss(status.get('loss'))}[/]",
-        f"validation [bold]{value}[/]{at}",
-        f"[bold]{show_count(status.get('tokens_per_s'))}[/] tokens/s",
-    )
-    grid.add_row(
-        f"sent {show_bytes(status.get('bytes_pushed'))}",
-        f"received {show_bytes(status.get('bytes_pulled'))}",
-        f"[bold]{_saved(status)}[/] fewer bytes than dense",
-    )
-    return grid
-
-
-def _workers(status: Status) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("worker", "state", "streams"):
-        table.add_column(heading)
-    for heading in ("units", "s/unit", "tokens/s", "waiting"):
-        table.add_column(heading, justify="right")
-    workers = newest_of_each_name(status["workers"])
-    for w in workers[:MAX_ROWS]:
-        state = show(w.get("state"))
-        table.add_row(
-            show(w.get("name")),
-            f"[{STATE_STYLES.get(state, 'default')}]{state}[/]",
-            " ".join(str(s) for s in w.get("streams") or []) or "–",
-            show(w.get("units")),
-            show_seconds(w.get("unit_s")),
-            show_count(w.get("tokens_per_s")),
-            show_share(w.get("wait_share")),
-        )
-    if len(workers) > MAX_ROWS:
-        table.add_row(f"… and {len(workers) - MAX_ROWS} more")
-    return table
-
-
-def _servers(status: Status) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("server", "address"):
-        table.add_column(heading)
-    for heading in ("version", "blocks", "delta"):
-        table.add_column(heading, justify="right")
-    for s in status["servers"][:MAX_ROWS]:
-        table.add_row(
-            show(s.get("name")),
-            show(s.get("address")),
-            show(s.get("version")),
-            show(s.get("blocks")),
-            show_bytes(s.get("delta_bytes")),
-        )
-    return table

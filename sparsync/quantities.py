@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 UNKNOWN = "–"
+BARS = "·▁▂▃▄▅▆▇█"
+MAX_BARS = 9
 
 
 def show_count(value: float | None) -> str:
@@ -42,6 +45,24 @@ def show_seconds(value: float | None) -> str:
 def show_share(value: float | None) -> str:
     """A share of one as percent."""
     return UNKNOWN if value is None else f"{value:.0%}"
+
+
+def show_number(value: float | None) -> str:
+    """A figure without a unit, in three digits: `0`, `0.25`, `1.2e+06`."""
+    return UNKNOWN if value is None else f"{value:.3g}"
+
+
+def show_histogram(counts: Mapping[str, int]) -> str:
+    """Counts by value, a bar for each whole number of it: `█▂·▁ 0 to 3, mean 0.31`; the last bar is of all beyond."""
+    values = {float(value): count for value, count in counts.items() if count}
+    if not values:
+        return UNKNOWN
+    bars = [0] * (1 + min(int(max(values)), MAX_BARS - 1))
+    for value, count in values.items():
+        bars[min(int(value), len(bars) - 1)] += count
+    drawn = "".join(BARS[math.ceil(bar / max(bars) * (len(BARS) - 1))] for bar in bars)
+    mean = sum(value * count for value, count in values.items()) / sum(values.values())
+    return f"{drawn} {min(values):g} to {max(values):g}, mean {mean:.2f}"
 
 
 def show(value: object) -> str:

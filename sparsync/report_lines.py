@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsync.quantities import show, show_bytes, show_count, show_loss, show_ratio, show_seconds
+from sparsync.run_table import pace_words
 
 DIGEST_LETTERS = 16
 SAMPLE_LINES = 24
@@ -17,7 +18,7 @@ Summary = Mapping[str, Any]
 
 
 def summary_lines(summary: Summary) -> list[str]:
-    """What came out: losses, speed, bytes against dense, digests."""
+    """What came out: losses, speed, bytes against dense, digests; and what an elastic pace brought about."""
     moved = (summary.get("bytes_pushed") or 0) + (summary.get("bytes_pulled") or 0)
     rows = [
         ("run", f"{show(summary.get('run'))}, mode {show(summary.get('mode'))}, {_purity(summary)}"),
@@ -33,6 +34,7 @@ def summary_lines(summary: Summary) -> list[str]:
         ("model", f"{show_count(summary.get('params'))} parameters"),
         ("digests", _digests(summary)),
         ("mishaps", _mishaps(summary)),
+        *(("" if i else "pace", words) for i, words in enumerate(pace_words(summary))),
     ]
     return [f"{name:<9}{text}" for name, text in rows]
 
@@ -89,6 +91,17 @@ def sample_lines(text: str) -> list[str]:
 def resume_command(out: Path) -> str:
     """What continues a run from its newest checkpoint."""
     return f"sparsync train --resume {quoted(out)}"
+
+
+def steering_lines(run: Path) -> list[str]:
+    """The commands that look at a live run and steer it."""
+    at = quoted(run)
+    return [
+        f"sparsync top {at}",
+        f"sparsync set {at} sync.mode=async",
+        f"sparsync drain worker-0 {at}",
+        f"sparsync stop {at}",
+    ]
 
 
 def continue_command(out: Path, *, length: tuple[str, int]) -> str:

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from sparsync.quantities import show_bytes, show_count, show_ratio, show_seconds
+from sparsync.quantities import (
+    show_bytes,
+    show_count,
+    show_histogram,
+    show_number,
+    show_ratio,
+    show_seconds,
+)
 from sparsync.report_lines import (
     continue_command,
     real_machine_lines,
     resume_command,
     sample_lines,
+    steering_lines,
     summary_lines,
 )
 
@@ -69,6 +77,27 @@ def test_empty_units_and_impure_runs_are_told() -> None:
     assert "3 of them empty" in text and "not pure" in text
 
 
+def test_an_elastic_pace_is_told_where_there_was_one() -> None:
+    quiet = {"staleness": {"0": 1600, "1": 0}, "mass_returned": 0.0, "mass_lost": 0.0, "units_owed": 0}
+    assert summary_lines({**SUMMARY, **quiet}) == summary_lines(SUMMARY)
+    loud = {"staleness": {"0": 60, "0.5": 20, "2": 20}, "mass_returned": 12.25, "mass_lost": 0.5}
+    assert summary_lines({**SUMMARY, **loud})[-3:] == [
+        "pace     staleness █·▂ 0 to 2, mean 0.50",
+        "         12.2 units' worth given back",
+        "         residuals of norm 0.5 lost with the dead",
+    ]
+
+
+def test_the_commands_that_steer_name_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert steering_lines(tmp_path / "a b") == [
+        "sparsync top 'a b'",
+        "sparsync set 'a b' sync.mode=async",
+        "sparsync drain worker-0 'a b'",
+        "sparsync stop 'a b'",
+    ]
+
+
 def test_a_sample_is_cut_and_cannot_steer_the_terminal() -> None:
     lines = sample_lines("def f():\n\treturn \x1b[31m1\n" * 20)
     assert lines[:2] == ["  | def f():", "  | \treturn ·[31m1"]
@@ -119,3 +148,13 @@ def test_quantities() -> None:
         "–",
     ]
     assert [show_ratio(1, 0), show_ratio(None, 5), show_ratio(100, 8)] == ["–", "–", "12.5x"]
+    assert [show_number(v) for v in (None, 0, 0.254, 1_200_000.0)] == ["–", "0", "0.254", "1.2e+06"]
+
+
+def test_a_histogram_is_a_bar_for_each_whole_number() -> None:
+    assert show_histogram({}) == show_histogram({"0": 0}) == "–"
+    assert show_histogram({"0": 7}) == "█ 0 to 0, mean 0.00"
+    assert show_histogram({"0": 100, "3": 1, "1": 50}) == "█▄·▁ 0 to 3, mean 0.35"
+    assert show_histogram({"0": 1, "900": 1}) == "█·······█ 0 to 900, mean 450.00", (
+        "the last bar is of all beyond"
+    )
