@@ -1,8 +1,9 @@
-"""Calls from outside a run to its coordinator: status and stop."""
+"""Calls from outside a run to its coordinator: look at it, steer it, end it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,10 +12,12 @@ import grpc
 from wire.errors import ProtocolMismatch
 from wire.rpc.channel import open_channel
 from wire.rpc.status import to_error
-from wire.v1.coordinator_pb2 import StatusRequest, StopRequest
+from wire.v1.coordinator_pb2 import DrainRequest, SetRequest, StatusRequest, StopRequest
 from wire.v1.coordinator_pb2_grpc import CoordinatorStub
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from wire.rpc.identity import Security
 
 
@@ -42,10 +45,7 @@ class Control:
 
     async def status(self, *, timeout_s: float) -> dict[str, Any]:
         """What the run looks like now (docs/status.md)."""
-        try:
-            reply = await self._stub.Status(StatusRequest(), timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise to_error(error, peer=f"coordinator {self.address}") from error
+        reply = await self._call(self._stub.Status, StatusRequest(), timeout_s)
         status = json.loads(reply.json)
         if not isinstance(status, dict):
             raise ProtocolMismatch(
@@ -55,8 +55,23 @@ class Control:
 
     async def stop(self, reason: str, *, timeout_s: float) -> int:
         """Asks for the end of the run; returns the step after which it ends. A repeat changes nothing."""
+        return int((await self._call(self._stub.Stop, StopRequest(reason=reason), timeout_s)).at_step)
+
+    async def set(self, settings: Mapping[str, str], *, timeout_s: float) -> dict[str, str]:
+        """Changes live settings, all or none; returns those that differ from before. A repeat changes nothing.
+
+        Keys are `section.key`, values as on the command line.
+        """
+        reply = await self._call(self._stub.Set, SetRequest(settings=settings), timeout_s)
+        pairs = (changed.partition("=") for changed in reply.changed)
+        return {key: value.strip('"') for key, _, value in pairs}
+
+    async def drain(self, name: str, *, timeout_s: float) -> int:
+        """Has a worker hand over what it does and leave; returns its incarnation. A repeat is no error."""
+        return int((await self._call(self._stub.Drain, DrainRequest(name=name), timeout_s)).incarnation)
+
+    async def _call(self, method: Callable[..., Awaitable[Any]], request: Message, timeout_s: float) -> Any:
         try:
-            reply = await self._stub.Stop(StopRequest(reason=reason), timeout=timeout_s)
+            return await method(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise to_error(error, peer=f"coordinator {self.address}") from error
-        return int(reply.at_step)

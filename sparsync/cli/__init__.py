@@ -32,7 +32,10 @@ COMMANDS = {
     "ps": Entry("sparsync.cli.roles", "Run a parameter server in the foreground."),
     "worker": Entry("sparsync.cli.roles", "Run a worker in the foreground."),
     "status": Entry("sparsync.cli.live", "Look at a live run."),
-    "stop": Entry("sparsync.cli.live", "End a live run, with a checkpoint."),
+    "top": Entry("sparsync.cli.live", "Watch a live run."),
+    "set": Entry("sparsync.cli.steer", "Change the pace of a live run."),
+    "drain": Entry("sparsync.cli.steer", "Have a worker leave a live run."),
+    "stop": Entry("sparsync.cli.steer", "End a live run, with a checkpoint."),
     "data": Entry("sparsync.cli.data", "List and prepare corpora."),
     "config": Entry("sparsync.cli.config", "Show or check the configuration."),
 }

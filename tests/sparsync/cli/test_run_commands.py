@@ -1,4 +1,4 @@
-"""The command lines of train, the roles, status and stop: what is refused, with which exit code."""
+"""The command lines of train, the roles and the live commands: what is refused, with which exit code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsync.cli import run
+from sparsync.launch_plan import Launch
 
 HEAVY = ("torch", "pydantic", "grpc", "numba", "rich", "numpy")
 
@@ -21,7 +22,9 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPARSYNC_COORDINATOR", raising=False)
 
 
-@pytest.mark.parametrize("command", ["train", "coordinator", "ps", "worker", "status", "stop"])
+@pytest.mark.parametrize(
+    "command", ["train", "coordinator", "ps", "worker", "status", "top", "set", "drain", "stop"]
+)
 def test_help_imports_nothing_heavy(command: str) -> None:
     code = (
         "import sys; from sparsync.cli import run; assert run([sys.argv[1], '--help']) == 0; "
@@ -46,12 +49,27 @@ def test_help_imports_nothing_heavy(command: str) -> None:
         (["train", "-s", "run.stepz=3"], 78, "did you mean run.steps?"),
         (["train", "--workers", "0"], 78, "cluster.workers"),
         (["train", "--mode", "sync", "--resume", "nowhere"], 66, "no such directory"),
+        (
+            ["train", "--mode", "ssp", "-s", "sync.staleness=2", "--resume", "nowhere"],
+            66,
+            "no such directory",
+        ),
+        (["train", "--mode", "async", "--resume", "nowhere"], 66, "no such directory"),
+        (["train", "--mode", "async", "-s", "sync.quorum=2"], 78, "only `sync` closes steps"),
+        (["train", "--mode", "asink"], 78, "sync.mode"),
         (["train", "none.toml"], 66, "cannot read the configuration file"),
         (["coordinator", "--config", "none.toml"], 66, "cannot read the configuration file"),
         (["coordinator", "--resume", "nowhere"], 66, "no such directory"),
         (["worker", "nowhere.py", "--lr", "3"], 66, "no such script"),
         (["status"], 64, "which run?"),
         (["status", "nowhere"], 66, "no such directory"),
+        (["top"], 64, "which run?"),
+        (["top", "nowhere"], 66, "no such directory"),
+        (["top", ".", "--interval", "0"], 64, "0.1"),
+        (["drain"], 64, "Missing argument"),
+        (["drain", "worker-0"], 64, "which run?"),
+        (["drain", "worker-0", "."], 66, "no `address` file"),
+        (["set", ".", "sync.mode=async"], 66, "no `address` file"),
         (["stop", "."], 66, "no `address` file"),
         (["stop", "--coordinator", "nonsense"], 78, "is no address"),
         (["status", "--coordinator", "127.0.0.1:1", "--tls-ca", "ca.pem"], 78, "TLS needs three files"),
@@ -79,3 +97,17 @@ def test_a_finished_run_shows_its_summary(tmp_path: Path, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out) == {"steps": 60, "mode": "sync"}
     assert run(["status", "."]) == 0
     assert "mode sync" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["sync", "ssp", "async"])
+def test_train_takes_every_mode(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[Launch] = []
+
+    def start(launch: Launch, *, terminal: bool, json_out: bool) -> int:
+        launched.append(launch)
+        return 0
+
+    monkeypatch.setattr("sparsync.launcher.train", start)
+    assert run(["train", "--mode", mode, "--workers", "1"]) == 0
+    (launch,) = launched
+    assert launch.config.sync.mode == mode and 'mode = "' + mode in launch.config.to_toml()
