@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coordinator.records import Record
+from coordinator.records import Record, Switching
+from coordinator.spans import Span
 from wire.errors import SparsyncError
 from wire.ids import UnitId
 from wire.layout import Layout
@@ -84,6 +85,7 @@ class Progressed:
 
     incarnation: int
     unit_s: float
+    residual_norm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ class ShardAttached:
     shard: int
     incarnation: int
     configured: bool
-    version: int
+    step: int
+    segment: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,31 @@ class UnitAccepted:
     attempt: int
     incarnation: int
     commit: Commit
+    factor: float = 1.0
+    behind: int = 0
+
+
+@dataclass(frozen=True)
+class WorkerRetired:
+    """A shard takes nothing more from a worker; what it took was told before."""
+
+    shard: int
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class SegmentBegun:
+    shard: int
+    segment: int
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A worker's answer to a plan: (lease, first unit of it that was not begun) each."""
+
+    incarnation: int
+    plan: int
+    leases: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -203,6 +231,22 @@ class StopAsked:
 
 
 @dataclass(frozen=True)
+class SetAsked:
+    """An operator wants the run in another mode."""
+
+    key: str
+    wanted: Switching
+
+
+@dataclass(frozen=True)
+class DrainAsked:
+    """An operator wants a worker to leave."""
+
+    key: str
+    name: str
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -231,7 +275,12 @@ Event = (
     | ShardLost
     | CheckpointWritten
     | CheckpointFailed
+    | WorkerRetired
+    | SegmentBegun
+    | Holding
     | StopAsked
+    | SetAsked
+    | DrainAsked
     | Tick
 )
 
@@ -263,11 +312,18 @@ class Stopped:
 
 
 @dataclass(frozen=True)
+class Done:
+    """A request was carried out. `incarnation`: of the worker that it was about."""
+
+    incarnation: int = 0
+
+
+@dataclass(frozen=True)
 class Answer:
     """Complete the request that waits under `key`, with a value or by raising."""
 
     key: str
-    value: Joined | Declared | Stopped | SparsyncError
+    value: Joined | Declared | Stopped | Done | SparsyncError
 
 
 @dataclass(frozen=True)
@@ -283,11 +339,26 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class LeaseOrder:
+    """One lease of a worker's plan. `partial`: units that some shards hold, and the shards that need them still."""
+
+    lease: int
+    span: Span
+    partial: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """The whole of what a worker is to do."""
 
-    assignments: tuple[Assignment, ...]
+    number: int
+    segment: int
     total_steps: int
+    assignments: tuple[Assignment, ...] = ()
+    elastic: bool = False
+    leases: tuple[LeaseOrder, ...] = ()
+    ahead: int | None = None
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -316,6 +387,28 @@ class CloseStep:
     deposit: bool
     final: bool
     retain_from: int
+    late: tuple[int, ...] = ()
+    pause: bool = False
+
+
+@dataclass(frozen=True)
+class BeginSegment:
+    """Settle in this way from `step` on."""
+
+    number: int
+    step: int
+    elastic: bool
+    arrival: bool
+
+
+@dataclass(frozen=True)
+class RetireWorker:
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class Advance:
+    low: int
 
 
 @dataclass(frozen=True)
@@ -330,10 +423,13 @@ class FinishShard:
     reason: str
 
 
+ShardOrder = ConfigureShard | CloseStep | FenceStream | FinishShard | BeginSegment | RetireWorker | Advance
+
+
 @dataclass(frozen=True)
 class Command:
     shard: int
-    command: ConfigureShard | CloseStep | FenceStream | FinishShard
+    command: ShardOrder
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ order, whichever shard owned them: a run resumes on any number of servers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import grpc
 
+from coordinator.pace import pace_of
 from coordinator.shards import ShardLine, as_error
 from coordinator.state import State
 from wire.checkpoint import CheckpointWriter, Manifest, TensorFileReader, TensorFileWriter, load_manifest
@@ -98,7 +99,8 @@ class CheckpointTaker:
         try:
             described = await self._describe()
             digests = {p: await self._plane(p) for p in described.planes}
-            await self._streams()
+            if self._state.deposited:
+                await self._streams()
             extra = self._manifest(config_digest, described)
             return await asyncio.to_thread(self._writer.commit, extra), digests
         except grpc.aio.AioRpcError as error:
@@ -180,6 +182,7 @@ class CheckpointTaker:
             "stream_planes": list(described.stream_planes),
             "scalars": dict(described.scalars),
             "streams": len(self._state.lanes),
+            "deposits": self._state.deposited,
             "dataset": asdict(self._state.dataset),
         }
 
@@ -199,7 +202,8 @@ class CheckpointLoader:
         """Raises: ModelMismatch when the run is of another shape; DamagedFile when a file is damaged."""
         term, seq = self._lines[0].term()
         request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
-        self._check(await self._lines[0].stub.Describe(request))
+        self._described = await self._lines[0].stub.Describe(request)
+        self._check(self._described)
         for line in self._lines:
             try:
                 await line.stub.Restore(self._chunks(line))
@@ -211,8 +215,8 @@ class CheckpointLoader:
         layout = [[p.name, list(p.shape), p.dtype, p.group] for p in self._layout.parameters]
         pairs: list[tuple[str, Any, Any]] = [
             ("parameters", self._manifest.layout, layout),
-            ("planes (optimizer and push.codec)", sorted(extra["planes"]), sorted(described.planes)),
-            ("stream state (push.codec)", extra["stream_planes"], list(described.stream_planes)),
+            ("planes (optimizer)", _lasting(extra["planes"]), _lasting(described.planes)),
+            ("stream state (push.codec)", *self._stream_planes(described)),
             ("streams (sync.units_per_step)", extra["streams"], len(self._state.lanes)),
         ]
         for what, expected, found in pairs:
@@ -221,6 +225,15 @@ class CheckpointLoader:
                     f"checkpoint {self._path} has other {what} than this run: found {_brief(found)}, expected "
                     f"{_brief(expected)}; resume with the model and configuration that it was written with"
                 )
+
+    def _stream_planes(self, described: shard_pb2.DescribeReply) -> tuple[list[str], list[str]]:
+        """Those of the checkpoint and of the run, where both keep streams' state: elastic segments do not."""
+        kept, found = self._manifest.extra["stream_planes"], list(described.stream_planes)
+        return (kept, found) if self._exact(described) else ([], [])
+
+    def _exact(self, described: shard_pb2.DescribeReply) -> bool:
+        """Whether the streams go on from their state in the checkpoint."""
+        return bool(self._manifest.extra["deposits"]) and pace_of(self._state.segment).exact
 
     async def _chunks(self, line: ShardLine) -> AsyncIterator[shard_pb2.RestoreChunk]:
         term, seq = line.term()
@@ -232,10 +245,10 @@ class CheckpointLoader:
         owned = self._state.placement[line.shard].ranges
         everything = _Extents(self._layout, [BlockRange(0, self._layout.blocks)], owned)
         trainable = _Extents(self._layout, self._layout.select(trainable=True), owned)
-        for plane in extra["planes"]:
+        for plane in set(extra["planes"]) & set(self._described.planes):
             for chunk in self._plane(plane, f"{FILES.get(plane, plane)}.safetensors", everything):
                 yield chunk
-        for stream in range(extra["streams"]):
+        for stream in range(extra["streams"] if self._exact(self._described) else 0):
             for plane in extra["stream_planes"]:
                 name = f"stream-{stream}/{plane}"
                 for chunk in self._plane(name, f"stream-{stream}.{plane}.safetensors", trainable):
@@ -262,6 +275,11 @@ class CheckpointLoader:
 
 def _restore(plane: common_pb2.PlaneChunk) -> shard_pb2.RestoreChunk:
     return shard_pb2.RestoreChunk(plane=plane)
+
+
+def _lasting(planes: Iterable[str]) -> list[str]:
+    """Without the sum of estimates, which begins at zero where the streams do."""
+    return sorted(set(planes) - {"aggregate"})
 
 
 def _brief(value: object) -> str:

@@ -12,13 +12,17 @@ from typing import Any
 
 from coordinator import actions as a
 from coordinator import records as r
-from coordinator.desk import Desk, Rules
-from coordinator.lanes import Lanes
+from coordinator.boundary import Boundary
+from coordinator.crew import Crew
+from coordinator.desk import Desk, Rules, begin_of, close_of
+from coordinator.elastic import Elastic
+from coordinator.exact import Exact
 from coordinator.membership import Liveness
-from coordinator.pace import PACES
+from coordinator.pace import pace_of
 from coordinator.placement import place
+from coordinator.retirements import Retirements
 from coordinator.state import Member, State
-from coordinator.steps import Steps
+from coordinator.work import Work
 from wire.errors import (
     ModelMismatch,
     NameTaken,
@@ -30,11 +34,22 @@ from wire.errors import (
 )
 from wire.layout import Layout
 
+STRAGGLER_UNITS = 3
+"""A worker straggles when others wait for a unit of it this many times the median (and the configured least)."""
 MEDIAN_UNITS = 10
 """A worker makes no progress when it takes this many times the median unit (and the configured least)."""
 WINDOW = 50
 """Unit times that the median is taken over."""
-HEARD_AFTER_THE_END = a.Join | a.Declare | a.BeatsEnded | a.Attending | a.StopAsked | a.ShardAttached
+HEARD_AFTER_THE_END = (
+    a.Join
+    | a.Declare
+    | a.BeatsEnded
+    | a.Attending
+    | a.StopAsked
+    | a.SetAsked
+    | a.DrainAsked
+    | a.ShardAttached
+)
 
 
 class Core:
@@ -48,13 +63,18 @@ class Core:
         self._resumed = resumed
         self.desk = Desk(rules, state)
         self.liveness = Liveness(dead_s=rules.dead_s)
-        self.lanes = Lanes(self.desk)
-        self.steps = Steps(self.desk, PACES[rules.mode]())
+        self.crew = Crew()
+        self.boundary = Boundary(self.desk)
+        self.retirements = Retirements(self.desk)
+        self.work = self._work()
         self._waiting: dict[str, a.Declare] = {}
         self._uploader: int | None = None
         self._configured: set[int] = set()
         self._progress: dict[int, float] = {}
         self._announced: set[int] = set()
+        self._computed: set[int] = set()
+        self._residuals: dict[int, float] = {}
+        self._beginning: set[int] = set()
         self._unit_times: list[float] = []
         self.recoveries = 0
         self.begun_at: float | None = None
@@ -68,23 +88,40 @@ class Core:
             a.Ready: self._ready,
             a.Progressed: self._progressed,
             a.Announced: lambda e, now: self._announced.add(e.incarnation),
-            a.StreamDeposited: lambda e, now: self.lanes.deposited(e),
+            a.StreamDeposited: lambda e, now: self.work.deposited(e),
+            a.Holding: lambda e, now: self.work.holding(e),
             a.LossEvaluated: self._evaluated,
             a.WorkerFailed: self._failed,
-            a.WorkerLeaving: self._worker_leaving,
+            a.WorkerLeaving: lambda e, now: self._leave(e.incarnation, e.reason),
             a.ShardAttached: self._shard_attached,
             a.ShardConfigured: self._shard_configured,
             a.ShardRestored: lambda e, now: self._loaded(f"checkpoint {self.state.checkpoint}"),
+            a.SegmentBegun: lambda e, now: self._segment_begun(e.shard, e.segment, now),
             a.UnitAccepted: self._unit_accepted,
-            a.FenceAnswered: lambda e, now: self.lanes.fenced(e),
-            a.StepSettled: lambda e, now: self.steps.settle(e.shard, e.step + 1),
+            a.FenceAnswered: lambda e, now: self.work.fenced(e),
+            a.WorkerRetired: self._worker_retired,
+            a.StepSettled: lambda e, now: self.boundary.settle(e.shard, e.step + 1),
             a.ShardRefused: self._shard_refused,
             a.ShardLost: lambda e, now: self._end(e.reason, "ServerLost"),
             a.CheckpointWritten: self._checkpoint_written,
             a.CheckpointFailed: self._checkpoint_failed,
             a.StopAsked: self._stop,
+            a.SetAsked: self._set,
+            a.DrainAsked: self._drain,
             a.Tick: self._tick,
         }
+
+    def _work(self) -> Work:
+        """What decides in the segment at hand."""
+        pace = pace_of(self.state.segment)
+        if pace.exact:
+            return Exact(self.desk, self.crew, self.boundary, pace)
+        return Elastic(self.desk, self.crew, self.boundary, self.retirements, pace)
+
+    @property
+    def begun(self) -> bool:
+        """Whether work was dealt: enough workers were ready at one moment."""
+        return self.begun_at is not None
 
     @property
     def state(self) -> State:
@@ -95,7 +132,9 @@ class Core:
         self.desk.actions = []
         if self.state.ended is None or isinstance(event, HEARD_AFTER_THE_END):
             self._handlers[type(event)](event, now)
-            self.steps.advance()
+            if self.begun:
+                self.work.advance(now)
+                self._begin_segment_if_over(now)
             self._renew_patience(now)
         return self.desk.actions
 
@@ -247,12 +286,19 @@ class Core:
             self.desk.actions.append(a.Command(event.shard, a.ConfigureShard()))
             return
         self._shard_configured(a.ShardConfigured(event.shard), now)
-        self.steps.settle(event.shard, event.version)
-        last = self.state.last_close
-        if last is not None and event.version == last.step:
-            close = a.CloseStep(last.step, last.streams, last.deposit, last.final, last.retain_from)
-            self.desk.actions.append(a.Command(event.shard, close))
-        self.lanes.fence_again(event.shard)
+        self._say_again(event, now)
+
+    def _say_again(self, event: a.ShardAttached, now: float) -> None:
+        """What a shard may have missed while its line was broken, in the order in which it was decided."""
+        last, segment = self.state.last_close, self.state.segment
+        self.boundary.settle(event.shard, event.step)
+        self.retirements.again(event.shard)
+        if last is not None and self.boundary.settled(event.shard) <= last.step:
+            self.desk.actions.append(a.Command(event.shard, close_of(last)))
+        if event.segment < segment.number:
+            self.desk.actions.append(a.Command(event.shard, begin_of(segment)))
+        self._segment_begun(event.shard, event.segment, now)
+        self.work.again(event)
 
     def _shard_configured(self, event: a.ShardConfigured, now: float) -> None:
         if event.shard in self._configured:
@@ -293,7 +339,7 @@ class Core:
         if self.state.ended is not None:
             self.desk.tell(event.incarnation, a.End(self.state.ended.reason, self.state.ended.error))
         else:
-            self.lanes.remind(event.incarnation)
+            self.work.remind(event.incarnation)
 
     def _ready(self, event: a.Ready, now: float) -> None:
         self._worker(event.incarnation)
@@ -322,11 +368,41 @@ class Core:
             )
             self.desk.tell(event.incarnation, a.End(problem, "DataRefused"))
             return
-        self.lanes.welcome(event.incarnation)
-        if not self.lanes.begun and len(self.lanes.available) >= self.desk.rules.workers_to_begin:
-            self.desk.note("begun", workers=len(self.lanes.available), step=self.state.open_step)
+        self.crew.ready.add(event.incarnation)
+        if self.begun:
+            self.work.welcome(event.incarnation)
+        elif len(self.crew.available) >= self.desk.rules.workers_to_begin:
+            self.desk.note("begun", workers=len(self.crew.available), step=self.state.open_step)
             self.begun_at = now
-            self.lanes.begin()
+            self.work.begin(now)
+
+    def _begin_segment_if_over(self, now: float) -> None:
+        """The next mode, once the run stands still at its boundary and nobody who is gone can push any more."""
+        switching = self.state.switching
+        if switching is None or self._beginning or not self.boundary.segment_over or self.retirements.pending:
+            return
+        segment = r.Segment(
+            self.state.segment.number + 1,
+            self.state.open_step,
+            switching.mode,
+            switching.staleness,
+            switching.quorum,
+            switching.deadline_s,
+        )
+        self.desk.decide(segment)
+        self.desk.note("segment", number=segment.number, mode=segment.mode, step=segment.step)
+        self.desk.command_all(begin_of(segment))
+        self._beginning = {placed.shard for placed in self.state.placement}
+
+    def _segment_begun(self, shard: int, segment: int, now: float) -> None:
+        """Work is dealt once every shard settles in the new way: a unit must not come before that."""
+        if segment != self.state.segment.number or shard not in self._beginning:
+            return
+        self._beginning.discard(shard)
+        if not self._beginning:
+            self.boundary.resume()
+            self.work = self._work()
+            self.work.begin(now)
 
     def _data_problem(self, event: a.Ready) -> str | None:
         if event.samples == 0 and event.batch_size > 0:
@@ -363,7 +439,10 @@ class Core:
         self._worker(event.incarnation)
         self._progress[event.incarnation] = now
         self._announced.discard(event.incarnation)
+        self._residuals[event.incarnation] = event.residual_norm
         if event.unit_s > 0:
+            self._computed.add(event.incarnation)
+            self.crew.computed(self.desk.name_of(event.incarnation), event.unit_s, now)
             self._unit_times = [*self._unit_times[1 - WINDOW :], event.unit_s]
 
     def _evaluated(self, event: a.LossEvaluated, now: float) -> None:
@@ -377,35 +456,78 @@ class Core:
             )
 
     def _unit_accepted(self, event: a.UnitAccepted, now: float) -> None:
-        self.steps.accept(event)
-        if problem := self.steps.disagreement():
+        self.work.accept(event)
+        if problem := self.work.disagreement():
             self._end(problem, "ModelMismatch")
 
-    def _worker_leaving(self, event: a.WorkerLeaving, now: float) -> None:
-        self._worker(event.incarnation)
-        self.desk.note("leaving", name=self.desk.name_of(event.incarnation), reason=event.reason)
-        self.lanes.leave(event.incarnation)
-
     # --- departures ----------------------------------------------------------------------
+
+    def _leave(self, incarnation: int, reason: str) -> None:
+        self._worker(incarnation)
+        if incarnation in self.crew.leaving:
+            return
+        self.desk.note("leaving", name=self.desk.name_of(incarnation), reason=reason)
+        self.crew.leaving.add(incarnation)
+        if self.begun:
+            self.work.leave(incarnation)
+        else:
+            self.desk.tell(incarnation, a.End("it asked to leave before the run began", ""))
+
+    def _drain(self, event: a.DrainAsked, now: float) -> None:
+        if self.state.ended is not None:
+            self.desk.answer(event.key, _how_it_ended(self.state.ended))
+            return
+        named = [m for m in self.state.present("worker") if m.name == event.name]
+        if not named:
+            names = sorted(m.name for m in self.state.present("worker"))
+            refusal = UsageError(
+                f"no worker named {event.name!r} is in the run; there are {', '.join(names)}"
+            )
+            self.desk.answer(event.key, refusal)
+            return
+        self._leave(named[0].incarnation, "an operator asked")
+        self.desk.answer(event.key, a.Done(named[0].incarnation))
+
+    def _worker_retired(self, event: a.WorkerRetired, now: float) -> None:
+        if self.retirements.answered(event.shard, event.incarnation):
+            self.work.retired(event.incarnation)
 
     def _tick(self, event: a.Tick, now: float) -> None:
         for incarnation, reason in self.liveness.dead(now):
             self._depart(incarnation, reason)
-        for incarnation, reason in self._stuck(now):
-            self._depart(incarnation, reason)
+        for incarnation, idle_s in self._slow(now):
+            self._judge_slow(incarnation, idle_s, now)
+        self.crew.forgive(now)
 
-    def _stuck(self, now: float) -> list[tuple[int, str]]:
-        """Workers that owe a unit and have done nothing for too long though their heart beats."""
+    @property
+    def _median_unit_s(self) -> float:
         times = sorted(self._unit_times)
-        median = times[len(times) // 2] if times else 0.0
-        limit = max(self.desk.rules.progress_timeout_s, MEDIAN_UNITS * median)
-        owed = self.steps.owed()
-        owing = {lane.holder for lane in self.state.lanes if lane.stream in owed}
-        return [
-            (incarnation, f"no progress for {now - since:.0f} s, limit {limit:.0f} s")
-            for incarnation, since in self._progress.items()
-            if now - since > limit and incarnation in owing - self._announced
-        ]
+        return times[len(times) // 2] if times else 0.0
+
+    def _slow(self, now: float) -> list[tuple[int, float]]:
+        """Workers that keep the run waiting, and for how long they have made no progress."""
+        owing = self.work.owing() - self._announced if self.begun else set()
+        return [(i, now - since) for i, since in self._progress.items() if i in owing]
+
+    def _judge_slow(self, incarnation: int, idle_s: float, now: float) -> None:
+        """A stuck worker is given up; a straggler too, where another one waits: it comes back by itself."""
+        rules, median, name = self.desk.rules, self._median_unit_s, self.desk.name_of(incarnation)
+        limit = max(rules.progress_timeout_s, MEDIAN_UNITS * median)
+        if idle_s > limit:
+            self._depart(incarnation, f"no progress for {idle_s:.0f} s, limit {limit:.0f} s")
+            return
+        budget = max(rules.straggler_s, STRAGGLER_UNITS * median)
+        waiting = self.crew.available - self.work.owing()
+        if idle_s > budget and waiting and incarnation in self._computed and self._bounded:
+            self.crew.straggled(name, idle_s, now)
+            self._depart(
+                incarnation, f"a straggler: its unit takes {idle_s:.1f} s, budget {budget:.1f} s", dead=False
+            )
+
+    @property
+    def _bounded(self) -> bool:
+        """Whether a slow worker stops the others."""
+        return pace_of(self.state.segment).ahead is not None
 
     def _depart(self, incarnation: int, reason: str, *, dead: bool = True) -> None:
         """A worker is out of the run: fence what it carried, give its other duties on."""
@@ -415,10 +537,12 @@ class Core:
         member = self.state.members.get(incarnation)
         if member is None or not member.present:
             return
-        carried = [lane.stream for lane in self.state.held_by(incarnation)]
-        dead = dead and self.state.ended is None and not (incarnation in self.lanes.leaving and not carried)
+        carried = self.work.carries(incarnation)
+        straggles = not dead
+        dead = dead and self.state.ended is None and not (incarnation in self.crew.leaving and not carried)
         self.desk.decide(r.Departed(incarnation, reason, dead))
-        self.desk.note("died" if dead else "left", name=member.name, reason=reason, streams=carried)
+        event = "straggled" if straggles else "died" if dead else "left"
+        self.desk.note(event, name=member.name, reason=reason, streams=carried)
         self.recoveries += bool(carried)
         for key in [k for k, e in self._waiting.items() if e.incarnation == incarnation]:
             del self._waiting[key]
@@ -426,8 +550,34 @@ class Core:
         if self._uploader == incarnation and not self.state.loaded:
             self._uploader = None
             self._answer_declared()
-        self.desk.tell(incarnation, a.End(f"given up: {reason}", "StaleIncarnation" if dead else ""))
-        self.lanes.abandon(incarnation, f"{member.name} is gone: {reason}")
+        stale = "StaleIncarnation" if dead or straggles else ""
+        self.desk.tell(incarnation, a.End(f"given up: {reason}", stale))
+        self._lose(incarnation, member.name)
+        self.crew.dismiss(incarnation)
+        self.retirements.begin(incarnation)
+        if self.begun:
+            self.work.abandon(incarnation, f"{member.name} is gone: {reason}")
+
+    def _lose(self, incarnation: int, name: str) -> None:
+        """What a worker held back for later pushes goes with it, where its state is its own."""
+        norm = self._residuals.pop(incarnation, 0.0)
+        if norm > 0:
+            self.desk.decide(r.Lost(incarnation, norm))
+            self.desk.note("mass_lost", name=name, residual_norm=norm)
+
+    def _set(self, event: a.SetAsked, now: float) -> None:
+        """Another mode, from the next boundary on. What is asked last before a boundary counts."""
+        state, wanted = self.state, event.wanted
+        now_is = r.Switching(
+            state.segment.mode, state.segment.staleness, state.segment.quorum, state.segment.deadline_s
+        )
+        if state.ended is not None or state.final:
+            self.desk.answer(event.key, RunOver("the run is at its end: its mode changes no more"))
+            return
+        if wanted != (state.switching or now_is):
+            self.desk.decide(wanted)
+            self.desk.note("switching", mode=wanted.mode, step=state.open_step)
+        self.desk.answer(event.key, a.Done())
 
     def _failed(self, event: a.WorkerFailed, now: float) -> None:
         name = self._worker(event.incarnation).name
@@ -463,7 +613,7 @@ class Core:
             )
 
     def _checkpoint_written(self, event: a.CheckpointWritten, now: float) -> None:
-        self.steps.checkpoint_written(event)
+        self.boundary.written(event)
         if self.state.final:
             stopping = self.state.stopping
             if stopping is None:
@@ -472,7 +622,7 @@ class Core:
                 self._end(stopping.reason, stopping.error)
 
     def _checkpoint_failed(self, event: a.CheckpointFailed, now: float) -> None:
-        self.steps.checkpoint_failed(event)
+        self.boundary.failed(event)
         if self.state.final:
             self._end(f"the last checkpoint could not be written: {event.message}", "DamagedFile")
 

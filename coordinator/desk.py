@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from coordinator import actions as a
-from coordinator.records import Record
+from coordinator.pace import pace_of
+from coordinator.records import Closed, Record, Segment
 from coordinator.state import State
 
 
@@ -13,7 +14,6 @@ from coordinator.state import State
 class Rules:
     """What of the configuration decides."""
 
-    mode: str
     servers: int
     workers_to_begin: int
     units_per_step: int
@@ -24,6 +24,7 @@ class Rules:
     on_bad_unit: str
     dead_s: float
     progress_timeout_s: float
+    straggler_s: float
     mixed_fingerprints: bool
 
 
@@ -32,6 +33,7 @@ class Desk:
     rules: Rules
     state: State
     actions: list[a.Action] = field(default_factory=list)
+    _plans: int = 0
 
     def decide(self, record: Record) -> None:
         """Make `record` part of the state, and durable before what follows."""
@@ -44,13 +46,41 @@ class Desk:
     def tell(self, incarnation: int, order: a.Plan | a.End) -> None:
         self.actions.append(a.Tell(incarnation, order))
 
-    def answer(self, key: str, value: a.Joined | a.Declared | a.Stopped | Exception) -> None:
+    def answer(self, key: str, value: a.Joined | a.Declared | a.Stopped | a.Done | Exception) -> None:
         self.actions.append(a.Answer(key, value))  # type: ignore[arg-type]
 
-    def command_all(self, command: a.ConfigureShard | a.CloseStep | a.FenceStream | a.FinishShard) -> None:
+    def close(self, record: Closed) -> None:
+        """Have every shard settle what `record` says."""
+        self.command_all(close_of(record))
+
+    def next_plan(self) -> int:
+        """The number of one more plan; answers to older ones are told apart by it."""
+        self._plans += 1
+        return self._plans
+
+    def command_all(self, command: a.ShardOrder) -> None:
         for shard in range(len(self.state.placement)):
             self.actions.append(a.Command(shard, command))
 
     def name_of(self, incarnation: int) -> str:
         member = self.state.members.get(incarnation)
         return member.name if member else f"#{incarnation}"
+
+
+def close_of(record: Closed) -> a.CloseStep:
+    """The command that carries a decided close out."""
+    return a.CloseStep(
+        step=record.step,
+        streams=record.streams,
+        deposit=record.deposit,
+        final=record.final,
+        retain_from=record.retain_from,
+        late=record.late,
+        pause=record.pause,
+    )
+
+
+def begin_of(segment: Segment) -> a.BeginSegment:
+    """The command that tells a shard of a decided segment."""
+    pace = pace_of(segment)
+    return a.BeginSegment(segment.number, segment.step, elastic=not pace.exact, arrival=pace.arrival)

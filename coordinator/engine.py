@@ -25,8 +25,10 @@ from coordinator.checkpoints import CheckpointLoader, CheckpointTaker
 from coordinator.core import Core
 from coordinator.event_log import EventLog
 from coordinator.journal import Journal
+from coordinator.records import Closed, Counted, Evaluated
 from coordinator.shards import ShardLine
 from coordinator.state import State
+from coordinator.tensorboard import Board
 from wire.clock import Clock
 from wire.config import Config
 from wire.errors import SparsyncError
@@ -61,6 +63,7 @@ class Engine:
         self.security = security
         self.clock = clock
         self.accounts = Accounts()
+        self.board = Board(out / "tensorboard")
         self.lines: list[ShardLine] = []
         self.digests: dict[str, str] = {}
         self.started = clock.now()
@@ -140,7 +143,12 @@ class Engine:
                 )
             case "progress":
                 self.accounts.report(incarnation, report.progress, self.clock.now())
-                self.hear(a.Progressed(incarnation, report.progress.unit_s))
+                p = report.progress
+                self.hear(a.Progressed(incarnation, p.unit_s, p.residual_norm))
+            case "holding":
+                h = report.holding
+                leases = tuple((held.lease, held.next) for held in h.leases)
+                self.hear(a.Holding(incarnation, h.plan, leases))
             case "deposited":
                 d = report.deposited
                 self.hear(a.StreamDeposited(incarnation, d.stream, d.step, d.released))
@@ -150,6 +158,8 @@ class Engine:
             case "scalars":
                 values = dict(report.scalars.values)
                 self._events.write("scalars", {"step": report.scalars.step, **values})
+                drawn = {f"user/{name}": value for name, value in values.items()}
+                self.board.write(report.scalars.step, drawn, self.clock.now())
             case "failed":
                 f = report.failed
                 self.hear(a.WorkerFailed(incarnation, f.error, f.message, f.ends_run))
@@ -180,9 +190,29 @@ class Engine:
     # --- actions out ---------------------------------------------------------------------
 
     def _journal_record(self, action: a.Journal) -> None:
-        self._journal.append(action.record)
-        if action.record.__class__.__name__ == "Closed":
-            self.accounts.settled(self.state.totals.tokens, self.clock.now())
+        record, now = action.record, self.clock.now()
+        self._journal.append(record)
+        if isinstance(record, Closed | Counted):
+            self.accounts.settled(self.state.totals.tokens, now)
+            self.board.write(self.state.open_step, self._scalars(record.loss), now)
+        elif isinstance(record, Evaluated):
+            self.board.write(record.step, {f"loss/{record.model}": record.loss}, now)
+
+    def _scalars(self, loss: float | None) -> dict[str, float]:
+        """What TensorBoard shows of each step."""
+        totals, rate = self.state.totals, self.accounts.tokens_per_s()
+        units = sum(totals.staleness.values())
+        stale = sum(steps * count for steps, count in totals.staleness.items())
+        return {
+            **({"loss/train": loss} if loss is not None else {}),
+            **({"rate/tokens_per_s": rate} if rate is not None else {}),
+            "run/workers": float(len(self.core.crew.ready)),
+            "run/samples": float(totals.samples),
+            "run/staleness_mean": stale / units if units else 0.0,
+            "run/mass_returned": totals.returned,
+            "bytes/pushed": float(self.accounts.total("bytes_pushed")),
+            "bytes/pulled": float(self.accounts.total("bytes_pulled")),
+        }
 
     def _answer(self, action: a.Answer) -> None:
         future = self._answers.get(action.key)
@@ -196,9 +226,7 @@ class Engine:
     def _tell(self, action: a.Tell) -> None:
         orders = self._orders.get(action.incarnation)
         if orders is not None:
-            orders.put_nowait(
-                _order(action.order, number=self._journal.seq, first_step=self.state.first_step)
-            )
+            orders.put_nowait(_order(action.order, first_step=self.state.segment.step))
 
     def _open_shards(self) -> None:
         for placement in self.state.placement:
@@ -269,23 +297,45 @@ class Engine:
             await line.close()
         self._journal.close()
         self._events.close()
+        self.board.close()
 
 
-def _order(order: a.Plan | a.End, *, number: int, first_step: int) -> coordinator_pb2.WorkerOrder:
+def _order(order: a.Plan | a.End, *, first_step: int) -> coordinator_pb2.WorkerOrder:
+    """`first_step`: the one that a stream without a deposit starts from."""
     if isinstance(order, a.End):
         return coordinator_pb2.WorkerOrder(end=coordinator_pb2.End(reason=order.reason, error=order.error))
-    assignments = [
-        coordinator_pb2.Assignment(
-            stream=s.stream,
-            attempt=s.attempt,
-            step=s.step,
-            deposit_step=first_step if s.deposit is None else s.deposit,
-            has_deposit=s.deposit is not None,
-            send_to=s.send_to,
-            release=s.release,
-        )
-        for s in order.assignments
-    ]
     return coordinator_pb2.WorkerOrder(
-        plan=coordinator_pb2.Plan(number=number, assignments=assignments, total_steps=order.total_steps)
+        plan=coordinator_pb2.Plan(
+            number=order.number,
+            assignments=[_assignment(s, first_step) for s in order.assignments],
+            total_steps=order.total_steps,
+            segment=order.segment,
+            elastic=order.elastic,
+            leases=[_lease(lease) for lease in order.leases],
+            ahead=order.ahead,
+            first=order.first,
+        )
+    )
+
+
+def _assignment(s: a.Assignment, first_step: int) -> coordinator_pb2.Assignment:
+    return coordinator_pb2.Assignment(
+        stream=s.stream,
+        attempt=s.attempt,
+        step=s.step,
+        deposit_step=first_step if s.deposit is None else s.deposit,
+        has_deposit=s.deposit is not None,
+        send_to=s.send_to,
+        release=s.release,
+    )
+
+
+def _lease(order: a.LeaseOrder) -> coordinator_pb2.Lease:
+    partial = [coordinator_pb2.PartialUnit(number=n, send_to=shards) for n, shards in order.partial]
+    return coordinator_pb2.Lease(
+        number=order.lease,
+        start=order.span.start,
+        stop=order.span.stop,
+        stride=order.span.stride,
+        partial=partial,
     )

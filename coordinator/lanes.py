@@ -13,9 +13,13 @@ from dataclasses import dataclass, field
 
 from coordinator import actions as a
 from coordinator import units
+from coordinator.crew import Crew
 from coordinator.desk import Desk
 from coordinator.records import Assigned, Deposited
 from coordinator.state import NOBODY, Lane
+
+BALANCE_S = 10.0
+"""Least time between two moves of streams for speed's sake."""
 
 
 @dataclass
@@ -30,38 +34,33 @@ class _Fencing:
 class Lanes:
     """Who computes what. Its own state is only what was heard; decisions are in the journal."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, crew: Crew) -> None:
         self._desk = desk
-        self.ready: set[int] = set()
-        self.leaving: set[int] = set()
+        self._crew = crew
         self._releasing: set[int] = set()
         self._fencing: dict[int, _Fencing] = {}
-        self.begun = False
-
-    @property
-    def available(self) -> set[int]:
-        """The workers that can be given streams."""
-        return self.ready - self.leaving
+        self._moved_at = 0.0
 
     # --- the start -----------------------------------------------------------------------
 
-    def begin(self) -> None:
+    def begin(self, now: float) -> None:
         """Deal the streams to the ready workers."""
-        self.begun = True
-        for stream, worker in units.first_deal(len(self._desk.state.lanes), sorted(self.available)):
+        self._moved_at = now
+        for stream, worker in units.first_deal(len(self._desk.state.lanes), sorted(self._crew.available)):
             lane = self._desk.state.lanes[stream]
-            self._assign(lane, worker, lane.step, (), "the run begins")
-        self._tell_all()
+            self._assign(
+                lane, worker, lane.step, (), "the segment begins" if lane.attempt else "the run begins"
+            )
+        for worker in sorted(self._crew.ready):
+            self._tell(worker)
 
     def welcome(self, incarnation: int) -> None:
         """A worker is ready: give it what is vacant, or have a stream handed over to it."""
-        self.ready.add(incarnation)
-        if self.begun:
-            self._settle_vacant()
+        self._settle_vacant()
 
     def remind(self, incarnation: int) -> None:
         """A worker opened its line anew: tell it again what it may have missed."""
-        if incarnation in self.ready | self.leaving:
+        if incarnation in self._crew.ready | self._crew.leaving:
             self._tell(incarnation)
             self._let_go(incarnation)
 
@@ -69,7 +68,6 @@ class Lanes:
 
     def leave(self, incarnation: int) -> None:
         """A worker wants to go: it releases all that it carries."""
-        self.leaving.add(incarnation)
         self._releasing.update(lane.stream for lane in self._desk.state.held_by(incarnation))
         self._tell(incarnation)
         self._let_go(incarnation)
@@ -80,14 +78,12 @@ class Lanes:
 
         Its streams are fenced when it is gone, and their next holders replay from the deposits.
         """
-        if not self.available:
-            for incarnation in sorted(self.leaving):
+        if not self._crew.available:
+            for incarnation in sorted(self._crew.leaving):
                 self._desk.tell(incarnation, a.End("it asked to leave, and nobody is there to take over", ""))
 
     def abandon(self, incarnation: int, reason: str) -> None:
         """A worker is gone: fence what it carried."""
-        self.ready.discard(incarnation)
-        self.leaving.discard(incarnation)
         for lane in self._desk.state.held_by(incarnation):
             self._releasing.discard(lane.stream)
             self._fence(lane, reason)
@@ -149,7 +145,7 @@ class Lanes:
             self._let_go(event.incarnation)
 
     def _let_go(self, incarnation: int) -> None:
-        if incarnation in self.leaving and not self._desk.state.held_by(incarnation):
+        if incarnation in self._crew.leaving and not self._desk.state.held_by(incarnation):
             self._desk.tell(incarnation, a.End("it asked to leave and carries nothing any more", ""))
 
     # --- placing -------------------------------------------------------------------------
@@ -159,7 +155,7 @@ class Lanes:
         state = self._desk.state
         return {
             worker: sum(lane.stream not in self._releasing for lane in state.held_by(worker))
-            for worker in sorted(self.available)
+            for worker in sorted(self._crew.available)
         }
 
     def _settle_vacant(self) -> None:
@@ -167,20 +163,38 @@ class Lanes:
         state = self._desk.state
         changed: set[int] = set()
         for lane in state.lanes:
-            if lane.holder == NOBODY and lane.stream not in self._fencing and self.begun:
-                worker = units.heir(self.load(), at_most=len(state.lanes))
+            if lane.holder == NOBODY and lane.stream not in self._fencing:
+                worker = units.heir(self.load(), self._unit_s())
                 if worker is None:
                     self._desk.note("waiting", reason=f"no worker is ready for stream {lane.stream}")
                     continue
-                self._assign(lane, worker, lane.step, lane.send_to, "it carries the fewest streams")
+                self._assign(lane, worker, lane.step, lane.send_to, "it is done with it soonest")
                 changed.add(worker)
-        if not self._releasing and not state.final and (giver := units.giver(self.load())) is not None:
-            stream = max(lane.stream for lane in state.held_by(giver))
-            self._releasing.add(stream)
-            self._desk.note("rebalance", stream=stream, worker=self._desk.name_of(giver))
+        if (giver := self._release_one()) is not None:
             changed.add(giver)
         for worker in sorted(changed):
             self._tell(worker)
+
+    def _release_one(self) -> int | None:
+        """Have a stream handed over where that lets a step end sooner; by whom."""
+        if self._releasing or self._desk.state.final:
+            return None
+        giver = units.giver(self.load(), self._unit_s())
+        if giver is not None:
+            stream = max(lane.stream for lane in self._desk.state.held_by(giver))
+            self._releasing.add(stream)
+            self._desk.note("rebalance", stream=stream, worker=self._desk.name_of(giver))
+        return giver
+
+    def balance(self, now: float) -> None:
+        """Move a stream if the workers' speeds, as measured by now, ask for it."""
+        if now - self._moved_at >= BALANCE_S and not self._fencing:
+            self._moved_at = now
+            if (giver := self._release_one()) is not None:
+                self._tell(giver)
+
+    def _unit_s(self) -> dict[int, float]:
+        return {worker: self._crew.unit_s(self._desk.name_of(worker)) for worker in self._crew.available}
 
     def _assign(self, lane: Lane, holder: int, step: int, send_to: tuple[int, ...], reason: str) -> None:
         """Journal a stream's next attempt. A vacancy raises the attempt, its filling keeps it."""
@@ -199,7 +213,11 @@ class Lanes:
         """All that a worker is to do."""
         state = self._desk.state
         return a.Plan(
-            tuple(
+            number=self._desk.next_plan(),
+            segment=state.segment.number,
+            total_steps=state.dataset.total_steps if state.dataset else 0,
+            first=any(lane.stream == 0 for lane in state.held_by(incarnation)),
+            assignments=tuple(
                 a.Assignment(
                     stream=lane.stream,
                     attempt=lane.attempt,
@@ -210,12 +228,7 @@ class Lanes:
                 )
                 for lane in state.held_by(incarnation)
             ),
-            state.dataset.total_steps if state.dataset else 0,
         )
 
     def _tell(self, incarnation: int) -> None:
         self._desk.tell(incarnation, self.plan(incarnation))
-
-    def _tell_all(self) -> None:
-        for worker in sorted(self.ready):
-            self._tell(worker)

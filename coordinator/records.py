@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from wire.config import Config
+
 
 @dataclass(frozen=True)
 class Began:
@@ -21,6 +23,30 @@ class Began:
     nonce: str
     first_step: int
     checkpoint: str
+    deposits: bool = False
+    """Whether the checkpoint holds the streams' state: one that was written in an elastic segment does not."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """From `step` on the run is in this mode; all before it is settled. Number 0 begins with the run."""
+
+    number: int
+    step: int
+    mode: str
+    staleness: int | None
+    quorum: int | None
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class Switching:
+    """Another mode was asked for: at the next boundary a segment with it begins."""
+
+    mode: str
+    staleness: int | None
+    quorum: int | None
+    deadline_s: float
 
 
 @dataclass(frozen=True)
@@ -105,7 +131,11 @@ class Deposited:
 
 @dataclass(frozen=True)
 class Closed:
-    """A step is settled with exactly these streams; what they brought, for the accounts."""
+    """A step is settled with exactly these streams; what they brought, for the accounts.
+
+    Where units settle on arrival there are no streams: `step` is the last one before a boundary, and
+    its units are in `Counted`. `late`: numbers of units of earlier steps; `pause`: the segment ends.
+    """
 
     step: int
     streams: tuple[int, ...]
@@ -116,6 +146,79 @@ class Closed:
     samples: int
     tokens: int
     loss: float | None
+    late: tuple[int, ...] = ()
+    pause: bool = False
+    staleness: tuple[tuple[int, int], ...] = ()
+    returned: float = 0.0
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Every unit below `low` stands on every shard; what those since the last such record brought.
+
+    `staleness`: (whole steps stale, units); `returned`: units' worth that went back to the senders.
+    """
+
+    low: int
+    units: int
+    empty: int
+    samples: int
+    tokens: int
+    loss: float | None
+    staleness: tuple[tuple[int, int], ...]
+    returned: float
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The units of an elastic segment, as `slots` interleaved spans, all vacant."""
+
+    start: int
+    stop: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class Leased:
+    """A worker is to compute units `start`, `start` + `stride`, … below `stop`: the begin of a vacant span, or all."""
+
+    lease: int
+    holder: int
+    start: int
+    stop: int
+    stride: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A living worker begins no unit of its lease at or beyond `stop`: the rest is vacant."""
+
+    lease: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Vacated:
+    """The holder of a lease is gone, and all that it pushed is known: these spans of it are vacant."""
+
+    lease: int
+    spans: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What a worker that is gone had produced and not pushed yet: the L2 norm of its residual."""
+
+    incarnation: int
+    residual_norm: float
+
+
+@dataclass(frozen=True)
+class Barred:
+    """Units at or beyond this step are begun only behind the next boundary. None: the bar is lifted."""
+
+    step: int | None
 
 
 @dataclass(frozen=True)
@@ -153,6 +256,12 @@ class Ended:
     error: str
 
 
+def switching_to(config: Config) -> Switching:
+    """The mode that a configuration asks for."""
+    sync = config.sync
+    return Switching(sync.mode, sync.staleness, sync.quorum, sync.deadline_s)
+
+
 Record = (
     Began
     | Admitted
@@ -160,9 +269,18 @@ Record = (
     | Modelled
     | Loaded
     | Dataset
+    | Segment
+    | Switching
     | Assigned
     | Deposited
     | Closed
+    | Counted
+    | Pooled
+    | Leased
+    | Lowered
+    | Vacated
+    | Lost
+    | Barred
     | Evaluated
     | Checkpointed
     | Stopping

@@ -9,20 +9,22 @@ from coordinator.state import Member
 def status(engine: Engine) -> dict[str, object]:
     """What the run looks like now (docs/status.md)."""
     state, now = engine.state, engine.clock.now()
-    last = state.last_close
     evaluation = next((e for e in reversed(state.evaluations) if e.model == "published"), None)
     return {
         "run": state.run,
         "state": _phase(engine),
         "reason": _reason(engine),
-        "mode": engine.config.sync.mode,
+        "mode": state.segment.mode,
+        "segment": state.segment.number,
+        "switching": state.switching.mode if state.switching else None,
         "step": state.open_step,
+        "clock": state.low // state.streams,
         "total_steps": state.dataset.total_steps if state.dataset else None,
         "timeline": state.timeline,
         "pure": engine.core.pure,
         "out": str(engine.out),
         "address": engine.address,
-        "loss": last.loss if last else None,
+        "loss": state.loss,
         "val_loss": evaluation.loss if evaluation else None,
         "val_loss_step": evaluation.step if evaluation else None,
         "tokens_per_s": engine.accounts.tokens_per_s(),
@@ -30,6 +32,8 @@ def status(engine: Engine) -> dict[str, object]:
         "workers": [_worker(engine, m, now) for m in state.members.values() if m.role == "worker"],
         "servers": _servers(engine),
         "recoveries": engine.core.recoveries,
+        "units_owed": len(state.owed),
+        "stragglers": sorted(engine.core.crew.stragglers(now)),
         "insecure": engine.security.insecure and not engine.security.tls,
         "uptime_s": round(now - engine.started, 3),
     }
@@ -46,7 +50,7 @@ def summary(engine: Engine) -> dict[str, object]:
     tokens = state.totals.tokens
     return {
         "run": state.run,
-        "mode": engine.config.sync.mode,
+        "mode": state.segment.mode,
         "pure": engine.core.pure,
         "timeline": state.timeline,
         "workers": engine.config.cluster.workers,
@@ -54,7 +58,7 @@ def summary(engine: Engine) -> dict[str, object]:
         "steps": state.open_step,
         "wall_s": round(wall, 3),
         "tokens_per_s": round(tokens / wall, 1) if tokens and wall > 0 else None,
-        "train_loss": state.last_close.loss if state.last_close else None,
+        "train_loss": state.loss,
         "val_loss": losses.get("published"),
         "val_loss_server": losses.get("x"),
         "params": state.layout.numel if state.layout else None,
@@ -62,7 +66,6 @@ def summary(engine: Engine) -> dict[str, object]:
         "published_digest": checkpoint.published_digest if checkpoint else None,
         "data_digest": state.dataset.digest if state.dataset else None,
         **totals,
-        "staleness": {"0": state.totals.units},
         "replayed": engine.accounts.total("replayed"),
         "recoveries": engine.core.recoveries,
         "checkpoint": checkpoint.path if checkpoint else None,
@@ -78,7 +81,7 @@ def _phase(engine: Engine) -> str:
         return "failed" if state.ended.error not in ("", "Interrupted") else "done"
     if state.final:
         return "finishing"
-    return "running" if engine.core.lanes.begun else "waiting"
+    return "running" if engine.core.begun else "waiting"
 
 
 def _reason(engine: Engine) -> str:
@@ -86,9 +89,9 @@ def _reason(engine: Engine) -> str:
     state, rules = engine.state, engine.core.desk.rules
     if state.ended is not None:
         return state.ended.reason
-    if engine.core.lanes.begun:
-        return engine.core.steps.waits_for
-    servers, workers = len(state.present("ps")), len(engine.core.lanes.ready)
+    if engine.core.begun:
+        return engine.core.work.waits_for
+    servers, workers = len(state.present("ps")), len(engine.core.crew.ready)
     return (
         f"{servers} of {rules.servers} servers have joined, "
         f"{workers} of {rules.workers_to_begin} workers are ready"
@@ -107,6 +110,9 @@ def _totals(engine: Engine) -> dict[str, object]:
         "bytes_pulled": accounts.total("bytes_pulled"),
         "bytes_state": accounts.total("bytes_state"),
         "bytes_dense": accounts.bytes_dense(parameters, totals.units),
+        "staleness": {str(stale): units for stale, units in sorted(totals.staleness.items())},
+        "mass_returned": round(totals.returned, 6),
+        "mass_lost": totals.lost,
     }
 
 
@@ -126,6 +132,12 @@ def _worker(engine: Engine, member: Member, now: float) -> dict[str, object]:
         "state": activity,
         "gone": member.gone or None,
         "streams": [lane.stream for lane in engine.state.held_by(member.incarnation)],
+        "leases": engine.core.work.leased(member.incarnation),
+        "straggler": member.name in engine.core.crew.stragglers(now),
+        "staleness": engine.core.work.staleness(member.incarnation),
+        "residual_norm": report.residual_norm,
+        "bytes_pushed": report.bytes_pushed,
+        "bytes_pulled": report.bytes_pulled,
         "units": report.units,
         "unit_s": round(account.unit_s, 4) if account.unit_s else None,
         "tokens_per_s": _own_rate(engine, report.units, report.compute_s),

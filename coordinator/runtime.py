@@ -19,7 +19,7 @@ from coordinator.desk import Rules
 from coordinator.engine import Engine
 from coordinator.event_log import EventLog
 from coordinator.journal import Journal
-from coordinator.records import Began
+from coordinator.records import Began, Segment, switching_to
 from coordinator.report import summary
 from coordinator.service import CoordinatorService
 from coordinator.state import State
@@ -82,15 +82,17 @@ async def _main(
     clock = monotonic_clock
     journal = _journal(out, manifest)
     state = State(config.sync.units_per_step)
+    began = _begin(out, manifest)
+    first = Segment(0, began.first_step, **vars(switching_to(config)))
+    for record in (began, first):
+        state.apply(record)
+        journal.append(record)
     core = Core(_rules(config), state, resumed=dict(manifest.extra["dataset"]) if manifest else None)
     events = EventLog(out / "events.jsonl", clock)
     engine = Engine(
         core, config=config, out=out, journal=journal, events=events, security=security, clock=clock
     )
     service = CoordinatorService(engine)
-    began = _begin(out, manifest)
-    state.apply(began)
-    journal.append(began)
     serving = await serve(listen=listen, security=security, add=add, services=[SERVICE])
     engine.address = advertise or serving.address
     (out / "config.toml").write_text(config.to_toml())
@@ -171,12 +173,12 @@ def _begin(out: Path, manifest: Manifest | None) -> Began:
         nonce=nonce,
         first_step=manifest.step,
         checkpoint=str(manifest.path.resolve()),
+        deposits=manifest.extra["deposits"],
     )
 
 
 def _rules(config: Config) -> Rules:
     return Rules(
-        mode=config.sync.mode,
         servers=config.cluster.servers,
         workers_to_begin=config.cluster.workers_to_begin,
         units_per_step=config.sync.units_per_step,
@@ -187,6 +189,7 @@ def _rules(config: Config) -> Rules:
         on_bad_unit=config.run.on_bad_unit,
         dead_s=config.cluster.dead_s,
         progress_timeout_s=config.cluster.progress_timeout_s,
+        straggler_s=config.cluster.straggler_s,
         mixed_fingerprints=config.cluster.allow_mixed_fingerprints,
     )
 

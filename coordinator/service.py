@@ -12,7 +12,9 @@ import grpc
 
 from coordinator import actions as a
 from coordinator.engine import Engine
+from coordinator.records import switching_to
 from coordinator.report import status
+from wire.config import amend, toml_value
 from wire.errors import ProtocolMismatch, StaleIncarnation
 from wire.ids import PROTOCOL_VERSION
 from wire.messages import layout_from_proto, optimizer_from_proto, placement_to_proto
@@ -130,3 +132,19 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         stopped = await self._engine.ask(lambda key: a.StopAsked(key, reason))
         assert isinstance(stopped, a.Stopped)
         return coordinator_pb2.StopReply(at_step=stopped.at_step)
+
+    async def Set(self, request: coordinator_pb2.SetRequest, context: Context) -> coordinator_pb2.SetReply:
+        engine = self._engine
+        before, after = engine.config, amend(engine.config, dict(request.settings))
+        await engine.ask(lambda key: a.SetAsked(key, switching_to(after)))
+        engine.config = after
+        old, new = before.sync.model_dump(), after.sync.model_dump()
+        changed = [f"sync.{key}={toml_value(new[key])}" for key in new if new[key] != old[key]]
+        return coordinator_pb2.SetReply(changed=changed)
+
+    async def Drain(
+        self, request: coordinator_pb2.DrainRequest, context: Context
+    ) -> coordinator_pb2.DrainReply:
+        drained = await self._engine.ask(lambda key: a.DrainAsked(key, request.name))
+        assert isinstance(drained, a.Done)
+        return coordinator_pb2.DrainReply(incarnation=drained.incarnation)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 
 from coordinator import actions as a
+from coordinator.desk import begin_of
 from coordinator.state import State
 from wire.clock import Clock, Deadline
 from wire.errors import SparsyncError
@@ -71,7 +72,7 @@ class ShardLine:
     def term(self) -> tuple[Term, int]:
         return Term(self._state.term, bytes.fromhex(self._state.nonce)), self._seq()
 
-    def send(self, command: a.ConfigureShard | a.CloseStep | a.FenceStream | a.FinishShard) -> None:
+    def send(self, command: a.ShardOrder) -> None:
         """Queue a command; it is lost with the line, and asked for again by the core when that is back."""
         self._commands.put_nowait(self._encode(command))
 
@@ -79,9 +80,7 @@ class ShardLine:
         term, seq = self.term()
         return shard_pb2.ShardCommand(term=term_to_proto(term, journal_seq=seq), **fields)  # type: ignore[arg-type]
 
-    def _encode(
-        self, command: a.ConfigureShard | a.CloseStep | a.FenceStream | a.FinishShard
-    ) -> shard_pb2.ShardCommand:
+    def _encode(self, command: a.ShardOrder) -> shard_pb2.ShardCommand:
         match command:
             case a.ConfigureShard():
                 return self._command(configure=self._configure())
@@ -93,8 +92,16 @@ class ShardLine:
                         deposit=command.deposit,
                         final=command.final,
                         retain_from=command.retain_from,
+                        late=command.late,
+                        pause=command.pause,
                     )
                 )
+            case a.BeginSegment():
+                return self._command(segment=_segment(command))
+            case a.RetireWorker():
+                return self._command(retire=shard_pb2.Retire(incarnation=command.incarnation))
+            case a.Advance():
+                return self._command(advance=shard_pb2.Advance(low=command.low))
             case a.FenceStream():
                 fence = shard_pb2.Fence(step=command.step, stream=command.stream, attempt=command.attempt)
                 return self._command(fence=fence)
@@ -110,6 +117,7 @@ class ShardLine:
             ranges=ranges_to_proto(self._state.placement[self.shard].ranges),
             optimizer=optimizer_to_proto(self._state.optimizer),
             first_step=self._state.first_step,
+            segment=_segment(begin_of(self._state.segment)),
         )
 
     async def run(self) -> None:
@@ -137,7 +145,7 @@ class ShardLine:
     def _open(self) -> AsyncIterator[shard_pb2.ShardEvent]:
         self._commands.put_nowait(None)  # gRPC still asks the older line for commands
         self._commands = asyncio.Queue()
-        attach = shard_pb2.Attach(run=self._state.run, timeline=self._state.timeline)
+        attach = shard_pb2.Attach(run=self._state.run, timeline=self._state.timeline, low=self._state.low)
         self._commands.put_nowait(self._command(attach=attach))
         return aiter(self._control.Control(self._outgoing(self._commands)))
 
@@ -151,7 +159,11 @@ class ShardLine:
             case "state":
                 state = event.state
                 self.version = state.version
-                self._hear(a.ShardAttached(self.shard, state.incarnation, state.configured, state.version))
+                self._hear(
+                    a.ShardAttached(
+                        self.shard, state.incarnation, state.configured, state.step, state.segment
+                    )
+                )
                 for accepted in state.accepted:
                     self._hear(self._accepted(accepted))
             case "configured":
@@ -164,6 +176,12 @@ class ShardLine:
             case "settled":
                 self.version, self.delta_bytes = event.settled.version, event.settled.delta_bytes
                 self._hear(a.StepSettled(self.shard, event.settled.step))
+            case "retired":
+                self._hear(a.WorkerRetired(self.shard, event.retired.incarnation))
+            case "began":
+                self._hear(a.SegmentBegun(self.shard, event.began.segment))
+            case "published":
+                self.version, self.delta_bytes = event.published.version, event.published.delta_bytes
             case "refused":
                 self._hear(a.ShardRefused(self.shard, event.refused.error, event.refused.message))
 
@@ -174,11 +192,19 @@ class ShardLine:
             accepted.attempt,
             accepted.incarnation,
             commit_from_proto(accepted.commit),
+            accepted.factor,
+            accepted.behind,
         )
 
     async def close(self) -> None:
         for channel in self._channels:
             await channel.close(None)
+
+
+def _segment(command: a.BeginSegment) -> shard_pb2.Segment:
+    return shard_pb2.Segment(
+        number=command.number, step=command.step, elastic=command.elastic, arrival=command.arrival
+    )
 
 
 def as_error(error: grpc.aio.AioRpcError, line: ShardLine) -> SparsyncError:

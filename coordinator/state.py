@@ -7,14 +7,16 @@ again by those who know.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from coordinator import records as r
+from coordinator.spans import Span, first_deal
 from wire.layout import BlockRange, Layout, Parameter
 from wire.messages import OptimizerSpec, ShardPlacement
 
 NOBODY = 0
+FIRST_SEGMENT = r.Segment(0, 0, "sync", None, None, 1.0)
 
 
 @dataclass
@@ -53,13 +55,35 @@ class Lane:
 
 
 @dataclass
+class Lease:
+    """Units that a worker works off, in an elastic segment."""
+
+    number: int
+    holder: int
+    span: Span
+
+
+@dataclass
 class Totals:
-    """Sums over settled steps."""
+    """Sums over settled units. `staleness`: whole steps stale -> units."""
 
     units: int = 0
     empty: int = 0
     samples: int = 0
     tokens: int = 0
+    staleness: dict[int, int] = field(default_factory=dict)
+    returned: float = 0.0
+    lost: float = 0.0
+
+    def add(self, record: r.Closed | r.Counted, units: int) -> None:
+        """What `units` units of a record brought."""
+        self.units += units - record.empty
+        self.empty += record.empty
+        self.samples += record.samples
+        self.tokens += record.tokens
+        self.returned += record.returned
+        for stale, count in record.staleness:
+            self.staleness[stale] = self.staleness.get(stale, 0) + count
 
 
 @dataclass
@@ -80,6 +104,18 @@ class State:
     placement: tuple[ShardPlacement, ...] = ()
     loaded: bool = False
     dataset: r.Dataset | None = None
+    segment: r.Segment = FIRST_SEGMENT
+    switching: r.Switching | None = None
+    low: int = 0
+    """Units below this number are settled on every shard, and counted."""
+    owed: set[int] = field(default_factory=set)
+    """Units of closed steps that are still to come."""
+    leases: dict[int, Lease] = field(default_factory=dict)
+    vacant: list[Span] = field(default_factory=list)
+    leased: int = 0
+    """Leases handed out so far."""
+    barred: int | None = None
+    loss: float | None = None
     lanes: list[Lane] = field(default_factory=list)
     open_step: int = 0
     final: bool = False
@@ -107,6 +143,28 @@ class State:
                 self.loaded = True
             case r.Dataset():
                 self.dataset = record
+            case r.Segment():
+                self._begin_segment(record)
+            case r.Switching():
+                self.switching = None if self._is_now(record) else record
+            case r.Counted():
+                self._count(record)
+            case r.Pooled():
+                self.vacant = first_deal(record.start, record.stop, record.slots)
+            case r.Leased():
+                self._lease(record)
+            case r.Lowered():
+                lease = self.leases[record.lease]
+                lease.span, rest = lease.span.cut(record.stop)
+                self.vacant += [rest] if rest else []
+                self._drop_finished()
+            case r.Vacated():
+                del self.leases[record.lease]
+                self.vacant += [Span(*span) for span in record.spans]
+            case r.Lost():
+                self.totals.lost += record.residual_norm
+            case r.Barred():
+                self.barred = record.step
             case r.Assigned():
                 lane = self.lanes[record.stream]
                 lane.attempt, lane.holder = record.attempt, record.holder
@@ -131,9 +189,48 @@ class State:
         self.term, self.nonce = record.term, record.nonce
         self.first_step = self.open_step = record.first_step
         self.checkpoint = record.checkpoint
+        self.low = record.first_step * self.streams
+        self.segment = replace(self.segment, step=record.first_step)
         self.bases = [record.first_step]
-        deposit = record.first_step if record.checkpoint else None
+        deposit = record.first_step if record.deposits else None
         self.lanes = [Lane(s, step=record.first_step, deposit=deposit) for s in range(self.streams)]
+
+    def _begin_segment(self, record: r.Segment) -> None:
+        """Streams begin anew, without a state; what was leased is settled."""
+        if record.number > 0:
+            for lane in self.lanes:
+                lane.attempt += 1
+                lane.holder, lane.step, lane.send_to, lane.deposit = NOBODY, record.step, (), None
+            self.bases = [record.step]
+        self.segment, self.switching, self.barred = record, None, None
+        self.leases.clear()
+        self.vacant.clear()
+        self.owed.clear()
+        self.low = record.step * self.streams
+
+    def _is_now(self, wanted: r.Switching) -> bool:
+        return r.Segment(self.segment.number, self.segment.step, **vars(wanted)) == self.segment
+
+    def _lease(self, record: r.Leased) -> None:
+        span = Span(record.start, record.stop, record.stride)
+        whole = next(v for v in self.vacant if (v.start, v.stride) == (span.start, span.stride))
+        self.vacant.remove(whole)
+        rest = whole.cut(span.stop)[1]
+        self.vacant += [rest] if rest else []
+        self.leases[record.lease] = Lease(record.lease, record.holder, span)
+        self.leased = record.lease
+
+    def _count(self, record: r.Counted) -> None:
+        self.low = record.low
+        self.open_step = max(self.open_step, record.low // self.streams)
+        self.loss = self.loss if record.loss is None else record.loss
+        self.totals.add(record, record.units)
+        self._drop_finished()
+
+    def _drop_finished(self) -> None:
+        self.leases = {
+            n: lease for n, lease in self.leases.items() if lease.span and lease.span.last >= self.low
+        }
 
     def _model(self, record: r.Modelled) -> None:
         self.layout = Layout(tuple(Parameter(*p) for p in record.parameters))
@@ -152,13 +249,21 @@ class State:
         self.bases = [b for b in self.bases if b >= record.retain_from]
         if record.deposit:
             self.bases.append(record.step + 1)
-        self.totals.units += len(record.streams) - record.empty
-        self.totals.empty += record.empty
-        self.totals.samples += record.samples
-        self.totals.tokens += record.tokens
+        self.loss = self.loss if record.loss is None else record.loss
+        self.totals.add(record, len(record.streams) + len(record.late))
+        if record.streams or record.late:
+            self._owe(record)
         for lane in self.lanes:
             if lane.step == record.step:
                 lane.send_to = ()
+
+    def _owe(self, record: r.Closed) -> None:
+        """Units of the step that it was closed without are owed; `low` is the first unit not settled."""
+        missing = set(range(self.streams)) - set(record.streams)
+        self.owed |= {record.step * self.streams + stream for stream in missing}
+        self.owed -= set(record.late)
+        self.low = min(self.owed, default=(record.step + 1) * self.streams)
+        self._drop_finished()
 
     @property
     def next_incarnation(self) -> int:
@@ -171,14 +276,22 @@ class State:
     def held_by(self, incarnation: int) -> list[Lane]:
         return [lane for lane in self.lanes if lane.holder == incarnation]
 
+    def counted(self, number: int) -> bool:
+        """Whether a unit is settled everywhere, and in the accounts."""
+        return number < self.open_step * self.streams and number not in self.owed
+
+    def leased_to(self, incarnation: int) -> list[Lease]:
+        """The unfinished leases of a worker, oldest first."""
+        return [lease for lease in self.leases.values() if lease.holder == incarnation]
+
     @property
     def retain_from(self) -> int:
         """Oldest version that a replay may still need: the base from which every deposit can be reached."""
         return min(self.base_of(lane) for lane in self.lanes)
 
     def reached(self, lane: Lane) -> int:
-        """The step whose state of `lane` is the newest on the shards: its deposit, or the first one."""
-        return self.first_step if lane.deposit is None else lane.deposit
+        """The step whose state of `lane` is the newest on the shards: its deposit, or the segment's first one."""
+        return self.segment.step if lane.deposit is None else lane.deposit
 
     def base_of(self, lane: Lane) -> int:
         """The newest version that the shards keep whole, at or before the deposit of `lane`."""

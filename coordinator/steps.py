@@ -1,4 +1,4 @@
-"""Steps: what is accepted, when the open one closes, when a checkpoint is taken (design: rule 1).
+"""Steps of an exact segment: what is accepted, when the open one closes (design: rule 1).
 
 The coordinator alone closes a step; between two closes it decides whether the next version is
 the last, whether stream state is deposited there, and holds the close back while a checkpoint
@@ -8,24 +8,23 @@ of the open step's boundary is being written.
 from __future__ import annotations
 
 from coordinator import actions as a
+from coordinator.boundary import Boundary, every
 from coordinator.desk import Desk
 from coordinator.pace import Pace, Standing
-from coordinator.records import Checkpointed, Closed, Stopping
+from coordinator.records import Closed, Stopping
 from wire.messages import BAD_UNIT, Commit
 
 
 class Steps:
     """What was heard of the open step. Decisions are in the journal."""
 
-    def __init__(self, desk: Desk, pace: Pace) -> None:
+    def __init__(self, desk: Desk, boundary: Boundary, pace: Pace) -> None:
         self._desk = desk
+        self._boundary = boundary
         self._pace = pace
         self._accepted: dict[int, set[int]] = {}
         self._commits: dict[int, Commit] = {}
         self._torn: int | None = None
-        self._settled: dict[int, int] = {}
-        self._due: int | None = None
-        self._writing = False
         self.waits_for = ""
 
     def accept(self, event: a.UnitAccepted) -> None:
@@ -39,10 +38,6 @@ class Steps:
             or first.contributes != event.commit.contributes
         ):
             self._torn = event.unit.stream
-
-    def settle(self, shard: int, version: int) -> None:
-        """A shard published its delta to `version`."""
-        self._settled[shard] = max(version, self._settled.get(shard, 0))
 
     def disagreement(self) -> str:
         """Why the open step must not close: commits whose learning rates differ, a torn unit, or nothing."""
@@ -64,10 +59,8 @@ class Steps:
 
     def owed(self) -> set[int]:
         """The streams that keep the run waiting: without their unit, or without the deposit that is due."""
-        state = self._desk.state
-        undeposited = {
-            lane.stream for lane in state.lanes if self._due is not None and lane.deposit != self._due
-        }
+        state, due = self._desk.state, self._boundary.due
+        undeposited = {lane.stream for lane in state.lanes if due is not None and lane.deposit != due}
         if state.final:
             return undeposited
         return undeposited | set(range(len(state.lanes))) - set(self._standing().complete)
@@ -77,77 +70,44 @@ class Steps:
         return Standing(state.open_step, len(state.lanes), len(state.placement), self._accepted)
 
     def advance(self) -> None:
-        """Close the open step if its time has come; then the checkpoint that may be due."""
+        """Close the open step if its time has come."""
         state = self._desk.state
         if state.dataset is None or state.ended is not None:
             return
-        if not state.final and self._due is None:
+        if not state.final and self._boundary.open:
             streams, self.waits_for = self._pace.decide(self._standing())
             if streams is not None:
-                self._close(streams, self.waits_for)
-        self._write_checkpoint_if_due()
+                self._close(streams)
 
-    def _close(self, streams: tuple[int, ...], reason: str) -> None:
+    def _close(self, streams: tuple[int, ...]) -> None:
         desk, state, rules = self._desk, self._desk.state, self._desk.rules
-        assert state.dataset is not None
         commits = [self._commits[stream] for stream in streams]
         bad = [c.empty_reason for c in commits if c.empty_reason.startswith(BAD_UNIT)]
         if bad and rules.on_bad_unit == "stop" and state.stopping is None:
             desk.decide(Stopping(f"step {state.open_step}: {bad[0].removeprefix(BAD_UNIT)}", "BadUnit"))
         following = state.open_step + 1
-        final = state.stopping is not None or following >= state.dataset.total_steps
-        checkpoint = final or _every(following, rules.checkpoint_every)
+        kind = self._boundary.kind(following)
         filled = [c for c in commits if c.contributes]
         loss = sum(c.loss for c in filled) / len(filled) if filled else None
         record = Closed(
             step=state.open_step,
             streams=streams,
-            deposit=checkpoint or _every(following, rules.stream_state_every),
-            final=final,
+            deposit=kind.checkpoint or every(following, rules.stream_state_every),
+            final=kind.final,
             retain_from=state.retain_from,
             empty=len(commits) - len(filled),
             samples=sum(c.samples for c in commits),
             tokens=sum(c.tokens for c in commits),
             loss=loss,
+            pause=kind.pause,
+            staleness=((0, len(filled)),) if filled else (),
         )
         desk.decide(record)
-        desk.command_all(a.CloseStep(record.step, streams, record.deposit, final, record.retain_from))
+        desk.close(record)
         desk.note("step", step=record.step, loss=loss, samples=record.samples, tokens=record.tokens)
         for stream, commit in zip(streams, commits, strict=True):
             if commit.empty_reason.startswith(BAD_UNIT):
                 desk.note("bad_unit", step=record.step, stream=stream, reason=commit.empty_reason)
         self._accepted.clear()
         self._commits.clear()
-        self._due = following if checkpoint else None
-
-    def _write_checkpoint_if_due(self) -> None:
-        """Begin the checkpoint once every shard stands at its boundary and every stream is deposited there."""
-        state = self._desk.state
-        if self._due is None or self._writing or not state.deposited:
-            return
-        settled = all(self._settled.get(s.shard, 0) >= self._due for s in state.placement)
-        if settled and (not state.final or self._evaluated()):
-            self._writing = True
-            self._desk.actions.append(a.WriteCheckpoint(self._due))
-
-    def _evaluated(self) -> bool:
-        """Whether the last evaluations are in; a run that is being stopped does not wait for them."""
-        state = self._desk.state
-        if state.stopping is not None or state.dataset is None or not state.dataset.evaluates:
-            return True
-        have = {e.model for e in state.evaluations if e.step == state.open_step}
-        return have >= {"published", "x"}
-
-    def checkpoint_written(self, event: a.CheckpointWritten) -> None:
-        self._desk.decide(Checkpointed(event.step, event.path, event.params_digest, event.published_digest))
-        self._desk.note("checkpoint", step=event.step, path=event.path)
-        self._due, self._writing = None, False
-
-    def checkpoint_failed(self, event: a.CheckpointFailed) -> None:
-        """A checkpoint in mid-run that fails is told and passed over."""
-        self._desk.note("checkpoint_failed", step=event.step, error=event.message)
-        self._due, self._writing = None, False
-
-
-def _every(step: int, interval: int) -> bool:
-    return interval > 0 and step % interval == 0
+        self._boundary.closed(following, kind)

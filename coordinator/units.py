@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+WORTH = 0.9
+"""A stream moves where the slowest worker is done within this share of the time it takes now."""
 
-def heir(load: Mapping[int, int], *, at_most: int) -> int | None:
-    """The worker for one more stream: the one that carries fewest, the oldest of those.
+
+def heir(load: Mapping[int, int], unit_s: Mapping[int, float]) -> int | None:
+    """The worker for one more stream: the one that is done with all of its own soonest, the oldest of those.
 
     Args:
-        load: incarnation -> streams it carries, ready workers only.
-        at_most: a worker that carries this many gets none.
+        load: incarnation -> streams it carries, of those that can be given one.
+        unit_s: incarnation -> seconds that a unit takes there.
     """
-    free = [(count, incarnation) for incarnation, count in load.items() if count < at_most]
-    return min(free)[1] if free else None
+    done = [((count + 1) * unit_s[worker], worker) for worker, count in load.items()]
+    return min(done)[1] if done else None
 
 
 def first_deal(streams: int, workers: Sequence[int]) -> list[tuple[int, int]]:
@@ -22,9 +25,13 @@ def first_deal(streams: int, workers: Sequence[int]) -> list[tuple[int, int]]:
     return [(stream, carriers[stream * len(carriers) // streams]) for stream in range(streams)]
 
 
-def giver(load: Mapping[int, int]) -> int | None:
-    """The worker that should hand one stream over, or None when the load is even (within one)."""
+def giver(load: Mapping[int, int], unit_s: Mapping[int, float]) -> int | None:
+    """The worker that should hand one stream over, or None when that would not end a step sooner."""
     if len(load) < 2:
         return None
-    most = max(load, key=lambda incarnation: (load[incarnation], incarnation))
-    return most if load[most] - min(load.values()) >= 2 else None
+    takes = {worker: count * unit_s[worker] for worker, count in load.items()}
+    most = max(takes, key=lambda worker: (takes[worker], worker))
+    to = heir({w: n for w, n in load.items() if w != most}, unit_s)
+    assert to is not None
+    after = max(takes[most] - unit_s[most], takes[to] + unit_s[to])
+    return most if load[most] and after < WORTH * takes[most] else None

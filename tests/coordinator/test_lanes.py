@@ -33,15 +33,29 @@ def test_the_first_deal_is_even_and_contiguous(streams: int, workers: int) -> No
 
 
 def test_the_heir_carries_fewest_and_is_oldest() -> None:
-    assert units.heir({3: 2, 4: 1, 5: 1}, at_most=4) == 4
-    assert units.heir({3: 4}, at_most=4) is None
-    assert units.heir({}, at_most=4) is None
+    alike = {3: 0.2, 4: 0.2, 5: 0.2}
+    assert units.heir({3: 2, 4: 1, 5: 1}, alike) == 4
+    assert units.heir({}, alike) is None
+
+
+def test_the_heir_is_done_soonest() -> None:
+    assert units.heir({3: 0, 4: 2}, {3: 1.0, 4: 0.2}) == 4
+    assert units.heir({3: 0, 4: 2}, {3: 0.5, 4: 0.2}) == 3
 
 
 def test_a_stream_moves_only_where_that_evens_out() -> None:
-    assert units.giver({3: 4, 4: 0}) == 3
-    assert units.giver({3: 2, 4: 1}) is None
-    assert units.giver({3: 3}) is None and units.giver({}) is None
+    alike = {3: 0.2, 4: 0.2}
+    assert units.giver({3: 4, 4: 0}, alike) == 3
+    assert units.giver({3: 2, 4: 1}, alike) is None
+    assert units.giver({3: 3}, alike) is None and units.giver({}, {}) is None
+
+
+def test_a_stream_moves_to_a_faster_worker_only_where_the_step_ends_sooner() -> None:
+    assert units.giver({3: 2, 4: 2}, {3: 0.8, 4: 0.2}) == 3
+    assert units.giver({3: 1, 4: 3}, {3: 0.8, 4: 0.2}) is None, "four would take 4 as long as one takes 3"
+    assert units.giver({3: 1, 4: 3}, {3: 2.0, 4: 0.2}) == 3, "a very slow one carries nothing"
+    assert units.giver({3: 2, 4: 2}, {3: 0.21, 4: 0.2}) is None
+    assert units.giver({3: 0, 4: 4}, {3: 2.0, 4: 0.2}) is None
 
 
 def test_a_fence_goes_to_every_shard_and_again_to_the_one_whose_line_broke() -> None:

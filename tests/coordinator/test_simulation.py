@@ -120,7 +120,7 @@ class HastyPace:
 def test_a_close_without_all_shards_is_caught() -> None:
     def core(rules: Rules, state: State) -> Core:
         made = Core(rules, state)
-        made.steps._pace = HastyPace()
+        made.work.steps._pace = HastyPace()
         return made
 
     assert "while it holds" in caught(core=core)

@@ -135,10 +135,10 @@ def test_the_last_checkpoint_that_fails_is_an_error() -> None:
 
 def test_the_streams_that_the_run_waits_for() -> None:
     run = checkpointing()
-    assert run.core.steps.owed() == {0, 1, 2, 3}
+    assert run.core.work.steps.owed() == {0, 1, 2, 3}
     run.hear(*(a.StreamDeposited(3 + s // 2, s, 1, False) for s in range(3)))
     run.accept(1, 1, 2, 3)
-    assert run.core.steps.owed() == {0, 3}, "0 owes its unit, 3 its deposit"
+    assert run.core.work.steps.owed() == {0, 3}, "0 owes its unit, 3 its deposit"
     run.hear(a.StreamDeposited(4, 3, 1, False))
     run.accept(1, 0)
-    assert run.core.steps.owed() == set()
+    assert run.core.work.steps.owed() == set()

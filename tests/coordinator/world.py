@@ -38,7 +38,6 @@ class Broken(AssertionError):
 def rules(**changes: Any) -> Rules:
     """Rules of a small synchronous run."""
     base: dict[str, Any] = {
-        "mode": "sync",
         "servers": 2,
         "workers_to_begin": 2,
         "units_per_step": 4,
@@ -49,6 +48,7 @@ def rules(**changes: Any) -> Rules:
         "on_bad_unit": "skip",
         "dead_s": 5.0,
         "progress_timeout_s": 60.0,
+        "straggler_s": 5.0,
         "mixed_fingerprints": False,
     }
     return Rules(**(base | changes))
@@ -112,7 +112,7 @@ class Shard:
     def command(self, command: Any) -> None:
         match command:
             case "attach":
-                self.tell(a.ShardAttached(self.index, self.incarnation, self.configured, self.deltas.version))
+                self.tell(a.ShardAttached(self.index, self.incarnation, self.configured, self.ledger.step))
                 for accepted in self.held.values():
                     self.tell(accepted)
             case a.ConfigureShard():
@@ -122,6 +122,8 @@ class Shard:
                 self.fences[command.stream] = max(command.attempt, self.fences.get(command.stream, 0))
                 stands = self.ledger.fence(command.step, command.stream, command.attempt)
                 self.tell(a.FenceAnswered(self.index, command.step, command.stream, command.attempt, stands))
+            case a.RetireWorker():
+                self.tell(a.WorkerRetired(self.index, command.incarnation))
             case a.CloseStep():
                 self._close(command)
 
@@ -530,7 +532,7 @@ class World:
         while not self.over:
             self.now, _, act, owner = heapq.heappop(self._queue)
             if self.now > ENDLESS_S:
-                raise Broken(f"the run does not end: {self.core.steps.waits_for}; {self.history[-8:]}")
+                raise Broken(f"the run does not end: {self.core.work.waits_for}; {self.history[-8:]}")
             if owner is not None and not owner.alive:
                 continue
             if owner is not None and owner.paused_until > self.now:
@@ -654,7 +656,7 @@ class World:
 
     def _make_sure(self) -> None:
         """From now on somebody stays."""
-        while len(self.staying()) < (1 if self.core.lanes.begun else self.rules.workers_to_begin):
+        while len(self.staying()) < (1 if self.core.begun else self.rules.workers_to_begin):
             self.spawn()
         self.after(20.0, self._make_sure)
 

@@ -182,7 +182,7 @@ class Stage:
 
     def _notes(self, action: a.Action) -> Iterator[str]:
         match action:
-            case a.Tell(incarnation, a.Plan(assignments)):
+            case a.Tell(incarnation, a.Plan(assignments=assignments)):
                 told = ", ".join(self._assignment(s) for s in assignments)
                 yield f"plan {self._name(incarnation)} [{told}]"
             case a.Tell(incarnation, a.End(_, error)):

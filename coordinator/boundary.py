@@ -1,0 +1,112 @@
+"""Boundaries: the moments between two closes at which a run is whole.
+
+Every unit of earlier steps is settled on every shard, none of later ones is begun or settled anywhere (in exact
+segments: none is settled). A checkpoint is written there, a segment or the run ends there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator import actions as a
+from coordinator.desk import Desk
+from coordinator.records import Checkpointed
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What happens once a close has settled everywhere."""
+
+    final: bool
+    checkpoint: bool
+    pause: bool
+
+    @property
+    def any(self) -> bool:
+        return self.final or self.checkpoint or self.pause
+
+
+class Boundary:
+    """How far the newest boundary has come.
+
+    Attributes:
+        due: the step whose checkpoint must be written before the run goes on, or None.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._settled: dict[int, int] = {}
+        self._writing = False
+        self._paused_at: int | None = None
+        self.due: int | None = None
+
+    def kind(self, following: int) -> Kind:
+        """What a close that makes `following` the open step brings about."""
+        state, rules = self._desk.state, self._desk.rules
+        assert state.dataset is not None
+        final = state.stopping is not None or following >= state.dataset.total_steps
+        return Kind(
+            final=final,
+            checkpoint=final or every(following, rules.checkpoint_every),
+            pause=state.switching is not None and not final,
+        )
+
+    def closed(self, following: int, kind: Kind) -> None:
+        """The close was journaled and sent."""
+        self.due = following if kind.checkpoint else None
+        self._paused_at = following if kind.pause else None
+
+    def settle(self, shard: int, step: int) -> None:
+        """A shard has closed every step before `step`."""
+        self._settled[shard] = max(step, self._settled.get(shard, 0))
+
+    def settled(self, shard: int) -> int:
+        return self._settled.get(shard, 0)
+
+    def reached(self, step: int) -> bool:
+        """Whether every shard has closed all before `step`."""
+        return all(self.settled(s.shard) >= step for s in self._desk.state.placement)
+
+    @property
+    def open(self) -> bool:
+        """Whether steps may close and units be dealt: no boundary is under way."""
+        return self.due is None and self._paused_at is None
+
+    @property
+    def segment_over(self) -> bool:
+        """Whether the next segment can begin."""
+        return self._paused_at is not None and self.due is None and self.reached(self._paused_at)
+
+    def resume(self) -> None:
+        """The next segment has begun."""
+        self._paused_at = None
+
+    def write_if_due(self, *, deposited: bool) -> None:
+        """Begin the checkpoint once every shard stands at its boundary and what belongs to it is deposited there."""
+        if self.due is None or self._writing or not deposited or not self.reached(self.due):
+            return
+        if not self._desk.state.final or self._evaluated():
+            self._writing = True
+            self._desk.actions.append(a.WriteCheckpoint(self.due))
+
+    def _evaluated(self) -> bool:
+        """Whether the last evaluations are in; a run that is being stopped does not wait for them."""
+        state = self._desk.state
+        if state.stopping is not None or state.dataset is None or not state.dataset.evaluates:
+            return True
+        have = {e.model for e in state.evaluations if e.step == state.open_step}
+        return have >= {"published", "x"}
+
+    def written(self, event: a.CheckpointWritten) -> None:
+        self._desk.decide(Checkpointed(event.step, event.path, event.params_digest, event.published_digest))
+        self._desk.note("checkpoint", step=event.step, path=event.path)
+        self.due, self._writing = None, False
+
+    def failed(self, event: a.CheckpointFailed) -> None:
+        """A checkpoint in mid-run that fails is told and passed over."""
+        self._desk.note("checkpoint_failed", step=event.step, error=event.message)
+        self.due, self._writing = None, False
+
+
+def every(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0

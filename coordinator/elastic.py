@@ -1,0 +1,288 @@
+"""Elastic segments: units are leased, codec state is the workers' own, each unit counts once whoever computes it.
+
+Where units settle on arrival (ssp, async) the shards settle them, and the coordinator counts what stands
+everywhere; a boundary is made by asking all leases back, choosing a step beyond all that is begun, having
+what is missing below it computed, and one close. Under a quorum the coordinator closes the steps.
+"""
+
+from __future__ import annotations
+
+from coordinator import actions as a
+from coordinator.arrivals import Arrivals, Sums
+from coordinator.boundary import Boundary, Kind, every
+from coordinator.crew import Crew
+from coordinator.desk import Desk
+from coordinator.leases import Leases
+from coordinator.pace import Pace, Standing
+from coordinator.records import Barred, Closed, Counted, Stopping
+from coordinator.retirements import Retirements
+from wire.messages import BAD_UNIT
+
+
+class Elastic:
+    """`arrivals` knows what stands, `leases` who computes what."""
+
+    def __init__(
+        self, desk: Desk, crew: Crew, boundary: Boundary, retirements: Retirements, pace: Pace
+    ) -> None:
+        self._desk = desk
+        self._crew = crew
+        self._boundary = boundary
+        self._retirements = retirements
+        self._pace = pace
+        self._arrivals = Arrivals(desk.state)
+        self._leases = Leases(desk, crew, self._arrivals, pace)
+        self._opened_at = 0.0
+        self._checkpoint_wanted = False
+        self.waits_for = ""
+        self.accept = self._arrivals.accept
+        self.holding = self._leases.holding
+
+    # --- workers -------------------------------------------------------------------------
+
+    def begin(self, now: float) -> None:
+        self._opened_at = now
+        self._leases.begin(now)
+
+    def welcome(self, incarnation: int) -> None:
+        self._leases.appoint()
+        self._leases.tell(incarnation)
+        self._leases.deal(f"{self._desk.name_of(incarnation)} is ready")
+        self._leases.level()
+
+    def remind(self, incarnation: int) -> None:
+        if incarnation in self._crew.ready | self._crew.leaving:
+            self._leases.tell(incarnation)
+            self._let_go(incarnation)
+
+    def leave(self, incarnation: int) -> None:
+        self._leases.ask_back(incarnation)
+        self._leases.appoint()
+        self._let_go(incarnation)
+
+    def _let_go(self, incarnation: int) -> None:
+        if incarnation in self._crew.leaving and self._leases.done(incarnation):
+            self._desk.tell(incarnation, a.End("it asked to leave and owes nothing any more", ""))
+
+    def abandon(self, incarnation: int, reason: str) -> None:
+        self._leases.abandon(incarnation, reason)
+        self._leases.appoint()
+        if incarnation not in self._retirements.pending:
+            self._leases.retired(incarnation)
+
+    def carries(self, incarnation: int) -> list[int]:
+        return [lease.number for lease in self._desk.state.leased_to(incarnation)]
+
+    def leased(self, incarnation: int) -> int | None:
+        return self._leases.count(incarnation)
+
+    def staleness(self, incarnation: int) -> float | None:
+        return self._arrivals.staleness(incarnation)
+
+    def retired(self, incarnation: int) -> None:
+        self._leases.retired(incarnation)
+
+    def deposited(self, event: a.StreamDeposited) -> None:
+        """No state is deposited here."""
+
+    def fenced(self, event: a.FenceAnswered) -> None:
+        """Nothing is fenced but by retirement."""
+
+    def again(self, event: a.ShardAttached) -> None:
+        """What was accepted is told by the shard, retirements and closes are the core's."""
+
+    def owing(self) -> set[int]:
+        """Who may go on and does not: its oldest unit is not ahead of what the pace allows."""
+        state = self._desk.state
+        if not self._boundary.open:
+            return set()
+        slowest = state.low // state.streams
+        bound = None if self._pace.ahead is None else slowest + self._pace.ahead
+        oldest = {worker: self._leases.oldest(worker) for worker in self._crew.ready}
+        return {
+            worker
+            for worker, number in oldest.items()
+            if number is not None and (bound is None or number // state.streams <= bound)
+        }
+
+    def disagreement(self) -> str:
+        return self._arrivals.torn
+
+    # --- time ----------------------------------------------------------------------------
+
+    def advance(self, now: float) -> None:
+        state = self._desk.state
+        if state.dataset is None or state.ended is not None:
+            return
+        if not state.final and self._boundary.open:
+            if self._pace.arrival:
+                self._count()
+                self._approach_boundary()
+            else:
+                self._close_if_due(now)
+        self._boundary.write_if_due(deposited=True)
+        if self._boundary.open and not state.final:
+            self._go_on()
+            self._leases.balance(now)
+        for worker in sorted(self._crew.leaving):
+            self._let_go(worker)
+
+    def _go_on(self) -> None:
+        """Behind a boundary at which the segment did not end."""
+        state = self._desk.state
+        if state.barred is not None and state.low >= state.barred * state.streams:
+            self._desk.decide(Barred(None))
+            self._leases.held_back = False
+            self._leases.deal("the boundary is behind")
+
+    # --- settled on arrival --------------------------------------------------------------
+
+    def _count(self) -> None:
+        """Whole steps of which every unit stands everywhere."""
+        state = self._desk.state
+        low = self._arrivals.contiguous // state.streams * state.streams
+        if low <= state.low:
+            return
+        sums = self._arrivals.take(range(state.low, low))
+        step, before = low // state.streams, state.open_step
+        self._stop_if_bad(sums)
+        units = low - state.low
+        self._desk.decide(
+            Counted(
+                low, units, sums.empty, sums.samples, sums.tokens, sums.loss, sums.staleness, sums.returned
+            )
+        )
+        self._desk.command_all(a.Advance(low))
+        self._desk.note("step", step=step - 1, loss=sums.loss, samples=sums.samples, tokens=sums.tokens)
+        interval = self._desk.rules.checkpoint_every
+        self._checkpoint_wanted |= interval > 0 and step // interval > before // interval
+
+    def _stop_if_bad(self, sums: Sums) -> None:
+        desk, state = self._desk, self._desk.state
+        for number, reason in sums.bad:
+            desk.note("bad_unit", step=number // state.streams, stream=number % state.streams, reason=reason)
+        if sums.bad and desk.rules.on_bad_unit == "stop" and state.stopping is None:
+            number, reason = sums.bad[0]
+            told = reason.removeprefix(BAD_UNIT)
+            desk.decide(Stopping(f"step {number // state.streams}: {told}", "BadUnit"))
+
+    def _approach_boundary(self) -> None:
+        """Towards the next boundary, where one is wanted: ask back, choose the step, close there."""
+        state = self._desk.state
+        assert state.dataset is not None
+        self.waits_for = "units are settled as they arrive"
+        end = state.dataset.total_steps
+        wanted = state.stopping is not None or state.switching is not None or self._checkpoint_wanted
+        if state.low == end * state.streams:
+            self._close_boundary(end)
+        elif state.barred is not None:
+            self.waits_for = f"a boundary at step {state.barred}: units from {state.low} on are missing"
+            if state.low == state.barred * state.streams:
+                self._close_boundary(state.barred)
+        elif wanted and not self._leases.held_back:
+            self._desk.note("gathering", reason=self._why())
+            self._leases.ask_all_back()
+        if self._leases.held_back and state.barred is None:
+            self.waits_for = "a boundary: workers say what they have begun"
+            self._choose_boundary(end)
+
+    def _why(self) -> str:
+        state = self._desk.state
+        if state.stopping is not None:
+            return state.stopping.reason
+        return f"the mode becomes {state.switching.mode}" if state.switching else "a checkpoint is due"
+
+    def _choose_boundary(self, end: int) -> None:
+        """The first step beyond all that is begun, once everybody has said."""
+        state, leases = self._desk.state, self._leases
+        if not leases.settled:
+            return
+        high = max(state.low, leases.begun, self._arrivals.high)
+        closed = state.segment.step if state.last_close is None else state.last_close.step + 1
+        step = min(max(-(-high // state.streams), max(closed, state.segment.step) + 1), end)
+        self._desk.decide(Barred(step))
+        self._desk.note("boundary", step=step)
+        leases.held_back = False
+        leases.deal(f"a boundary at step {step}")
+
+    def _close_boundary(self, step: int) -> None:
+        kind = self._boundary.kind(step)
+        if self._checkpoint_wanted:
+            kind = Kind(kind.final, checkpoint=True, pause=kind.pause)
+        self._checkpoint_wanted = False
+        record = Closed(
+            step=step - 1,
+            streams=(),
+            deposit=True,
+            final=kind.final,
+            retain_from=step,
+            empty=0,
+            samples=0,
+            tokens=0,
+            loss=None,
+            pause=kind.pause,
+        )
+        self._desk.decide(record)
+        self._desk.close(record)
+        self._boundary.closed(step, kind)
+
+    # --- settled at closes ---------------------------------------------------------------
+
+    def _close_if_due(self, now: float) -> None:
+        state = self._desk.state
+        step, streams = state.open_step, state.streams
+        first = step * streams
+        accepted = {s: self._arrivals.shards(first + s) for s in range(streams)}
+        late = tuple(sorted(n for n in state.owed if self._arrivals.complete(n)))
+        standing = Standing(
+            step,
+            streams,
+            len(state.placement),
+            accepted,
+            oldest_owed=min((n // streams for n in state.owed - set(late)), default=None),
+            open_s=now - self._opened_at,
+        )
+        units, self.waits_for = self._pace.decide(standing)
+        kind = self._boundary.kind(step + 1)
+        if units is None:
+            return
+        if kind.any and (standing.missing or len(late) < len(state.owed)):
+            self.waits_for = f"a boundary behind step {step} waits for its late units"
+            return
+        self._close(units, late, kind, now)
+
+    def _close(self, streams: tuple[int, ...], late: tuple[int, ...], kind: Kind, now: float) -> None:
+        desk, state = self._desk, self._desk.state
+        step, first = state.open_step, state.open_step * state.streams
+        sums = self._arrivals.take([*late, *(first + s for s in streams)])
+        if sums.bad:
+            self._stop_if_bad(sums)
+        record = Closed(
+            step=step,
+            streams=streams,
+            deposit=kind.any or every(step + 1, desk.rules.stream_state_every),
+            final=kind.final,
+            retain_from=step + 1,
+            empty=sums.empty,
+            samples=sums.samples,
+            tokens=sums.tokens,
+            loss=sums.loss,
+            late=late,
+            pause=kind.pause,
+            staleness=sums.staleness,
+            returned=sums.returned,
+        )
+        desk.decide(record)
+        desk.close(record)
+        desk.command_all(a.Advance(state.low))
+        desk.note(
+            "step",
+            step=step,
+            loss=sums.loss,
+            samples=sums.samples,
+            tokens=sums.tokens,
+            late=list(late),
+            owed=len(state.owed),
+        )
+        self._boundary.closed(step + 1, kind)
+        self._opened_at = now

@@ -1,0 +1,90 @@
+"""What a kind of segment must know to do: deal work, take it back, and settle what comes of it.
+
+`Exact` and `Elastic` are the two kinds; the core calls them through this one signature. Events of the other kind that
+come late (an answer to a fence when streams are gone) mean nothing to a kind, and are passed over.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from coordinator import actions as a
+
+
+class Work(Protocol):
+    """The deciding half of one segment.
+
+    Attributes:
+        waits_for: what keeps the run from going on, in words.
+    """
+
+    @property
+    def waits_for(self) -> str: ...
+
+    def begin(self, now: float) -> None:
+        """Deal the work to the ready workers."""
+        ...
+
+    def welcome(self, incarnation: int) -> None:
+        """A worker is ready: give it what is vacant, or have something handed over to it."""
+        ...
+
+    def remind(self, incarnation: int) -> None:
+        """A worker opened its line anew: tell it again what it may have missed."""
+        ...
+
+    def leave(self, incarnation: int) -> None:
+        """A worker wants to go: take back what it has not begun, then tell it to end."""
+        ...
+
+    def abandon(self, incarnation: int, reason: str) -> None:
+        """A worker is gone: find out what of its work stands, give the rest to others."""
+        ...
+
+    def carries(self, incarnation: int) -> list[int]:
+        """Streams or leases of a worker, for the events."""
+        ...
+
+    def leased(self, incarnation: int) -> int | None:
+        """Units that a worker holds and has not begun, as far as is known; None where streams are carried."""
+        ...
+
+    def staleness(self, incarnation: int) -> float | None:
+        """Mean steps that the worker's units so far were stale; None before the first."""
+        ...
+
+    def accept(self, event: a.UnitAccepted) -> None:
+        """A shard holds a unit."""
+        ...
+
+    def deposited(self, event: a.StreamDeposited) -> None:
+        """A stream's state is on every shard."""
+        ...
+
+    def fenced(self, event: a.FenceAnswered) -> None:
+        """A shard answers a fence."""
+        ...
+
+    def retired(self, incarnation: int) -> None:
+        """Every shard refuses this worker now, and has told all that it took from it."""
+        ...
+
+    def holding(self, event: a.Holding) -> None:
+        """A worker answers a plan: how far its leases have come."""
+        ...
+
+    def again(self, event: a.ShardAttached) -> None:
+        """The line to a shard was broken: say again what it may have missed."""
+        ...
+
+    def owing(self) -> set[int]:
+        """The workers that keep others waiting, or the run."""
+        ...
+
+    def disagreement(self) -> str:
+        """Why the run must not go on: commits that contradict each other, or nothing."""
+        ...
+
+    def advance(self, now: float) -> None:
+        """Settle what can be settled; then what a boundary brings."""
+        ...
