@@ -7,15 +7,19 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ps.owner import Owner
+from ps.ledger import Verdict
+from ps.owner import News, Owner
+from ps.publication import DELAY_S
 from ps.publish import Delta
-from ps.records import Close
+from ps.records import Accept, Accepted, Close, Retire, Segment
 from ps.store import Store
-from tests.ps.models import STREAMS, Cluster, close
+from tests.ps.models import ARRIVAL, LAYOUT, STREAMS, Cluster, Worker, close, commit, sgd
 from wire.codec.dense import pack
-from wire.errors import Busy, NoInput, ProtocolMismatch
+from wire.errors import BadUnit, Busy, NoInput, ProtocolMismatch
+from wire.layout import BLOCK
 
 ROOM = 1 << 22
 
@@ -107,7 +111,7 @@ def test_what_is_not_retained_is_refused(tmp_path: Path) -> None:
             await owner.delta(0)
         with pytest.raises(NoInput):
             owner.store.load_base(0)
-        assert owner.store.load_base(1) and owner.store.deposit(0, 1) == {}
+        assert owner.store.load_base(1)[:2] == (1, 1) and owner.store.deposit(0, 1) == {}
 
     play(scene())
 
@@ -130,5 +134,148 @@ def test_a_caller_that_goes_takes_nothing_back(tmp_path: Path) -> None:
         delta = await following
         assert delta is not None
         assert delta.version == 0
+
+    play(scene())
+
+
+# --- where units settle on arrival -------------------------------------------------------
+
+
+class Told(list[News]):
+    """What an owner tells."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._more = asyncio.Event()
+        owner.on_news = self._hear
+
+    def _hear(self, news: News) -> None:
+        self.append(news)
+        self._more.set()
+
+    async def reach(self, count: int) -> None:
+        """Wait until so many news were told."""
+        while len(self) < count:
+            self._more.clear()
+            await self._more.wait()
+
+
+async def push(owner: Owner, unit: Accept) -> object:
+    owner.admit(len(unit.frame))
+    return await owner.apply(unit)
+
+
+def test_room_is_given_back_on_arrival_and_by_a_refusal(tmp_path: Path) -> None:
+    async def scene() -> None:
+        cluster = Cluster(1, segment=ARRIVAL)
+        worker, room = Worker(cluster, 1), STREAMS * cluster.shards[0].max_frame_bytes
+        owner = owner_of(cluster, tmp_path, room=room)
+        await owner.begin()
+        for number in range(3 * STREAMS):
+            unit = worker.unit(number)
+            assert await push(owner, unit) is Verdict.ADMIT
+            assert await push(owner, unit) in (Verdict.ACCEPTED, Verdict.SETTLED)
+        with pytest.raises(ProtocolMismatch):
+            await push(owner, worker.unit(99, base=10**6))
+        owner.admit(room)
+
+    play(scene())
+
+
+def test_a_lone_worker_is_published_at_once(tmp_path: Path) -> None:
+    async def scene() -> None:
+        cluster = Cluster(1, segment=ARRIVAL)
+        owner, worker = owner_of(cluster, tmp_path), Worker(cluster, 1)
+        told = Told(owner)
+        await owner.begin()
+        for number in range(4):
+            await push(owner, worker.unit(number, base=number))
+            delta = await owner.delta(number)
+            assert delta is not None and not delta.closes
+            assert [o.unit.number(STREAMS) for o in delta.outcomes] == [number]
+        await told.reach(8)
+        assert [type(news) for news in told] == [Accepted, Delta] * 4
+
+    play(scene())
+
+
+def test_what_is_pending_waits_for_half_of_the_workers_or_for_the_delay(tmp_path: Path) -> None:
+    async def scene() -> None:
+        cluster = Cluster(1, segment=ARRIVAL)
+        owner, loop = owner_of(cluster, tmp_path), asyncio.get_running_loop()
+        workers = [Worker(cluster, incarnation) for incarnation in range(4)]
+        await owner.begin()
+        for number in range(9, 13):  # four workers are seen; far ahead, so that the clock stands still
+            await push(owner, workers[number - 9].unit(number))
+        while owner.shard.backlog.units:
+            assert await owner.delta(owner.shard.deltas.version) is not None
+        version = owner.shard.deltas.version
+        began = loop.time()
+        await push(owner, workers[0].unit(21, base=version))
+        delta = await owner.delta(version)
+        assert delta is not None and len(delta.outcomes) == 1
+        assert loop.time() - began >= DELAY_S - 0.01
+        for number in (22, 23):
+            await push(owner, workers[0].unit(number, base=version))
+        delta = await owner.delta(version + 1)
+        assert delta is not None and len(delta.outcomes) == 2
+
+    play(scene())
+
+
+def test_what_a_worker_pushed_is_told_before_it_is_retired(tmp_path: Path) -> None:
+    async def scene() -> None:
+        cluster = Cluster(1, segment=ARRIVAL)
+        owner, worker = owner_of(cluster, tmp_path), Worker(cluster, 1)
+        told = Told(owner)
+        await owner.begin()
+        pushing = [asyncio.create_task(push(owner, worker.unit(number))) for number in range(20)]
+        await asyncio.sleep(0)
+        await owner.apply(Retire(1))
+        before = {news.unit for news in told if isinstance(news, Accepted)}
+        verdicts = await asyncio.gather(*pushing)
+        assert len(before) == verdicts.count(Verdict.ADMIT)
+        assert set(verdicts) <= {Verdict.ADMIT, Verdict.FENCED}
+        assert await push(owner, worker.unit(30)) is Verdict.FENCED
+        assert {news.unit for news in told if isinstance(news, Accepted)} == before
+
+    play(scene())
+
+
+def test_a_publication_that_fails_is_told_once(tmp_path: Path) -> None:
+    async def scene() -> None:
+        cluster = Cluster(1, optimizer=sgd(), segment=ARRIVAL)
+        owner, worker = owner_of(cluster, tmp_path), Worker(cluster, 1)
+        told = Told(owner)
+        await owner.begin()
+        real = np.arange(BLOCK) < np.asarray(LAYOUT.lengths)[:, None]
+        huge = np.where(real, np.float32(3e38), np.float32(0))
+        for number in range(2):
+            unit = worker.unit(number, gradient=huge)
+            with np.errstate(over="ignore"):
+                await push(owner, Accept(unit.unit, 0, 1, commit((1e3, 1e3)), unit.frame))
+        await told.reach(3)
+        await push(owner, worker.unit(2))
+        assert [type(news) for news in told].count(BadUnit) == 1
+
+    play(scene())
+
+
+def test_an_exact_segment_begins_with_a_base(tmp_path: Path) -> None:
+    async def scene() -> None:
+        cluster = Cluster(1, segment=ARRIVAL)
+        owner, worker = owner_of(cluster, tmp_path), Worker(cluster, 1)
+        await owner.begin()
+        for number in range(STREAMS):
+            await push(owner, worker.unit(number))
+        await owner.apply(Close(0, (), False, False, 0, pause=True))
+        version = owner.shard.deltas.version
+        reached = asyncio.create_task(owner.reach(1))
+        await owner.apply(Segment(1, 1))
+        await reached
+        assert owner.store.load_base(5) == (
+            1,
+            version,
+            pack(owner.shard.planes()["published"], owner.shard.blocks),
+        )
 
     play(scene())
