@@ -42,9 +42,8 @@ class Answers(CoordinatorServicer):
         wanted = dict(request.settings)
         if unknown := sorted(wanted.keys() - self.settings.keys()):
             raise ConfigError(f"{unknown[0]}: not live; live are sync.mode and sync.staleness")
-        changed = [
-            f"{k}={v if v.isdigit() else json.dumps(v)}" for k, v in wanted.items() if self.settings[k] != v
-        ]
+        differ = [key for key, value in self.settings.items() if wanted.get(key, value) != value]
+        changed = [f"{k}={wanted[k] if wanted[k].isdigit() else json.dumps(wanted[k])}" for k in differ]
         self.settings |= wanted
         return pb.SetReply(changed=changed)
 

@@ -55,7 +55,7 @@ def test_set_tells_what_changes(coordinator: Answers, capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "sync.staleness: 5, from the next boundary on\nsync.mode: sync -> ssp, from the next boundary on\n"
+        "sync.mode: sync -> ssp, from the next boundary on\nsync.staleness: 5, from the next boundary on\n"
     )
     assert run(["set", *at, "sync.mode=ssp"]) == 0
     assert capsys.readouterr().err == "nothing changes: the run has these settings already\n"
