@@ -122,7 +122,7 @@ class CheckpointTaker:
     def _collect(self, line: ShardLine, plane: str) -> AsyncIterator[common_pb2.PlaneChunk]:
         term, seq = line.term()
         request = shard_pb2.CollectRequest(
-            term=term_to_proto(term, journal_seq=seq), version=self._state.open_step, plane=plane
+            term=term_to_proto(term, journal_seq=seq), step=self._state.open_step, plane=plane
         )
         return aiter(line.stub.Collect(request))
 
@@ -239,7 +239,7 @@ class CheckpointLoader:
         term, seq = line.term()
         extra = self._manifest.extra
         header = shard_pb2.RestoreHeader(
-            term=term_to_proto(term, journal_seq=seq), version=self._manifest.step, scalars=extra["scalars"]
+            term=term_to_proto(term, journal_seq=seq), step=self._manifest.step, scalars=extra["scalars"]
         )
         yield shard_pb2.RestoreChunk(header=header)
         owned = self._state.placement[line.shard].ranges

@@ -205,8 +205,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             state.version = shard.deltas.version
             state.step = shard.ledger.step
             state.segment = shard.segment.number
-            known = shard.accepted.items()
-            state.accepted.extend(_accepted_to_proto(unit) for number, unit in known if number >= low)
+            state.accepted.extend(map(_accepted_to_proto, shard.accepted_from(low)))
         return state
 
     def _tell(self, news: News) -> None:
@@ -219,9 +218,9 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
         self._terms.obey(Term(request.term.number, request.term.nonce))
         shard = self._owner.shard
-        if shard.deltas.version != request.version:
+        if shard.ledger.step != request.step:
             raise ProtocolMismatch(
-                f"asked for version {request.version}, this shard is at {shard.deltas.version}"
+                f"asked for the planes of step {request.step}, this shard is at {shard.ledger.step}"
             )
         if request.plane == "deposits":
             if shard.segment.elastic:
@@ -251,12 +250,12 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         shard = self._owner.shard
         reader = PlaneReader(self._expected_restored)
         deposits: dict[int, dict[str, bytes]] = {}
-        version = -1
+        step = -1
         async for message in request_iterator:
             if message.HasField("header"):
                 header = message.header
                 self._terms.obey(Term(header.term.number, header.term.nonce))
-                version = header.version
+                step = header.step
                 shard.load_scalars(dict(header.scalars))
                 continue
             complete = reader.feed(message.plane)
@@ -269,13 +268,13 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             elif name in shard.planes():
                 await self._owner.read(lambda name=name, data=data: shard.load(name, data))  # type: ignore[misc]
         reader.finish()
-        if version != shard.deltas.version:
+        if step != shard.ledger.step:
             raise ProtocolMismatch(
-                f"checkpoint of version {version}, this shard was configured for {shard.deltas.version}"
+                f"checkpoint of step {step}, this shard was configured for {shard.ledger.step}"
             )
         if not shard.segment.elastic:
             for number, planes in deposits.items():
-                self._owner.store.save_deposit(number, version, planes)
+                self._owner.store.save_deposit(number, step, planes)
         await self._owner.begin()
         return shard_pb2.RestoreReply()
 

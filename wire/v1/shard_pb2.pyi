@@ -444,14 +444,14 @@ class DescribeReply(_message.Message):
     def __init__(self, planes: _Optional[_Iterable[str]] = ..., stream_planes: _Optional[_Iterable[str]] = ..., scalars: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class CollectRequest(_message.Message):
-    __slots__ = ("term", "version", "plane")
+    __slots__ = ("term", "step", "plane")
     TERM_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
     PLANE_FIELD_NUMBER: _ClassVar[int]
     term: _common_pb2.Term
-    version: int
+    step: int
     plane: str
-    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., version: _Optional[int] = ..., plane: _Optional[str] = ...) -> None: ...
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., step: _Optional[int] = ..., plane: _Optional[str] = ...) -> None: ...
 
 class RestoreChunk(_message.Message):
     __slots__ = ("header", "plane")
@@ -462,7 +462,7 @@ class RestoreChunk(_message.Message):
     def __init__(self, header: _Optional[_Union[RestoreHeader, _Mapping]] = ..., plane: _Optional[_Union[_common_pb2.PlaneChunk, _Mapping]] = ...) -> None: ...
 
 class RestoreHeader(_message.Message):
-    __slots__ = ("term", "version", "scalars")
+    __slots__ = ("term", "step", "scalars")
     class ScalarsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -471,12 +471,12 @@ class RestoreHeader(_message.Message):
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     TERM_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
     SCALARS_FIELD_NUMBER: _ClassVar[int]
     term: _common_pb2.Term
-    version: int
+    step: int
     scalars: _containers.ScalarMap[str, float]
-    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., version: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., step: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class RestoreReply(_message.Message):
     __slots__ = ()
