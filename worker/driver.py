@@ -1,35 +1,39 @@
-"""What happens between two turns of the user's loop: the driver does what the carrier says.
+"""What happens between two turns of the user's loop: plans and deltas in, the next unit out.
 
-It takes over streams, replays and deposits them, moves x̂ from version to version, evaluates,
-waits; and after a unit it compresses and pushes. The session puts the user's API on top.
+The route leads from segment to segment: `exact` carries streams, `elastic` works off leases,
+and each moves x̂ and codec state its own way. Where this worker was given up, it joins anew
+and the loop goes on. The session puts the user's API on top.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
-from wire.clock import Clock
-from wire.codec.base import PushCodec
-from wire.codec.dense import pack, unpack
-from wire.errors import Interrupted, by_name
+from wire.clock import Clock, Deadline
+from wire.errors import Interrupted, RunOver, SparsyncError, StaleIncarnation, by_name
 from wire.ids import UnitId
-from wire.messages import Commit
-from worker.deltas import Delta
+from wire.messages import Commit, OptimizerSpec
+from worker.elastic import ElasticSegment
 from worker.evaluation import Evaluation
-from worker.mailbox import End
+from worker.exact import ExactSegment
+from worker.mailbox import End, Mailbox
 from worker.parameters import Parameters, learning_rates
+from worker.progress import Progress
 from worker.replica import Replica
+from worker.route import NOWHERE, Route
 from worker.runtime import Attachment
-from worker.state import USER_STREAM, Extras, StreamState
-from worker.streams import Carrier, Kind, Task
-from worker.transfer import EXTRA_BYTES
+from worker.state import Extras
+from worker.streams import WAIT, Kind, Task
 
 log = logging.getLogger(__name__)
+REJOINS = 5
+"""Times that a worker which is given up joins anew before a unit of it is accepted again."""
+LEAVE_S = 10.0
+"""A loop that ended before the run waits so long to be let go."""
 
 
 class Driver:
@@ -37,7 +41,6 @@ class Driver:
 
     Attributes:
         task: the unit at hand (kind COMPUTE or REPLAY), or WAIT between units.
-        total_steps: of the run, once the coordinator knows it.
         end: how the run ended, once it has.
     """
 
@@ -46,8 +49,7 @@ class Driver:
         attached: Attachment,
         *,
         parameters: Parameters,
-        replica: Replica,
-        codec: PushCodec,
+        specification: OptimizerSpec,
         extras: Extras,
         evaluation: Evaluation,
         inner: torch.optim.Optimizer,
@@ -55,35 +57,77 @@ class Driver:
         clock: Clock,
     ) -> None:
         self._attached = attached
-        self._transfer = attached.transfer
         self._parameters = parameters
-        self._replica = replica
-        self._codec = codec
+        self._specification = specification
         self._extras = extras
+        self._origin = extras.initial
         self._evaluation = evaluation
         self._inner = inner
         self._scheduler = scheduler
         self._clock = clock
-        self._carrier = Carrier()
-        self._states: dict[int, StreamState] = {}
+        self._ready: Mapping[str, Any] | None = None
         self._scheduled = 0
+        self._looked_at = NOWHERE
         self._leaving = False
+        self._futile = 0
         self._began = 0.0
-        self._computed = self._replayed = 0
-        self._compute_s = self._wait_s = 0.0
-        self.task = Task(Kind.WAIT)
-        self.total_steps: int | None = None
+        self.task = WAIT
         self.end: End | None = None
+        self._enter()
+
+    def _enter(self) -> None:
+        """Begin as the incarnation that the process now has: tell the model, hold nothing yet."""
+        transfer = self._attached.transfer
+        upload = transfer.do_declare(self._parameters.layout, self._specification)
+        self._route = Route(
+            self._attached.config,
+            transfer,
+            parameters=self._parameters,
+            specification=self._specification,
+            extras=self._extras,
+            origin=self._origin,
+            clock=self._clock,
+        )
+        self._progress = Progress()
+        transfer.begin_attending()
+        if upload:
+            log.info("uploading the initial parameters")
+            transfer.do_upload(self._route.replica.packed(self._parameters.published))
+            transfer.report(uploaded={})
+        if self._ready is not None:
+            transfer.report(ready=self._ready)
+
+    def ready(self, **what: Any) -> None:
+        """Tell the coordinator that this worker can take work, and with what; told anew after a rejoin."""
+        self._ready = what
+        self._attached.report(ready=what)
 
     @property
-    def streams(self) -> tuple[int, ...]:
-        """The streams that this worker carries."""
-        return self._carrier.streams
+    def _segment(self) -> ExactSegment | ElasticSegment:
+        return self._route.segment
 
     @property
-    def version(self) -> int:
-        """The version of x̂ that the model holds."""
-        return max(self._replica.step, 0)
+    def _replica(self) -> Replica:
+        return self._route.replica
+
+    @property
+    def _mailbox(self) -> Mailbox:
+        return self._attached.transfer.mailbox
+
+    @property
+    def total_steps(self) -> int | None:
+        """Of the run, once the coordinator knows it."""
+        return self._route.total_steps
+
+    @property
+    def first(self) -> bool:
+        """Whether this worker evaluates."""
+        return self._segment.first
+
+    @property
+    def clock(self) -> int:
+        """The step of the unit at hand; between units how far the model has come."""
+        return self._segment.clock if self.task.kind is Kind.WAIT else self.task.step
 
     @property
     def unit(self) -> UnitId:
@@ -93,11 +137,7 @@ class Driver:
     @property
     def following(self) -> tuple[int, int]:
         """(step, stream) of the unit after the one at hand, unless the plan changes."""
-        step, stream = self.task.step, self.task.stream
-        later = [s for s in self.streams if s > stream]
-        if self.task.kind is Kind.REPLAY:
-            return step + 1, stream
-        return (step, later[0]) if later else (step + 1, min(self.streams, default=stream))
+        return self._segment.following(self.task)
 
     # --- the way ---------------------------------------------------------------------------------
 
@@ -109,151 +149,167 @@ class Driver:
         Raises: the error that ended the run.
         """
         self._attached.training = True
-        while not self._ended():
-            self._listen()
-            task = self._carrier.next()
-            match task.kind:
-                case Kind.LOAD:
-                    self._load(task)
-                case Kind.DEPOSIT | Kind.RELEASE:
-                    self._deposit(task)
-                case Kind.REPLAY | Kind.COMPUTE:
-                    self._seek(task.step)
-                    if task.kind is Kind.COMPUTE:
-                        self._follow_schedule(task.step)
-                        self._evaluate_if_due()
-                    self._extras.load(task.stream, self._states[task.stream].extra)
-                    self.task, self._began = task, self._clock.now()
-                    yield task
-                    self.task = Task(Kind.WAIT)
-                case Kind.WAIT:
-                    self._wait()
+        while not self._over():
+            try:
+                task = self._turn()
+            except StaleIncarnation as error:
+                self._come_back(error)
+                continue
+            if task.kind is not Kind.WAIT:
+                self.task, self._began = task, self._clock.now()
+                yield task
+                self.task = WAIT
         self._finish()
 
-    def _ended(self) -> bool:
-        end = self._transfer.mailbox.end
-        if end is None:
-            return False
-        self.end = end
-        if end.error and end.error != Interrupted.__name__:
-            raise by_name(end.error)(end.reason)
-        return True
+    def _over(self) -> bool:
+        """Whether the run has ended, for this worker or for all."""
+        if self.end is None and (end := self._mailbox.end) is not None:
+            if end.error == StaleIncarnation.__name__:
+                self._come_back(StaleIncarnation(end.reason))
+                return self._over()
+            self.end = end
+            if end.error and end.error != Interrupted.__name__:
+                raise by_name(end.error)(end.reason)
+        return self.end is not None
 
-    def _listen(self) -> None:
-        """Take in what has arrived, a plan or deltas; tell that this worker wants to go."""
-        if self._attached.asked_to_end() and not self._leaving:
-            self._leaving = True
-            self._transfer.report(leaving={"reason": "asked to end"})
-        plan = self._transfer.mailbox.take_plan()
-        if plan is not None:
-            self.total_steps = plan.total_steps or None
-            self._carrier.take(plan.assignments)
-            if not self._replica.held and plan.assignments:
-                self._first_pull(min(a.deposit for a in plan.assignments))
-        while deltas := self._transfer.mailbox.take_deltas():
-            self._replica.receive(deltas)
-            self._reached(deltas)
+    def _turn(self) -> Task:
+        """Do what comes next; the unit if it is one, with the model made ready for it."""
+        self._listen()
+        task = self._route.next()
+        match task.kind:
+            case Kind.LOAD | Kind.DEPOSIT | Kind.RELEASE:
+                self._manage(task)
+            case Kind.REPLAY | Kind.COMPUTE:
+                self._prepare(task)
+                return task
+            case Kind.WAIT:
+                self._wait()
+        return WAIT
 
-    def _first_pull(self, version: int) -> None:
-        """Hold x̂ for the first time, and follow from there."""
-        self._replica.seek(version)
-        self._parameters.refresh()
-        self._carrier.reached(version, deposit=False, final=False)
-        self._transfer.begin_following(self._replica.versions, [version] * len(self._replica.versions))
-
-    def _reached(self, deltas: Sequence[Delta]) -> None:
-        header = deltas[0]
-        self._carrier.reached(header.step + 1, deposit=header.deposit, final=header.final)
-
-    def _seek(self, version: int) -> None:
-        """Bring the model to `version`; a history that was fetched for it tells where deposits are due."""
-        if self._replica.step == version:
-            return
-        for deltas in self._replica.seek(version):
-            self._reached(deltas)
-        self._parameters.refresh()
-        if version == self._carrier.version:
+    def _manage(self, task: Task) -> None:
+        self._segment.manage(task)
+        if task.kind is Kind.LOAD:
             self._report_progress()
 
-    def _follow_schedule(self, version: int) -> None:
-        """The scheduler stands where the global clock stands."""
-        if self._scheduler is not None:
-            for _ in range(version - self._scheduled):
-                self._scheduler.step()
-        self._scheduled = version
+    def _prepare(self, task: Task) -> None:
+        if self._segment.stand_at(task):
+            self._report_progress()
+        if task.kind is Kind.COMPUTE:
+            self._follow_schedule(task.step)
+            self._evaluate_if_due()
+        self._segment.begin(task)
 
     def _wait(self) -> None:
-        """Nothing can be computed: bring x̂ forward, evaluate at the end, wait for news."""
-        if 0 <= self._replica.step < self._carrier.version:
-            self._seek(self._carrier.version)
-        if self._carrier.final:
+        """Nothing can be computed: bring x̂ forward, evaluate what no unit waits for, wait for news."""
+        if self._segment.catch_up():
+            self._report_progress()
+        if self._segment.final or self._segment.elastic:
             self._evaluate_if_due()
         began = self._clock.now()
-        self._transfer.mailbox.wait()
-        self._wait_s += self._clock.now() - began
+        self._mailbox.wait(deltas=self._route.open)
+        self._progress.wait_s += self._clock.now() - began
 
     def _finish(self) -> None:
         """The run is over: the model holds the newest x̂ received, and the first stream's buffers."""
         if self._replica.held:
-            self._seek(self._carrier.version)
-            self._follow_schedule(self.version)
-        self._show_first_stream()
+            if self._segment.catch_up():
+                self._report_progress()
+            self._follow_schedule(self._segment.clock)
+        self._segment.show_first()
 
-    def _show_first_stream(self) -> None:
-        """Buffers, scaler and objects as the first stream left them, whichever was computed last."""
-        if USER_STREAM in self.streams and USER_STREAM in self._states:
-            self._extras.load(USER_STREAM, self._states[USER_STREAM].extra)
+    def _follow_schedule(self, step: int) -> None:
+        """The scheduler stands at the largest clock seen: units may come in any order, it goes one way."""
+        if self._scheduler is not None:
+            for _ in range(step - self._scheduled):
+                self._scheduler.step()
+        self._scheduled = max(self._scheduled, step)
 
-    # --- stream state ------------------------------------------------------------------------------
+    def _listen(self) -> None:
+        """Take in what has arrived; tell that this worker wants to go."""
+        if self._attached.asked_to_end():
+            self._say_leaving("asked to end")
+        self._mailbox.check()
+        self._route.advance()
 
-    def _load(self, task: Task) -> None:
-        """Take over a stream: its newest deposit, or the state that every stream begins with."""
-        planes = {name: np.zeros_like(self._parameters.gradient) for name in self._codec.state_planes}
-        extra = self._extras.initial
-        if task.has_deposit:
-            log.info("taking over stream %d from its deposit at step %d", task.stream, task.step)
-            parts = self._transfer.do_withdraw(task.stream, task.step, self._expected_of_deposit)
-            for blocks, part in zip(self._replica.trainable, parts, strict=True):
-                for name in planes:
-                    unpack(part[name], planes[name], blocks)
-                extra = part.get("extra", extra)
-        self._states[task.stream] = StreamState(planes, extra)
-        self._carrier.done(task)
-        self._report_progress()
+    # --- going and coming ----------------------------------------------------------------------------
 
-    def _expected_of_deposit(self, shard: int, name: str) -> int | range | None:
-        if name == "extra":
-            return range(EXTRA_BYTES + 1)
-        return 4 * self._replica.trainable[shard].elements if name in self._codec.state_planes else None
+    def _say_leaving(self, reason: str) -> None:
+        if not self._leaving:
+            self._leaving = True
+            self._attached.report(leaving={"reason": reason})
 
-    def _deposit(self, task: Task) -> None:
-        """Save a stream's state on the servers, in the background."""
-        state = self._states[task.stream]
-        parts = [
-            {name: pack(plane, blocks) for name, plane in state.planes.items()}
-            for blocks in self._replica.trainable
-        ]
-        parts[0]["extra"] = state.extra
-        released = task.kind is Kind.RELEASE
-        self._transfer.begin_deposit(task.stream, task.step, task.attempt, parts, released=released)
-        self._carrier.done(task)
-        if released:
-            del self._states[task.stream]
+    def leave(self, reason: str) -> None:
+        """Hand over what this worker does and compute no more; wait a bounded time to be let go."""
+        self.task = WAIT
+        self._say_leaving(reason)
+        deadline = Deadline(self._clock, LEAVE_S)
+        try:
+            while not self._over() and not deadline.passed:
+                self._listen()
+                task = self._route.next()
+                if task.kind in (Kind.LOAD, Kind.DEPOSIT, Kind.RELEASE):
+                    self._manage(task)
+                else:
+                    self._wait()
+        except SparsyncError as error:
+            log.warning("while leaving: %s", error)
+
+    def _come_back(self, error: StaleIncarnation) -> None:
+        """This worker was given up: join anew, holding nothing; where the run is over meanwhile, that is the end.
+
+        Raises: the last refusal, after `REJOINS` times without an accepted unit.
+        """
+        while self.end is None:
+            self._futile = 1 if self._mailbox.accepted else self._futile + 1
+            if self._futile > REJOINS:
+                raise error
+            if self._leaving or self._attached.asked_to_end():
+                self.end = End(str(error), "")
+                return
+            log.warning("%s; joining the run anew", error)
+            self._origin = self._route.origin_now()
+            try:
+                self._attached.rejoin()
+                self._enter()
+            except RunOver as over:
+                self.end = End(str(over), "")
+            except StaleIncarnation as again:
+                error = again
+                continue
+            self._evaluation.forget()
+            self._attached.training = True
+            return
 
     # --- evaluation ----------------------------------------------------------------------------------
 
     def _evaluate_if_due(self) -> None:
-        if 0 not in self.streams or not self._replica.held:
+        step, final = self._due_step(), self._segment.final
+        if step is None:
             return
-        final = self._carrier.final
-        if self._evaluation.due(self.version, "published", final=final):
-            self._show_first_stream()
-            self._evaluation.run_if_due(self.version, "published", final=final)
-        if final and self._evaluation.due(self.version, "x", final=True):
+        if self._evaluation.due(step, "published", final=final):
+            self._segment.show_first()
+            self._evaluation.run_if_due(step, "published", final=final)
+        if final and self._evaluation.due(step, "x", final=True):
             with self._replica.holding_x():
                 self._parameters.refresh()
-                self._evaluation.run_if_due(self.version, "x", final=True)
+                self._evaluation.run_if_due(step, "x", final=True)
             self._parameters.refresh()
+
+    def _due_step(self) -> int | None:
+        """The step under which x̂ would be evaluated now; None: not here, or not now.
+
+        In an elastic segment no worker stands at every step: the newest multiple passed since the last look.
+        """
+        if not self._replica.held:
+            return None
+        clock = self._segment.clock
+        before = clock - 1 if self._looked_at == NOWHERE else self._looked_at
+        self._looked_at = clock
+        if not self._segment.first:
+            return None
+        if self._segment.elastic and not self._segment.final:
+            return self._evaluation.passed(before, clock)
+        return clock
 
     # --- after a unit ----------------------------------------------------------------------------------
 
@@ -266,41 +322,22 @@ class Driver:
         self._commit(Commit(reason, samples, 0, 0.0, 0.0, learning_rates(self._inner)))
 
     def restore(self) -> None:
-        """The stream's state as it was before the unit at hand: what a bad attempt left in buffers is undone."""
-        self._extras.load(self.task.stream, self._states[self.task.stream].extra)
+        """The state as it was before the unit at hand: what a bad attempt left in buffers is undone."""
+        self._segment.restore(self.task)
 
     def _commit(self, commit: Commit) -> None:
-        """Each shard's frame leaves while the next one is being encoded."""
-        task, state = self.task, self._states[self.task.stream]
-        for shard, blocks in enumerate(self._replica.trainable):
-            frame = b""
-            if not commit.empty_reason:
-                frame = self._codec.encode(self._parameters.gradient, state.planes, blocks)
-            if task.kind is Kind.COMPUTE and (not task.send_to or shard in task.send_to):
-                base = self._replica.versions[shard]
-                self._transfer.begin_push(shard, self.unit, task.attempt, frame, commit, base=base)
-        state.extra = self._extras.save(task.stream)
-        self._carrier.done(task)
+        self._segment.commit(self.task, self.unit, commit)
         seconds = self._clock.now() - self._began
-        self._compute_s += seconds
-        if task.kind is Kind.COMPUTE:
-            self._computed += 1
-        else:
-            self._replayed += 1
+        self._progress.computed(seconds, replayed=self.task.kind is Kind.REPLAY)
         self._report_progress(unit_s=seconds)
 
     def _report_progress(self, *, unit_s: float = 0.0) -> None:
-        pushed, pulled, state = self._transfer.bytes_moved()
-        progress = {
-            "version": self.version,
-            "units": self._computed,
-            "compute_s": self._compute_s,
-            "wait_s": self._wait_s,
-            "bytes_pushed": pushed,
-            "bytes_pulled": pulled,
-            "bytes_state": state,
-            "pulls": self._replica.pulls,
-            "unit_s": unit_s,
-            "replayed": self._replayed,
-        }
-        self._transfer.report(progress=progress)
+        self._attached.report(
+            progress=self._progress.report(
+                version=min(self._replica.versions) if self._replica.held else 0,
+                pulls=self._replica.pulls,
+                bytes_moved=self._attached.transfer.bytes_moved(),
+                unit_s=unit_s,
+                residual_norm=self._segment.residual_norm,
+            )
+        )

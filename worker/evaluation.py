@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from wire.clock import Clock
 from worker.randomness import untouched
-from worker.transfer import Transfer
 
 
 class Evaluation:
-    """At most one function, run once for each (step, model)."""
+    """At most one function, run once for each (step, model).
 
-    def __init__(self, model: nn.Module, transfer: Transfer, clock: Clock) -> None:
+    Args:
+        report: tells the coordinator, by the name of the field in WorkerReport.
+    """
+
+    def __init__(self, model: nn.Module, report: Callable[..., Any], clock: Clock) -> None:
         self._model = model
-        self._transfer = transfer
+        self._report = report
         self._clock = clock
         self._function: Callable[[], float] | None = None
         self._done: set[tuple[int, str]] = set()
@@ -30,6 +34,15 @@ class Evaluation:
     def install(self, function: Callable[[], float], every: int) -> None:
         self._function, self.every = function, every
 
+    def passed(self, before: int, clock: int) -> int | None:
+        """The newest multiple of `every` that a clock has passed on its way from `before` to `clock`."""
+        newest = clock // self.every * self.every if self.every else before
+        return newest if newest > before else None
+
+    def forget(self) -> None:
+        """What was told may have been lost: it may be run again."""
+        self._done.clear()
+
     def due(self, step: int, model: str, *, final: bool) -> bool:
         if self._function is None or (step, model) in self._done:
             return False
@@ -41,7 +54,7 @@ class Evaluation:
             return
         assert self._function is not None
         self._done.add((step, model))
-        self._transfer.report(announce={"activity": "evaluating"})
+        self._report(announce={"activity": "evaluating"})
         began = self._clock.now()
         modes = [(module, module.training) for module in self._model.modules()]
         self._model.eval()
@@ -50,4 +63,4 @@ class Evaluation:
         for module, training in modes:  # one by one: some are kept in eval mode while the others train
             module.training = training
         seconds = self._clock.now() - began
-        self._transfer.report(evaluated={"step": step, "model": model, "loss": loss, "seconds": seconds})
+        self._report(evaluated={"step": step, "model": model, "loss": loss, "seconds": seconds})

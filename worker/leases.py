@@ -33,6 +33,10 @@ class _Held:
     def open(self) -> bool:
         return self.next < self.lease.stop
 
+    def after(self, number: int) -> int:
+        """Its next unit once unit `number` is done."""
+        return self.next + self.lease.stride if self.next == number else self.next
+
 
 class LeaseWork:
     """The leases of one worker in one segment.
@@ -92,11 +96,8 @@ class LeaseWork:
     def following(self, task: Task) -> tuple[int, int]:
         """(step, stream) of the unit after the one at hand, unless a plan changes it."""
         number = self._number(task)
-        coming = [h.next + h.lease.stride * (h.next == number) for h in self._held.values() if h.open]
-        stops = [h.lease.stop for h in self._held.values() if h.open]
-        step, stream = divmod(
-            min((n for n, s in zip(coming, stops, strict=True) if n < s), default=number), self._streams
-        )
+        coming = [h.after(number) for h in self._held.values() if h.after(number) < h.lease.stop]
+        step, stream = divmod(min(coming, default=number), self._streams)
         return step, stream
 
     def _number(self, task: Task) -> int:

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import grpc
@@ -40,10 +40,14 @@ STATE_MODELS = 4
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A shard's plane, packed, as it was at a version; every step before `step` is closed in it."""
+    """A shard's plane, packed, as it was at a version.
+
+    Every step before `step` is closed in it; every unit of the steps before `clock` stands on the shard.
+    """
 
     step: int
     version: int
+    clock: int
     data: bytes
 
 
@@ -146,18 +150,29 @@ class ShardLink:
         )
 
         async def call() -> Snapshot:
-            reader, found = PlaneReader(lambda name: size), Snapshot(step, 0, b"")
+            reader, found = PlaneReader(lambda name: size), Snapshot(step, 0, step, b"")
             async for chunk in self._data.Snapshot(request):
                 if (complete := reader.feed(chunk)) is not None:
                     name, data = complete
                     numbers = name.split("/")[1:]  # published/STEP/VERSION
                     at, version = (int(n) for n in numbers) if numbers else (step, 0)
-                    found = Snapshot(at, version, data)
+                    found = Snapshot(at, version, at, data)
             reader.finish()
             return found
 
         with _outrun():
-            return await self._patiently(call)
+            found = await self._patiently(call)
+        return replace(found, clock=max(found.step, await self._clock_at(found.version))) if live else found
+
+    async def _clock_at(self, version: int) -> int:
+        """The shard's clock at a version, as the delta that led to it tells; 0 where there is none any more.
+
+        A worker that is the slowest itself would wait for ever for a later delta to tell it.
+        """
+        try:
+            return (await self.history(version - 1, version))[0].clock if version > 0 else 0
+        except StaleIncarnation:
+            return 0
 
     async def upload(self, plane: bytes) -> None:
         """The initial parameters, this shard's part."""

@@ -131,7 +131,7 @@ class Replica:
         self.step = self.newest = min(part.step for part in parts)
         self.versions = [part.version for part in parts]
         self._newest_versions = list(self.versions)
-        self.clocks = [part.step for part in parts]
+        self.clocks = [part.clock for part in parts]
 
     @contextmanager
     def holding_x(self) -> Iterator[None]:

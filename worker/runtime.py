@@ -14,12 +14,13 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from wire.codec import kernels
 from wire.config import Config, environment
-from wire.errors import ConfigError, ScriptFailed, SparsyncError, UsageError
+from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, UsageError
 from wire.rpc.channel import reach
 from wire.rpc.identity import Security
 from wire.rpc.join import join
@@ -34,33 +35,76 @@ JOIN_TIMEOUT_S = 60.0
 
 
 class Attachment:
-    """This process's place in a run: identity, device, connections. At most one a process."""
+    """This process's place in a run: identity, device, connections. At most one a process.
+
+    Its incarnation and what hangs on it (heartbeat, transfer) change when it was given up and joins anew.
+
+    Args:
+        name: stable name in the run.
+    """
 
     def __init__(
-        self, *, coordinator: str, security: Security, reply: coordinator_pb2.JoinReply, device: torch.device
+        self,
+        *,
+        coordinator: str,
+        name: str,
+        security: Security,
+        reply: coordinator_pb2.JoinReply,
+        device: torch.device,
     ) -> None:
+        self._coordinator = coordinator
+        self._name = name
+        self._security = security
+        self._identity_path: Path | None = None
+        self._asked_to_end = False
+        self.joined = False
+        self.training = False
+        self.device = device
         self.config = Config.from_json(reply.config_json)
         self.run = reply.run
-        self.timeline = reply.timeline
-        self.incarnation = reply.incarnation
-        self.device = device
         out = Path(reply.out)
         self.out = out if out.is_dir() else None
+        self._enter(reply)
+
+    def _enter(self, reply: coordinator_pb2.JoinReply) -> None:
+        """Begin to live as the incarnation that the coordinator handed out."""
+        self.timeline = reply.timeline
+        self.incarnation = reply.incarnation
         self._heartbeat: subprocess.Popen[bytes] | None = heartbeat.start(
-            coordinator,
-            security,
+            self._coordinator,
+            self._security,
             incarnation=reply.incarnation,
             interval_s=self.config.cluster.heartbeat_interval_s,
         )
         self.transfer = Transfer(
-            coordinator=coordinator,
-            security=security,
+            coordinator=self._coordinator,
+            security=self._security,
             incarnation=reply.incarnation,
             timeline=reply.timeline,
         )
-        self._asked_to_end = False
-        self.joined = False
+
+    def rejoin(self) -> None:
+        """Enter the run as a new incarnation, after this one was given up. A signal meanwhile ends the process.
+
+        Raises:
+            RunOver: it has ended, or is not the one that is served there any more.
+            Unreachable: the coordinator does not answer.
+        """
         self.training = False
+        self.detach()
+        reply = asyncio.run(_join(self._coordinator, self._name, self.device, self._security, JOIN_TIMEOUT_S))
+        if reply.run != self.run:
+            raise RunOver(
+                f"run {self.run} is gone, {self._coordinator} serves run {reply.run}; start this worker anew"
+            )
+        self._enter(reply)
+        if self._identity_path is not None:
+            self.write_identity(self._identity_path)
+        log.info("joined run %s again as incarnation %d", self.run, self.incarnation)
+
+    def report(self, **fields: Any) -> None:
+        """Tell the coordinator, by the name of the field in WorkerReport."""
+        self.transfer.report(**fields)
 
     def write_identity(self, path: Path) -> None:
         """Keep who this process is in the run, for whoever looks at the machine."""
@@ -70,6 +114,7 @@ class Attachment:
             "incarnation": self.incarnation,
             "pid": os.getpid(),
         }
+        self._identity_path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(identity) + "\n")
 
@@ -89,7 +134,7 @@ class Attachment:
             self._heartbeat.stdin.close()
             self._heartbeat.wait()
             self._heartbeat = None
-            self.transfer.close()
+        self.transfer.close()
 
 
 _attachment: Attachment | None = None
@@ -180,7 +225,9 @@ def attach(
     logging.getLogger().setLevel(config.telemetry.log_level.upper())
     torch.set_num_threads(config.cluster.compute_threads)
     seed_all("run", config.run.seed)
-    _attachment = Attachment(coordinator=coordinator, security=security, reply=reply, device=chosen)
+    _attachment = Attachment(
+        coordinator=coordinator, name=name, security=security, reply=reply, device=chosen
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _attachment.on_signal)
     log.info("joined run %s as %s (incarnation %d) on %s", reply.run, name, reply.incarnation, chosen)

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from wire.clock import monotonic_clock
-from wire.codec.chain import codecs_of
 from wire.errors import ScriptFailed, SparsyncError, UsageError
 from wire.messages import BAD_UNIT
 from worker.data import Dataset, Loader, Order, batches_of, to_device
@@ -25,7 +24,6 @@ from worker.driver import Driver
 from worker.evaluation import Evaluation
 from worker.parameters import Parameters, specify
 from worker.randomness import seed_all
-from worker.replica import Replica
 from worker.runtime import Attachment, attachment
 from worker.scaling import unscale
 from worker.state import Extras, Stateful
@@ -86,36 +84,25 @@ class Session:
     ) -> None:
         self._attached = attached
         self._config = attached.config
-        self._transfer = attached.transfer
         self._model = model.to(attached.device)
         self._inner, self._scaler = inner, scaler
         specification = specify(inner)
         self._parameters = Parameters(model, inner)
-        layout, published = self._parameters.layout, self._parameters.published
-        push, pull = codecs_of(self._config, optimizer=specification.kind)
-        upload = self._transfer.do_declare(layout, specification)
-        replica = Replica(published, layout, self._transfer.placement, pull, self._transfer)
-        self._evaluation = Evaluation(self._model, self._transfer, monotonic_clock)
+        self._evaluation = Evaluation(self._model, attached.report, monotonic_clock)
+        self._order: Order | None = None
+        self._started = False
+        self._begin_unit(0, 0)
+        self.out: Path | None = attached.out
         self._driver = Driver(
             attached,
             parameters=self._parameters,
-            replica=replica,
-            codec=push,
+            specification=specification,
             extras=Extras(model, scaler, state),
             evaluation=self._evaluation,
             inner=inner,
             scheduler=scheduler,
             clock=monotonic_clock,
         )
-        self._order: Order | None = None
-        self._started = False
-        self._begin_unit(0, 0)
-        self.out: Path | None = attached.out
-        self._transfer.begin_attending()
-        if upload:
-            log.info("uploading the initial parameters")
-            self._transfer.do_upload(replica.packed(published))
-            self._transfer.report(uploaded={})
         if (
             scheduler is not None
         ):  # the servers step; torch's reminder to step before the scheduler would be wrong
@@ -125,9 +112,8 @@ class Session:
 
     @property
     def clock(self) -> int:
-        """The step of the unit at hand; between units the version that the model holds."""
-        task = self._driver.task
-        return self._driver.version if task.kind is Kind.WAIT else task.step
+        """The step of the unit at hand; between units the one that the model stands at."""
+        return self._driver.clock
 
     @property
     def stream(self) -> int:
@@ -146,8 +132,8 @@ class Session:
 
     @property
     def is_first(self) -> bool:
-        """Whether this worker carries stream 0."""
-        return 0 in self._driver.streams
+        """Whether this worker carries stream 0, or (where streams are not carried) is the one that evaluates."""
+        return self._driver.first
 
     @property
     def replaying(self) -> bool:
@@ -169,8 +155,10 @@ class Session:
     ) -> None:
         if isinstance(error, Exception) and self._driver.end is None:
             name = type(error).__name__ if isinstance(error, SparsyncError) else ScriptFailed.__name__
-            self._transfer.report(failed={"error": name, "message": f"{type(error).__name__}: {error}"})
-            self._transfer.flush(2.0)
+            self._attached.report(failed={"error": name, "message": f"{type(error).__name__}: {error}"})
+            self._attached.transfer.flush(2.0)
+        elif error is None and self._driver.end is None:
+            self._driver.leave("its loop ended before the run")
         self._attached.detach()
 
     def evaluate(self, fn: Callable[[], float], *, every: int = 0) -> None:
@@ -191,7 +179,7 @@ class Session:
         """Put scalars into the run's events, under the step at hand. Replayed units log nothing."""
         if not self.replaying:
             values = {name: float(value) for name, value in scalars.items()}
-            self._transfer.report(scalars={"step": self.clock, "values": values})
+            self._attached.report(scalars={"step": self.clock, "values": values})
 
     # --- the loop ------------------------------------------------------------------------------------
 
@@ -258,15 +246,13 @@ class Session:
             raise UsageError(f"accumulate is {accumulate}; expected at least 1")
         self._started = True
         self._model.train()
-        self._transfer.report(
-            ready={
-                "samples": samples,
-                "data_digest": digest,
-                "batch_size": batch_size,
-                "accumulate": accumulate,
-                "evaluate_every": self._evaluation.every,
-                "evaluates": self._evaluation.installed,
-            }
+        self._driver.ready(
+            samples=samples,
+            data_digest=digest,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            evaluate_every=self._evaluation.every,
+            evaluates=self._evaluation.installed,
         )
 
     def _unit(self, task: Task, sizes: list[int], load: Callable[[int], Any]) -> Iterator[Any]:

@@ -66,12 +66,13 @@ class Carrier:
     """The streams of one worker.
 
     Attributes:
-        version: newest version of which every shard's delta has arrived.
+        version: the open step: every shard's delta that closes the one before has arrived.
     """
 
     def __init__(self) -> None:
         self.version = 0
         self.final = False
+        self._paused = False
         self._deposit_at: set[int] = set()
         self._streams: dict[int, _Carried] = {}
         self._released: set[tuple[int, int]] = set()
@@ -94,10 +95,14 @@ class Carrier:
                 carried[assignment.stream] = _Carried(assignment)
         self._streams = carried
 
-    def reached(self, version: int, *, deposit: bool, final: bool) -> None:
-        """Version `version` exists; what its delta's header says of it."""
+    def reached(self, version: int, *, deposit: bool, final: bool, pause: bool = False) -> None:
+        """Step `version` is open; what the delta that closed the one before says of it.
+
+        Behind a `pause` nothing is begun: what comes is another segment's.
+        """
         self.version = max(self.version, version)
         self.final = self.final or final
+        self._paused = self._paused or pause
         if deposit:
             self._deposit_at.add(version)
 
@@ -121,7 +126,7 @@ class Carrier:
             return Task(Kind.REPLAY, stream, carried.at, a.attempt) if carried.at <= self.version else WAIT
         if carried.at > self.version:
             return WAIT
-        if self.final:
+        if self.final or self._paused:
             return WAIT
         send_to = a.send_to if carried.at == a.step else ()
         return Task(Kind.COMPUTE, stream, carried.at, a.attempt, send_to)

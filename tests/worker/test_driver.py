@@ -1,0 +1,252 @@
+"""The driver between two turns of the loop: segments and their ends, outcomes, schedule, rejoins."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.worker.toy import R, Worker, worker
+from wire.errors import RunOver, StaleIncarnation
+from worker.leases import Lease
+from worker.mailbox import End, Plan
+from worker.streams import Assignment, Kind
+
+
+def carried(*streams: int, step: int = 0) -> tuple[Assignment, ...]:
+    return tuple(Assignment(s, 0, step, step, False, (), False) for s in streams)
+
+
+def tell(w: Worker, plan: Plan) -> None:
+    w.attached.transfer.mailbox.put_plan(plan)
+
+
+def end(w: Worker, reason: str = "all steps are done", error: str = "") -> None:
+    w.attached.transfer.mailbox.put_end(End(reason, error))
+
+
+def elastic(number: int, segment: int, *leases: Lease, ahead: int | None = None, first: bool = False) -> Plan:
+    return Plan((), 10, number, segment, True, leases, ahead, first)
+
+
+def numbers(w: Worker, count: int) -> list[int]:
+    """Compute `count` units; their numbers."""
+    done = []
+    for task in w.driver.tasks():
+        assert task.kind is Kind.COMPUTE
+        done.append(task.step * R + task.stream)
+        w.compute()
+        if len(done) == count:
+            break
+    return done
+
+
+def test_from_exact_to_elastic_and_back() -> None:
+    w = worker()
+    tell(w, Plan(carried(0, 1), 10))
+    assert numbers(w, 2) == [0, 1]
+    w.toy.close(0, pause=True)
+    tell(w, elastic(5, 1, Lease(1, 2, 6, 1)))
+    assert numbers(w, 4) == [2, 3, 4, 5]
+    assert w.model.a.tolist() == [-2.0] * 4, "x̂ is that of the last exact step"
+    assert w.model.seen == 5, "stream 1 had seen one; its buffers stay in the model"
+    assert [h["plan"] for h in w.toy.told("holding")] == [5]
+    assert w.toy.told("holding")[0]["leases"] == [{"lease": 1, "next": 2}]
+    w.toy.close(1)
+    w.toy.close(2, pause=True)
+    tell(w, Plan(carried(0, step=3), 10, segment=2))
+    assert numbers(w, 1) == [6]
+    assert w.model.seen == 6, "a stream without a deposit begins with the model as it was"
+    assert w.model.b.tolist() == [-6.0] * 4
+    end(w)
+    assert list(w.driver.tasks()) == []
+    assert w.driver.end == End("all steps are done", "")
+
+
+def test_behind_a_pause_nothing_is_begun_and_nothing_entered() -> None:
+    w = worker()
+    tell(w, Plan(carried(0, 1), 10))
+    assert numbers(w, 2) == [0, 1]
+    w.toy.close(0, pause=True)
+    w.toy.publish(0, clock=1)
+    tell(w, Plan(carried(0, 1), 10))
+    w.driver._listen()
+    assert w.driver._route.next().kind is Kind.WAIT
+    assert not w.driver._route.open
+    assert w.driver._replica.newest == 1
+    tell(w, elastic(5, 1, Lease(1, 2, 3, 1)))
+    w.driver._listen()
+    assert w.driver._replica.versions == [2, 1]
+    tell(w, Plan(carried(0, 1), 10))
+    w.driver._listen()
+    assert w.driver._route.segment.number == 1, "a plan of an older segment says nothing any more"
+
+
+def test_a_plan_of_a_later_segment_waits_for_the_end_of_this_one() -> None:
+    w = worker()
+    tell(w, Plan(carried(0, 1), 10))
+    assert numbers(w, 2) == [0, 1]
+    tell(w, elastic(5, 2, Lease(1, 4, 6, 1)))
+    w.driver._listen()
+    assert w.driver._route.next().kind is Kind.WAIT
+    w.toy.close(0, pause=True)
+    w.toy.publish(1, clock=1)
+    w.driver._listen()
+    assert w.driver._route.segment.number == 0, "there is a segment between the two"
+    w.toy.close(1, pause=True)
+    assert numbers(w, 2) == [4, 5]
+    assert w.driver._replica.versions == [2, 3]
+
+
+def test_outcomes_give_back_what_was_not_applied() -> None:
+    w = worker()
+    tell(w, elastic(1, 0, Lease(1, 0, 8, 1)))
+    assert numbers(w, 2) == [0, 1]
+    first, second = (p for p in w.toy.pushes if p.shard == 0)
+    assert (first.base, second.base) == (0, 0)
+    w.toy.publish(0, [(first, 0.25), (second, 1.0)], clock=1)
+    assert numbers(w, 1) == [2]
+    third = [p for p in w.toy.pushes if p.shard == 0][-1]
+    assert third.base == 1
+    assert w.model.a.tolist() == [-1.25] * 4
+    w.toy.publish(0, [(third, 1.0)], clock=1)
+    assert numbers(w, 1) == [3]
+    assert w.model.a.tolist() == [-1.25 - 1.75] * 4, "three quarters of the first unit came with the third"
+    assert w.model.b.tolist() == [0.0] * 4, "the other shard has published nothing"
+
+
+def test_progress_tells_what_is_held_back() -> None:
+    w = worker()
+    tell(w, elastic(1, 0, Lease(1, 0, 8, 1)))
+    numbers(w, 1)
+    w.toy.publish(0, [(w.toy.pushes[0], 0.5)])
+    w.driver._listen()
+    w.driver._report_progress()
+    assert w.toy.told("progress")[-1]["residual_norm"] == pytest.approx(1.0)  # four halves
+
+
+def test_the_scheduler_stands_at_the_largest_clock_seen() -> None:
+    w = worker()
+    tell(w, elastic(1, 0, Lease(1, 6, 7, 1)))
+    assert numbers(w, 1) == [6]
+    assert w.toy.pushes[-1].commit.learning_rates == (0.25,)
+    tell(w, elastic(2, 0, Lease(2, 0, 2, 1), Lease(3, 7, 9, 1)))
+    assert numbers(w, 4) == [0, 1, 7, 8]
+    assert [p.commit.learning_rates[0] for p in w.toy.pushes if p.shard == 0] == [0.25, 0.25, 0.25, 0.25, 0.2]
+    assert w.scheduler.last_epoch == 4
+
+
+def test_a_worker_that_pulls_late_begins_at_the_clock_that_the_newest_delta_told() -> None:
+    w = worker()
+    for shard in range(2):
+        w.toy.publish(shard, clock=3)
+    tell(w, elastic(1, 0, Lease(1, 8, 10, 1), ahead=1))
+    assert numbers(w, 2) == [8, 9]
+    assert {p.base for p in w.toy.pushes} == {1}
+
+
+def test_with_too_much_under_way_no_unit_is_begun() -> None:
+    w = worker()
+    tell(w, elastic(1, 0, Lease(1, 0, 8, 1)))
+    assert numbers(w, 1) == [0]
+    mailbox = w.attached.transfer.mailbox
+    for unit in {p.unit for p in w.toy.pushes} | {w.driver.unit}:
+        mailbox.expect_answer(unit)
+        mailbox.expect_answer(unit._replace(step=9))
+    assert w.driver._route.next().kind is Kind.WAIT
+
+
+def test_evaluations_stand_under_the_newest_multiple_passed_and_on_one_worker_only() -> None:
+    w = worker()
+    w.evaluation.install(lambda: 0.5, 2)
+    tell(w, elastic(1, 0, Lease(1, 0, 8, 1), first=True))
+    numbers(w, 1)
+    for clock in (1, 5):
+        for shard in range(2):
+            w.toy.publish(shard, clock=clock)
+        numbers(w, 1)
+    tell(w, elastic(2, 0, Lease(1, 0, 8, 1)))
+    for shard in range(2):
+        w.toy.publish(shard, clock=6)
+    numbers(w, 1)
+    assert [(e["step"], e["model"]) for e in w.toy.told("evaluated")] == [
+        (0, "published"),
+        (4, "published"),
+    ], "2 was passed together with 4, 6 is another worker's"
+
+
+def test_the_last_step_is_evaluated_on_both_models() -> None:
+    w = worker()
+    w.evaluation.install(lambda: float(w.model.a[0]), 0)
+    tell(w, elastic(1, 0, Lease(1, 0, 1, 1), first=True))
+    numbers(w, 1)
+    w.toy.close(0, final=True)
+    w.driver._listen()
+    w.driver._wait()
+    assert [(e["step"], e["model"], e["loss"]) for e in w.toy.told("evaluated")] == [
+        (1, "published", -1.0),
+        (1, "x", -1.0),
+    ]
+
+
+def test_a_worker_that_was_given_up_joins_anew_and_goes_on() -> None:
+    w = worker()
+    w.driver.ready(samples=7)
+    tell(w, elastic(1, 0, Lease(1, 0, 8, 1)))
+    numbers(w, 1)
+    end(w, "silent for 5.0 s", "StaleIncarnation")
+    tasks = w.driver.tasks()
+    rejoining = w.attached.rejoin
+
+    def rejoin() -> None:
+        rejoining()
+        tell(w, elastic(4, 0, Lease(2, 4, 6, 1)))
+
+    w.attached.rejoin = rejoin  # type: ignore[method-assign]
+    task = next(tasks)
+    assert (task.step, task.stream) == (2, 0)
+    assert w.attached.rejoins == 1
+    assert w.toy.told("ready") == [{"samples": 7}] * 2
+    assert w.driver.total_steps == 10
+
+
+def test_an_error_of_a_stale_incarnation_is_one_that_a_rejoin_mends() -> None:
+    w = worker()
+    w.attached.transfer.mailbox.put_error(StaleIncarnation("no longer retained"))
+    w.attached.over = RunOver("the run is over: all steps are done")
+    assert list(w.driver.tasks()) == []
+    assert w.attached.rejoins == 1
+    assert w.driver.end == End("the run is over: all steps are done", "")
+
+
+def test_it_does_not_join_for_ever() -> None:
+    w = worker()
+    rejoining = w.attached.rejoin
+
+    def rejoin() -> None:
+        rejoining()
+        end(w, "given up again", "StaleIncarnation")
+
+    w.attached.rejoin = rejoin  # type: ignore[method-assign]
+    end(w, "given up", "StaleIncarnation")
+    with pytest.raises(StaleIncarnation, match="given up again"):
+        list(w.driver.tasks())
+    assert w.attached.rejoins == 5
+
+
+def test_who_was_asked_to_end_does_not_come_back() -> None:
+    w = worker()
+    w.attached.leaving = True
+    end(w, "silent for 5.0 s", "StaleIncarnation")
+    assert list(w.driver.tasks()) == []
+    assert w.attached.rejoins == 0
+
+
+def test_a_loop_that_ends_early_says_so_and_computes_no_more() -> None:
+    w = worker()
+    tell(w, Plan(carried(0, 1), 10))
+    numbers(w, 2)
+    w.toy.close(0)
+    end(w, "it asked to leave and carries nothing any more")
+    w.driver.leave("its loop ended before the run")
+    assert w.toy.told("leaving") == [{"reason": "its loop ended before the run"}]
+    assert w.driver.end is not None
+    assert len(w.toy.pushes) == 4

@@ -1,0 +1,143 @@
+"""An elastic segment on this worker: units off leases, x̂ as new as it can be, codec state of its own.
+
+Buffers, scaler and the user's objects simply stay in the model. Whatever has arrived is applied
+before a unit begins; the versions that it then begins from travel with its pushes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wire.codec.base import PushCodec
+from wire.ids import UnitId
+from wire.messages import Commit
+from worker.deltas import Delta
+from worker.lane import Lane
+from worker.leases import LeaseWork
+from worker.mailbox import Plan
+from worker.parameters import Parameters
+from worker.replica import Replica
+from worker.state import USER_STREAM, Extras
+from worker.streams import WAIT, Task
+from worker.transfer import Transfer
+
+UNITS_UNDER_WAY = 2
+"""With so many units that are not acknowledged, none is begun: a slow link holds its worker back, not its memory."""
+
+
+class ElasticSegment:
+    """The leases that this worker works off.
+
+    Args:
+        number: of the segment.
+        streams: units of a step (R).
+    """
+
+    elastic = True
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        transfer: Transfer,
+        parameters: Parameters,
+        replica: Replica,
+        codec: PushCodec,
+        extras: Extras,
+        streams: int,
+    ) -> None:
+        self.number = number
+        self._transfer = transfer
+        self._parameters = parameters
+        self._replica = replica
+        self._extras = extras
+        self._streams = streams
+        self._work = LeaseWork(streams)
+        self._lane = Lane(codec, parameters.gradient, replica.trainable, streams=streams)
+        self._before = b""
+        self._shown: list[int] = []
+        self.first = False
+        self.final = False
+        if replica.held:
+            self._work.reached(replica.clock)
+
+    # --- what is to be done ------------------------------------------------------------------------
+
+    @property
+    def clock(self) -> int:
+        """The slowest shard's, as far as x̂ tells."""
+        return self._work.clock
+
+    @property
+    def residual_norm(self) -> float:
+        """L2 norm of what the lane holds back for later pushes."""
+        return self._lane.held_norm
+
+    def take(self, plan: Plan) -> None:
+        """Follow a plan, and answer how far each lease has come; the first one with work has x̂ pulled."""
+        self.first = plan.first
+        self._work.take(plan.leases, plan.ahead)
+        if not self._replica.held and (plan.leases or plan.first):
+            self._first_pull()
+        leases = [{"lease": lease, "next": unit} for lease, unit in self._work.holding.items()]
+        self._transfer.report(holding={"plan": plan.number, "leases": leases})
+
+    def _first_pull(self) -> None:
+        steps = self._replica.pull()
+        self._work.reached(self._replica.clock)
+        self._transfer.begin_following(self._replica.versions, steps)
+
+    def enter(self, deltas: Sequence[Delta]) -> None:
+        """Apply what has arrived; take back what of this worker's pushes was not applied."""
+        self._replica.receive(deltas)
+        self._replica.catch_up()
+        for delta in deltas:
+            self._lane.settle(delta)
+        self.final = self.final or deltas[0].final
+        self._work.reached(self._replica.clock)
+
+    def next(self) -> Task:
+        if self.final or self._transfer.mailbox.units_under_way >= UNITS_UNDER_WAY:
+            return WAIT
+        return self._work.next()
+
+    def following(self, task: Task) -> tuple[int, int]:
+        """(step, stream) of the unit after the one at hand, unless a plan changes it."""
+        return self._work.following(task)
+
+    def manage(self, task: Task) -> None:
+        raise AssertionError(f"{task.kind} in an elastic segment")
+
+    # --- units --------------------------------------------------------------------------------------
+
+    def catch_up(self) -> bool:
+        """Show the newest x̂ to the model; deltas were applied as they came."""
+        if self._shown != self._replica.versions:
+            self._shown = list(self._replica.versions)
+            self._parameters.refresh()
+        return False
+
+    def stand_at(self, task: Task) -> bool:
+        """The newest x̂, whatever the unit."""
+        return self.catch_up()
+
+    def begin(self, task: Task) -> None:
+        """Keep what a bad attempt at the unit might change."""
+        self._before = self._extras.save(USER_STREAM)
+
+    def restore(self, task: Task) -> None:
+        """Buffers, scaler and objects as they were before the unit at hand."""
+        self._extras.load(USER_STREAM, self._before)
+
+    def show_first(self) -> None:
+        """There is one set of buffers."""
+
+    def commit(self, task: Task, unit: UnitId, commit: Commit) -> None:
+        """Compress the collected gradient and push it to the shards that need it."""
+        for shard in task.send_to or range(len(self._replica.trainable)):
+            frame = b""
+            if commit.contributes:
+                frame = self._lane.encode(shard, unit.number(self._streams), self._parameters.gradient)
+            base = self._replica.versions[shard]
+            self._transfer.begin_push(shard, unit, task.attempt, frame, commit, base=base)
+        self._work.done(task)

@@ -1,0 +1,207 @@
+"""An exact segment on this worker: streams that are loaded, replayed, computed step by step, deposited.
+
+What the carrier says is done here: stream state is swapped in and out, x̂ stands at the step of
+the unit at hand.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from wire.codec.base import PushCodec
+from wire.codec.dense import pack, unpack
+from wire.ids import UnitId
+from wire.messages import Commit
+from worker.deltas import Delta
+from worker.mailbox import Plan
+from worker.parameters import Parameters
+from worker.replica import Replica
+from worker.state import USER_STREAM, Extras, StreamState
+from worker.streams import Carrier, Kind, Task
+from worker.transfer import EXTRA_BYTES, Transfer
+
+log = logging.getLogger(__name__)
+
+
+class ExactSegment:
+    """The streams that this worker carries.
+
+    Args:
+        number: of the segment.
+        origin: the extra that a stream without a deposit begins with.
+    """
+
+    elastic = False
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        transfer: Transfer,
+        parameters: Parameters,
+        replica: Replica,
+        codec: PushCodec,
+        extras: Extras,
+        origin: bytes,
+    ) -> None:
+        self.number = number
+        self._transfer = transfer
+        self._parameters = parameters
+        self._replica = replica
+        self._codec = codec
+        self._extras = extras
+        self._origin = origin
+        self._carrier = Carrier()
+        self._states: dict[int, StreamState] = {}
+        if replica.held:
+            self._carrier.reached(replica.step, deposit=False, final=False)
+
+    # --- what is to be done ------------------------------------------------------------------------
+
+    @property
+    def first(self) -> bool:
+        """Whether this worker evaluates."""
+        return USER_STREAM in self._carrier.streams
+
+    @property
+    def final(self) -> bool:
+        """Whether the last step was reached."""
+        return self._carrier.final
+
+    @property
+    def clock(self) -> int:
+        """The step that x̂ holds."""
+        return max(self._replica.step, 0)
+
+    @property
+    def residual_norm(self) -> float:
+        """Streams are deposited: nothing is held back that could be lost."""
+        return 0.0
+
+    def take(self, plan: Plan) -> None:
+        """Follow a plan; the first one with a stream has x̂ pulled."""
+        self._carrier.take(plan.assignments)
+        if not self._replica.held and plan.assignments:
+            self._first_pull(min(a.deposit for a in plan.assignments))
+
+    def _first_pull(self, step: int) -> None:
+        self._replica.seek(step)
+        self._parameters.refresh()
+        self._carrier.reached(step, deposit=False, final=False)
+        self._transfer.begin_following(self._replica.versions, [step] * len(self._replica.versions))
+
+    def enter(self, deltas: Sequence[Delta]) -> None:
+        """A step was closed on every shard; x̂ follows when a unit needs it."""
+        self._replica.receive(deltas)
+        self._reached(deltas)
+
+    def _reached(self, deltas: Sequence[Delta]) -> None:
+        head = deltas[0]
+        if head.closes:
+            self._carrier.reached(head.step + 1, deposit=head.deposit, final=head.final, pause=head.pause)
+
+    def next(self) -> Task:
+        return self._carrier.next()
+
+    def following(self, task: Task) -> tuple[int, int]:
+        """(step, stream) of the unit after the one at hand, unless the plan changes."""
+        streams = self._carrier.streams
+        later = [s for s in streams if s > task.stream]
+        if task.kind is Kind.REPLAY:
+            return task.step + 1, task.stream
+        return (task.step, later[0]) if later else (task.step + 1, min(streams, default=task.stream))
+
+    # --- x̂ ------------------------------------------------------------------------------------------
+
+    def catch_up(self) -> bool:
+        """Bring x̂ to the newest step known; whether it moved there."""
+        return self._replica.held and self._seek(self._carrier.version)
+
+    def _seek(self, step: int) -> bool:
+        """Bring x̂ to `step`; a history that was fetched for it tells where deposits are due."""
+        if self._replica.step == step:
+            return False
+        for deltas in self._replica.seek(step):
+            self._reached(deltas)
+        self._parameters.refresh()
+        return step == self._carrier.version
+
+    # --- units --------------------------------------------------------------------------------------
+
+    def stand_at(self, task: Task) -> bool:
+        """Bring x̂ to the step of the unit at hand; whether that is the newest step, just entered."""
+        return self._seek(task.step)
+
+    def begin(self, task: Task) -> None:
+        """Buffers, scaler and objects as the stream left them."""
+        self._extras.load(task.stream, self._states[task.stream].extra)
+
+    def restore(self, task: Task) -> None:
+        """As before the unit at hand: what a bad attempt changed is undone."""
+        self.begin(task)
+
+    def show_first(self) -> None:
+        """Buffers, scaler and objects as the first stream left them, whichever was computed last."""
+        if self.first and USER_STREAM in self._states:
+            self._extras.load(USER_STREAM, self._states[USER_STREAM].extra)
+
+    def commit(self, task: Task, unit: UnitId, commit: Commit) -> None:
+        """Compress the collected gradient and push it; each shard's frame leaves while the next is being encoded.
+
+        A replayed unit is compressed only.
+        """
+        state = self._states[task.stream]
+        for shard, blocks in enumerate(self._replica.trainable):
+            frame = b""
+            if commit.contributes:
+                frame = self._codec.encode(self._parameters.gradient, state.planes, blocks)
+            if task.kind is Kind.COMPUTE and (not task.send_to or shard in task.send_to):
+                base = self._replica.versions[shard]
+                self._transfer.begin_push(shard, unit, task.attempt, frame, commit, base=base)
+        state.extra = self._extras.save(task.stream)
+        self._carrier.done(task)
+
+    # --- stream state ---------------------------------------------------------------------------------
+
+    def manage(self, task: Task) -> None:
+        """Do a task that is no unit: LOAD, DEPOSIT or RELEASE."""
+        if task.kind is Kind.LOAD:
+            self._take_over(task)
+        else:
+            self._deposit(task)
+
+    def _take_over(self, task: Task) -> None:
+        """A stream's newest deposit, or the state that every stream begins with."""
+        planes = {name: np.zeros_like(self._parameters.gradient) for name in self._codec.state_planes}
+        extra = self._origin
+        if task.has_deposit:
+            log.info("taking over stream %d from its deposit at step %d", task.stream, task.step)
+            parts = self._transfer.do_withdraw(task.stream, task.step, self._expected_of_deposit)
+            for blocks, part in zip(self._replica.trainable, parts, strict=True):
+                for name in planes:
+                    unpack(part[name], planes[name], blocks)
+                extra = part.get("extra", extra)
+        self._states[task.stream] = StreamState(planes, extra)
+        self._carrier.done(task)
+
+    def _expected_of_deposit(self, shard: int, name: str) -> int | range | None:
+        if name == "extra":
+            return range(EXTRA_BYTES + 1)
+        return 4 * self._replica.trainable[shard].elements if name in self._codec.state_planes else None
+
+    def _deposit(self, task: Task) -> None:
+        """Save a stream's state on the servers, in the background."""
+        state = self._states[task.stream]
+        parts = [
+            {name: pack(plane, blocks) for name, plane in state.planes.items()}
+            for blocks in self._replica.trainable
+        ]
+        parts[0]["extra"] = state.extra
+        released = task.kind is Kind.RELEASE
+        self._transfer.begin_deposit(task.stream, task.step, task.attempt, parts, released=released)
+        self._carrier.done(task)
+        if released:
+            del self._states[task.stream]

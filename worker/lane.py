@@ -1,0 +1,63 @@
+"""The one lane of codec state that a worker has in an elastic segment, and what of its pushes is not settled.
+
+It begins at zero and is never deposited. A frame is kept until the delta that settles its unit
+tells how much of it is in the model; the rest goes back into the lane, so that mass is
+conserved: produced = applied + held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from wire.codec.base import Blocks, PushCodec
+from worker.deltas import Delta
+from worker.parameters import Plane
+
+
+class Lane:
+    """Codec state and unsettled frames.
+
+    Args:
+        like: a plane of the model's shape.
+        trainable: of each shard, the blocks that its frames cover.
+        streams: units of a step (R).
+    """
+
+    def __init__(self, codec: PushCodec, like: Plane, trainable: Sequence[Blocks], *, streams: int) -> None:
+        self._codec = codec
+        self._trainable = trainable
+        self._streams = streams
+        self.planes = {name: np.zeros_like(like) for name in codec.state_planes}
+        self._frames: dict[tuple[int, int], bytes] = {}
+
+    def encode(self, shard: int, unit: int, gradient: Plane) -> bytes:
+        """The frame of unit number `unit` for one shard, kept until it is settled there."""
+        frame = self._codec.encode(gradient, self.planes, self._trainable[shard])
+        self._frames[shard, unit] = frame
+        return frame
+
+    def settle(self, delta: Delta) -> None:
+        """What became of this worker's units on one shard: what was not applied goes back."""
+        for outcome in delta.outcomes:
+            frame = self._frames.pop((delta.shard, outcome.unit.number(self._streams)), None)
+            if frame is not None and outcome.factor != 1.0:
+                blocks = self._trainable[delta.shard]
+                self._codec.give_back(frame, self.planes, blocks, share=1.0 - outcome.factor)
+
+    @property
+    def unsettled(self) -> int:
+        """Frames whose outcome is not known yet."""
+        return len(self._frames)
+
+    @property
+    def held_norm(self) -> float:
+        """L2 norm of what was produced and waits for later pushes.
+
+        An estimate (EF21) holds nothing back: the server's sum has the same estimate of this worker, and the next
+        frame measures the whole gradient against it.
+        """
+        if self._codec.estimates:
+            return 0.0
+        return float(np.sqrt(sum(float(np.linalg.norm(plane)) ** 2 for plane in self.planes.values())))

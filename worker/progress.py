@@ -1,0 +1,46 @@
+"""What one incarnation has done so far, as it reports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Progress:
+    """Units computed and replayed, and the seconds of computing them and of waiting; cumulative."""
+
+    units: int = 0
+    replayed: int = 0
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+
+    def computed(self, seconds: float, *, replayed: bool) -> None:
+        """One more unit."""
+        self.compute_s += seconds
+        self.replayed += replayed
+        self.units += not replayed
+
+    def report(
+        self,
+        *,
+        version: int,
+        pulls: int,
+        bytes_moved: tuple[int, int, int],
+        unit_s: float,
+        residual_norm: float,
+    ) -> dict[str, float | int]:
+        """The fields of the report `progress`."""
+        pushed, pulled, state = bytes_moved
+        return {
+            "version": version,
+            "units": self.units,
+            "compute_s": self.compute_s,
+            "wait_s": self.wait_s,
+            "bytes_pushed": pushed,
+            "bytes_pulled": pulled,
+            "bytes_state": state,
+            "pulls": pulls,
+            "unit_s": unit_s,
+            "replayed": self.replayed,
+            "residual_norm": residual_norm,
+        }

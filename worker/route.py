@@ -1,0 +1,134 @@
+"""From segment to segment: which plan counts, which deltas belong to it, what x̂ the next segment begins with.
+
+A delta that pauses ends its segment. What comes behind it is left in the mailbox until a plan of
+the segment that it belongs to, or of a later one, is here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wire.clock import Clock, Deadline
+from wire.codec.chain import codecs_of
+from wire.config import Config
+from wire.messages import OptimizerSpec
+from worker.elastic import ElasticSegment
+from worker.exact import ExactSegment
+from worker.mailbox import Plan
+from worker.parameters import Parameters
+from worker.replica import Replica
+from worker.state import USER_STREAM, Extras
+from worker.streams import WAIT, Task
+from worker.transfer import Transfer
+
+UNSEEN_S = 5.0
+"""Wait so long for the end of the segment at hand once a plan of a later one is here; then pull x̂ anew."""
+NOWHERE = -1
+
+
+class Route:
+    """One incarnation's way through the segments of a run.
+
+    Args:
+        transfer: connected to the shards.
+        origin: the extra that a stream without a deposit begins with.
+
+    Attributes:
+        segment: at hand; before the first plan one without any work.
+        total_steps: of the run, once the coordinator knows it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        transfer: Transfer,
+        *,
+        parameters: Parameters,
+        specification: OptimizerSpec,
+        extras: Extras,
+        origin: bytes,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._transfer = transfer
+        self._parameters = parameters
+        self._optimizer = specification.kind
+        self._extras = extras
+        self._clock = clock
+        self.origin = origin
+        _, pull = codecs_of(config, optimizer=self._optimizer)
+        self.replica = Replica(parameters.published, parameters.layout, transfer.placement, pull, transfer)
+        self.segment = self._make(NOWHERE, elastic=False)
+        self._reached = NOWHERE
+        self._plan: Plan | None = None
+        self._unseen = Deadline(clock, 0.0)
+        self.total_steps: int | None = None
+
+    def advance(self) -> None:
+        """Take in what has arrived, a plan or deltas, as far as it belongs here."""
+        plan = self._transfer.mailbox.take_plan()
+        if plan is not None:
+            self._plan = plan
+            self.total_steps = plan.total_steps or None
+            self._unseen = Deadline(self._clock, UNSEEN_S)
+        self._obey()
+        while self.open and (deltas := self._transfer.mailbox.take_deltas()):
+            self.segment.enter(deltas)
+            if deltas[0].pause:
+                self._reached += 1
+                self._obey()
+
+    @property
+    def open(self) -> bool:
+        """Whether the deltas that come next may be entered: there is a plan for their segment, or for a later one."""
+        return self._reached <= (self._plan.segment if self._plan is not None else self.segment.number)
+
+    def next(self) -> Task:
+        """What to do now. Nothing while the newest plan is of a segment that is not reached."""
+        return WAIT if self._plan is not None else self.segment.next()
+
+    def _obey(self) -> None:
+        """Follow the newest plan once its segment is reached; one of a segment that is over says nothing any more."""
+        plan = self._plan
+        if plan is None or (plan.segment > self._reached and self._end_will_come()):
+            return
+        self._plan = None
+        if plan.segment > self.segment.number:
+            self._begin(plan)
+        if plan.segment == self.segment.number:
+            self.segment.take(plan)
+
+    def _end_will_come(self) -> bool:
+        """Whether the end of the segment at hand is awaited among the deltas.
+
+        It never comes where x̂ was first pulled as it was, and that was behind the end already.
+        """
+        return self.replica.held and not self._unseen.passed
+
+    def _begin(self, plan: Plan) -> None:
+        """Enter the segment of `plan`, with all of the one before it in x̂."""
+        if plan.segment == self._reached:
+            self.replica.catch_up()
+            self._parameters.refresh()
+        else:
+            self.replica.forget()
+            self._reached = plan.segment
+        self.origin = self.origin_now()
+        self.segment = self._make(plan.segment, elastic=plan.elastic)
+
+    def origin_now(self) -> bytes:
+        """What a stream without a deposit would begin with: behind an elastic segment, as the model is."""
+        return self._extras.save(USER_STREAM) if self.segment.elastic else self.origin
+
+    def _make(self, number: int, *, elastic: bool) -> ExactSegment | ElasticSegment:
+        codec, _ = codecs_of(self._config, optimizer=self._optimizer, elastic=elastic)
+        shared: dict[str, Any] = {
+            "transfer": self._transfer,
+            "parameters": self._parameters,
+            "replica": self.replica,
+            "codec": codec,
+            "extras": self._extras,
+        }
+        if elastic:
+            return ElasticSegment(number, **shared, streams=self._config.sync.units_per_step)
+        return ExactSegment(number, **shared, origin=self.origin)
