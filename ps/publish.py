@@ -55,6 +55,8 @@ class DeltaLog:
         """The newest version: that of the published plane."""
         self.clock = base
         """That of the newest delta, as a follower at `version` knows it; a log begins at the version of its step."""
+        self.between = True
+        """Nothing was settled since the newest close."""
         self.final = False
         self._deltas: dict[int, Delta] = {}
         self._closing: dict[int, Delta] = {}
@@ -68,6 +70,7 @@ class DeltaLog:
             self._closing[delta.step] = delta
         self.version += 1
         self.clock = delta.clock
+        self.between = delta.closes
         self.final = delta.final
 
     def get(self, version: int) -> Delta | None:

@@ -101,7 +101,7 @@ class Publish:
 
 @dataclass(frozen=True)
 class Advance:
-    """Units below `low` need not be told again."""
+    """Units below `low` are counted: those that are settled need not be told again."""
 
     low: int
 

@@ -218,9 +218,10 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
         self._terms.obey(Term(request.term.number, request.term.nonce))
         shard = self._owner.shard
-        if shard.ledger.step != request.step:
+        if shard.ledger.step != request.step or not shard.deltas.between:
             raise ProtocolMismatch(
-                f"asked for the planes of step {request.step}, this shard is at {shard.ledger.step}"
+                f"asked for planes as step {request.step} begins, this shard is at step {shard.ledger.step}"
+                f"{'' if shard.deltas.between else ' and has settled units since'}; ask between two closes"
             )
         if request.plane == "deposits":
             if shard.segment.elastic:

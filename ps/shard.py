@@ -62,7 +62,7 @@ class Shard:
         self._shop = Workshop(spec, push, self.trainable, rows)
         self._discipline = discipline(self._shop, spec.segment, {}, self.deltas.version)
         self.accepted: dict[int, Accepted] = {}
-        """What the coordinator is told again, by unit number: of the open step; elastic: what it has not counted."""
+        """What the coordinator may be told again, by unit number: of the open step; elastic: what is not counted."""
         self._retired: set[int] = set()
         self._begun = False
 
@@ -85,6 +85,10 @@ class Shard:
     def clock(self) -> int:
         """Every unit of earlier steps stands here."""
         return self.ledger.clock
+
+    def accepted_from(self, low: int) -> list[Accepted]:
+        """What a coordinator that has counted all below `low` must be told."""
+        return [unit for number, unit in self.accepted.items() if self._untold(number, low)]
 
     @property
     def backlog(self) -> Backlog:
@@ -268,8 +272,11 @@ class Shard:
             self._discipline.retire(incarnation)
 
     def _advance(self, low: int) -> None:
-        for number in [number for number in self.accepted if number < low]:
-            del self.accepted[number]
+        self.accepted = {number: unit for number, unit in self.accepted.items() if self._untold(number, low)}
+
+    def _untold(self, number: int, low: int) -> bool:
+        """The coordinator may need to hear of it again: it is not counted, or waits for a close to name it."""
+        return number >= low or number in self._discipline.held
 
     def _number(self, unit: UnitId) -> int:
         return unit.number(self.spec.streams)

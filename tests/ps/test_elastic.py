@@ -453,6 +453,20 @@ def test_units_are_told_again_until_they_are_counted() -> None:
     assert (told.incarnation, told.factor, told.behind, told.commit.samples) == (1, 1.0, 0, 8)
     shard.apply(Advance(1))
     assert sorted(shard.accepted) == [3, 4]
+    assert [unit.unit.number(STREAMS) for unit in shard.accepted_from(4)] == [4]
+
+
+def test_a_unit_that_waits_for_its_close_is_told_again_however_low() -> None:
+    cluster = Cluster(1, segment=NAMED)
+    shard, worker = only(cluster), Worker(cluster, 1)
+    fill(shard, worker, 0, 3)
+    shard.apply(named(0, (0, 2)))
+    shard.apply(Advance(3))
+    assert sorted(shard.accepted) == [1]
+    assert [unit.unit.stream for unit in shard.accepted_from(99)] == [1]
+    shard.apply(named(1, (), late=(1,)))
+    shard.apply(Advance(3))
+    assert not shard.accepted
 
 
 # --- the log -----------------------------------------------------------------------------

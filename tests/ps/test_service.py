@@ -1,0 +1,290 @@
+"""The service over a real connection: what is told, in which order, and what is asked of a shard whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from ps.owner import Owner
+from ps.service import ShardService
+from ps.store import Store
+from ps.terms import TermGuard
+from tests.ps.models import ADAMW, LAYOUT, STREAMS, WHOLE, Cluster, Worker, plane
+from wire.codec.base import Blocks
+from wire.codec.dense import pack, unpack
+from wire.config import Config
+from wire.ids import Term
+from wire.layout import BLOCK
+from wire.messages import (
+    commit_to_proto,
+    layout_to_proto,
+    optimizer_to_proto,
+    ranges_to_proto,
+    term_to_proto,
+    unit_to_proto,
+)
+from wire.rpc.identity import Security
+from wire.rpc.planes import plane_chunks
+from wire.rpc.server import serve
+from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
+
+TERM = term_to_proto(Term(1, b"n" * 16), journal_seq=1)
+CONFIG = Config.model_validate(
+    {
+        "sync": {"mode": "async", "units_per_step": STREAMS},
+        "push": {"codec": "dense"},
+        "pull": {"codec": "dense"},
+    }
+)
+ARRIVAL = shard_pb2.Segment(elastic=True, arrival=True)
+BLOCKS = Blocks.of(LAYOUT, WHOLE)
+X = pack(plane(1), BLOCKS)
+
+
+class Line:
+    """A coordinator's line to the shard."""
+
+    def __init__(self, stub: shard_pb2_grpc.ShardStub) -> None:
+        self.stub = stub
+        self._commands: asyncio.Queue[shard_pb2.ShardCommand] = asyncio.Queue()
+        self._events = aiter(stub.Control(self._outgoing()))
+
+    async def _outgoing(self) -> AsyncIterator[shard_pb2.ShardCommand]:
+        while True:
+            yield await self._commands.get()
+
+    def send(self, **command: object) -> None:
+        self._commands.put_nowait(shard_pb2.ShardCommand(term=TERM, **command))  # type: ignore[arg-type]
+
+    async def hear(self, kind: str) -> shard_pb2.ShardEvent:
+        """The next event, which must be of this kind."""
+        event: shard_pb2.ShardEvent = await anext(self._events)
+        assert event.WhichOneof("event") == kind, event
+        return event
+
+    async def attach(self, *, low: int = 0) -> shard_pb2.ShardState:
+        self.send(attach=shard_pb2.Attach(run="r", timeline=1, low=low))
+        return (await self.hear("state")).state
+
+    async def configure(self, segment: shard_pb2.Segment, *, first_step: int = 0) -> None:
+        self.send(
+            configure=shard_pb2.Configure(
+                shard=0,
+                plan=1,
+                parameters=layout_to_proto(LAYOUT),
+                ranges=ranges_to_proto(WHOLE),
+                optimizer=optimizer_to_proto(ADAMW),
+                first_step=first_step,
+                segment=segment,
+            )
+        )
+        await self.hear("configured")
+
+
+async def upload(stub: shard_pb2_grpc.ShardStub) -> None:
+    async def chunks() -> AsyncIterator[shard_pb2.UploadChunk]:
+        yield shard_pb2.UploadChunk(header=shard_pb2.UploadHeader(timeline=1))
+        for chunk in plane_chunks("x", X):
+            yield shard_pb2.UploadChunk(plane=chunk)
+
+    await stub.Upload(chunks())
+
+
+async def push(stub: shard_pb2_grpc.ShardStub, worker: Worker, number: int, *, base: int = 0) -> str:
+    unit = worker.unit(number)
+    header = shard_pb2.PushHeader(
+        unit=unit_to_proto(unit.unit),
+        incarnation=worker.incarnation,
+        plan=1,
+        frame_bytes=len(unit.frame),
+        base_version=base,
+    )
+
+    async def chunks() -> AsyncIterator[shard_pb2.PushChunk]:
+        yield shard_pb2.PushChunk(header=header)
+        yield shard_pb2.PushChunk(data=unit.frame)
+        yield shard_pb2.PushChunk(commit=commit_to_proto(unit.commit))
+
+    reply = await stub.Push(chunks())
+    return str(shard_pb2.PushReply.Outcome.Name(reply.outcome))
+
+
+async def follow(
+    stub: shard_pb2_grpc.ShardStub, start: int, stop: int
+) -> list[tuple[shard_pb2.DeltaHeader, bytes]]:
+    found: list[tuple[shard_pb2.DeltaHeader, bytes]] = []
+    request = shard_pb2.FollowRequest(timeline=1, from_version=start, until_version=stop)
+    async for chunk in stub.Follow(request):
+        if chunk.HasField("header"):
+            found.append((chunk.header, b""))
+        else:
+            found[-1] = found[-1][0], found[-1][1] + chunk.data
+    return found
+
+
+async def received(planes: AsyncIterator[common_pb2.PlaneChunk]) -> tuple[list[str], bytes]:
+    names, data = [], b""
+    async for chunk in planes:
+        if chunk.HasField("header"):
+            names.append(chunk.header.plane)
+        data += chunk.data
+    return names, data
+
+
+def play(scene: Callable[[shard_pb2_grpc.ShardStub], Awaitable[None]], path: Path) -> None:
+    """One server on a port of its own, taken in by a coordinator of ours."""
+
+    async def run() -> None:
+        owner = Owner(Store(path), admit_bytes=1 << 24)
+        service = ShardService(owner, finish=lambda reason: None)
+        service.joined(incarnation=5, timeline=1, config=CONFIG, terms=TermGuard(None))
+        serving = await serve(
+            listen="127.0.0.1:0",
+            security=Security(),
+            add=lambda server: shard_pb2_grpc.add_ShardServicer_to_server(service, server),
+            services=["sparsync.v1.Shard"],
+        )
+        try:
+            async with grpc.aio.insecure_channel(serving.address) as channel:
+                await scene(shard_pb2_grpc.ShardStub(channel))
+        finally:
+            await service.end()
+            await serving.stop(0.0)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def workers() -> Sequence[Worker]:
+    cluster = Cluster(1)
+    return [Worker(cluster, incarnation) for incarnation in (1, 2)]
+
+
+def test_an_elastic_segment_as_a_coordinator_hears_it(tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        one, two = workers()
+        line = Line(stub)
+        assert not (await line.attach()).configured
+        await line.configure(ARRIVAL)
+        await upload(stub)
+        assert await push(stub, one, 1) == "ACCEPTED"
+        accepted = (await line.hear("accepted")).accepted
+        assert (accepted.incarnation, accepted.factor, accepted.behind) == (1, 1.0, 0)
+        published = (await line.hear("published")).published
+        assert (published.version, published.units) == (1, 1)
+        assert await push(stub, one, 1) == "SETTLED"
+
+        assert await push(stub, two, 0) == "ACCEPTED"
+        accepted = (await line.hear("accepted")).accepted
+        assert (accepted.incarnation, accepted.behind) == (2, 1)
+        await line.hear("published")
+        line.send(retire=shard_pb2.Retire(incarnation=2))
+        assert (await line.hear("retired")).retired.incarnation == 2
+        assert await push(stub, two, 5) == "FENCED"
+        assert await push(stub, two, 0) == "FENCED"
+
+        again = Line(stub)
+        state = await again.attach(low=1)
+        assert [accepted.unit.stream for accepted in state.accepted] == [1]
+        assert (state.version, state.step, state.segment) == (2, 0, 0)
+
+    play(scene, tmp_path)
+
+
+def test_a_live_snapshot_and_what_follows_it(tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        (one, _), line = workers(), Line(stub)
+        await line.attach()
+        await line.configure(ARRIVAL)
+        await upload(stub)
+        for number in range(STREAMS):
+            await push(stub, one, number, base=number)
+        ((last, _),) = await follow(stub, STREAMS - 1, STREAMS)
+        assert (last.closes, last.clock, last.pause, len(last.outcomes)) == (False, 1, False, 1)
+        live = shard_pb2.SnapshotRequest(timeline=1, plane="published", live=True)
+        names, data = await received(stub.Snapshot(live))
+        assert names == [f"published/1/{STREAMS}"]
+        replica = np.zeros((LAYOUT.blocks, BLOCK), np.float32)
+        unpack(X, replica, BLOCKS)
+        cluster = one.cluster
+        for _, frame in await follow(stub, 0, STREAMS):
+            cluster.pull.apply(frame, replica, cluster.blocks(0))
+        assert pack(replica, BLOCKS) == data
+        base = shard_pb2.SnapshotRequest(timeline=1, plane="published", step=0)
+        assert await received(stub.Snapshot(base)) == (["published/0/0"], X)
+
+    play(scene, tmp_path)
+
+
+def test_from_an_elastic_segment_to_an_exact_one(tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        (one, two), line = workers(), Line(stub)
+        await line.attach()
+        await line.configure(ARRIVAL)
+        await upload(stub)
+        waiting = asyncio.create_task(
+            received(stub.Snapshot(shard_pb2.SnapshotRequest(timeline=1, plane="published", step=1)))
+        )
+        for number in range(STREAMS):
+            await push(stub, one, number)
+            await line.hear("accepted")
+            await line.hear("published")
+        line.send(segment=shard_pb2.Segment(number=1, step=1))
+        assert "a segment follows where" in (await line.hear("refused")).refused.message
+        line.send(close=shard_pb2.Close(step=0, pause=True))
+        settled = (await line.hear("settled")).settled
+        assert (settled.step, settled.version) == (0, STREAMS + 1)
+        planes = await stub.Describe(shard_pb2.DescribeRequest(term=TERM))
+        assert (list(planes.planes), list(planes.stream_planes)) == (
+            ["x", "published", "exp_avg", "exp_avg_sq"],
+            [],
+        )
+        asked = shard_pb2.CollectRequest(term=TERM, step=settled.step + 1, plane="deposits")
+        assert await received(stub.Collect(asked)) == ([], b"")
+        for _ in range(2):
+            line.send(segment=shard_pb2.Segment(number=1, step=1))
+            assert (await line.hear("began")).began.segment == 1
+        assert (await waiting)[0] in (["published/0/0"], [f"published/1/{STREAMS + 1}"])
+        assert await push(stub, two, STREAMS + 1) == "ACCEPTED"
+        state = await Line(stub).attach()
+        assert (state.version, state.step, state.segment) == (STREAMS + 1, 1, 1)
+        assert [accepted.unit.step for accepted in state.accepted] == [1]
+
+    play(scene, tmp_path)
+
+
+@pytest.mark.parametrize("extras", [(), ("aggregate", "stream-0/extra")])
+def test_a_run_resumes_elastic_with_or_without_estimates(tmp_path: Path, extras: Sequence[str]) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        (one, _), line = workers(), Line(stub)
+        await line.attach()
+        await line.configure(shard_pb2.Segment(step=4, elastic=True, arrival=True), first_step=4)
+
+        async def chunks() -> AsyncIterator[shard_pb2.RestoreChunk]:
+            header = shard_pb2.RestoreHeader(term=TERM, step=4, scalars={"step": 4.0})
+            yield shard_pb2.RestoreChunk(header=header)
+            for name in ("x", "published", *extras):
+                for chunk in plane_chunks(name, X):
+                    yield shard_pb2.RestoreChunk(plane=chunk)
+
+        await stub.Restore(chunks())
+        assert await push(stub, one, 3 * STREAMS) == "SETTLED"
+        assert await push(stub, one, 4 * STREAMS, base=4) == "ACCEPTED"
+        ((delta, _),) = await follow(stub, 4, 5)
+        assert (delta.version, delta.step, delta.clock) == (4, 4, 4)
+
+    play(scene, tmp_path)
+
+
+def test_a_first_segment_from_another_step_is_refused(tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        line = Line(stub)
+        await line.attach()
+        with pytest.raises(AssertionError, match="the first segment begins at step 3, the run at step 4"):
+            await line.configure(shard_pb2.Segment(step=3), first_step=4)
+
+    play(scene, tmp_path)
