@@ -235,6 +235,9 @@ def test_from_an_elastic_segment_to_an_exact_one(tmp_path: Path) -> None:
             await line.hear("published")
         line.send(segment=shard_pb2.Segment(number=1, step=1))
         assert "a segment follows where" in (await line.hear("refused")).refused.message
+        early = shard_pb2.CollectRequest(term=TERM, step=0, plane="x")
+        with pytest.raises(grpc.aio.AioRpcError, match="settled units since"):
+            await received(stub.Collect(early))
         line.send(close=shard_pb2.Close(step=0, pause=True))
         settled = (await line.hear("settled")).settled
         assert (settled.step, settled.version) == (0, STREAMS + 1)
@@ -245,6 +248,8 @@ def test_from_an_elastic_segment_to_an_exact_one(tmp_path: Path) -> None:
         )
         asked = shard_pb2.CollectRequest(term=TERM, step=settled.step + 1, plane="deposits")
         assert await received(stub.Collect(asked)) == ([], b"")
+        asked = shard_pb2.CollectRequest(term=TERM, step=1, plane="published")
+        assert (await received(stub.Collect(asked)))[0] == ["published"]
         for _ in range(2):
             line.send(segment=shard_pb2.Segment(number=1, step=1))
             assert (await line.hear("began")).began.segment == 1
