@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from wire.errors import Unreachable
+from wire.ids import UnitId
 from worker.deltas import Delta
-from worker.mailbox import End, Mailbox, Plan
+from worker.mailbox import WAKE_S, End, Mailbox, Plan
 
 
 def delta(shard: int, version: int) -> Delta:
@@ -53,3 +55,38 @@ def test_an_error_is_raised_where_somebody_waits_unless_the_run_is_over() -> Non
         mailbox.wait()
     mailbox.put_end(End("all steps are done", ""))
     mailbox.wait()
+
+
+def test_answers_make_room_and_wake_who_waits() -> None:
+    mailbox = Mailbox(2)
+    first, second = UnitId(1, 0, 0), UnitId(1, 0, 1)
+    for unit in (first, first, second):
+        mailbox.expect_answer(unit)
+    assert mailbox.units_under_way == 2
+    mailbox.put_answer(first, accepted=True)
+    assert mailbox.units_under_way == 2, "the other shard has not answered"
+    answering = threading.Thread(target=mailbox.put_answer, args=(first,), kwargs={"accepted": False})
+    answering.start()
+    while mailbox.units_under_way == 2:
+        mailbox.wait()
+    answering.join()
+    assert (mailbox.units_under_way, mailbox.accepted) == (1, 1)
+
+
+def test_what_an_older_following_still_brings_is_dropped() -> None:
+    mailbox = Mailbox(1)
+    older = mailbox.begin_deltas([0])
+    newer = mailbox.begin_deltas([0])
+    mailbox.put_delta(delta(0, 3), older)
+    assert not mailbox.take_deltas()
+    mailbox.put_delta(delta(0, 5), newer)
+    assert [d.version for d in mailbox.take_deltas()] == [5]
+
+
+def test_deltas_that_may_not_be_entered_yet_are_no_news() -> None:
+    mailbox = Mailbox(1)
+    mailbox.put_delta(delta(0, 0))
+    began = time.monotonic()
+    mailbox.wait(deltas=False)
+    assert time.monotonic() - began >= WAKE_S / 2
+    assert len(mailbox.take_deltas()) == 1

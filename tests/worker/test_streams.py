@@ -178,3 +178,12 @@ def test_versions_never_go_back() -> None:
     reach(carrier, 5, final=True)
     reach(carrier, 3)
     assert (carrier.version, carrier.final) == (5, True)
+
+
+def test_behind_a_pause_streams_are_saved_and_nothing_is_begun() -> None:
+    carrier = Carrier()
+    carrier.take([given(0), given(1)])
+    advance(carrier)
+    carrier.reached(1, deposit=True, final=False, pause=True)
+    assert advance(carrier) == ["deposit 0 1", "deposit 1 1"]
+    assert not carrier.final
