@@ -124,8 +124,8 @@ class Owner:
         try:
             result = shard.apply(record)
             news = self._news(record, result)
-        except SparsyncError as error:
-            news = error if isinstance(record, Publish) else None
+        except Exception as error:
+            news = _failure(error) if isinstance(record, Publish) else None
             raise
         finally:
             loop.call_soon_threadsafe(self._applied, record, room - shard.held_bytes, news, shard.backlog)
@@ -231,6 +231,10 @@ class Owner:
     @property
     def store(self) -> Store:
         return self._store
+
+
+def _failure(error: Exception) -> SparsyncError:
+    return error if isinstance(error, SparsyncError) else SparsyncError(f"internal error: {error!r}")
 
 
 def _retrieve(publishing: asyncio.Task[Answer]) -> None:
