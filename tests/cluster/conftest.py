@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.roles import Cluster
 from tests.cluster.running import Train
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,7 @@ SMALL = {
 """A model of 130,000 parameters whose learning rate does not depend on the length of the run."""
 
 Start = Callable[..., Train]
+ByHand = Callable[..., Cluster]
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +116,21 @@ def undisturbed(
 
     yield of
     starter.end()
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path, environ: dict[str, str]) -> Iterator[ByHand]:
+    """`by_hand(settings, script=…)`: a coordinator; the test starts the other roles, one by one."""
+    clusters: list[Cluster] = []
+
+    def start(settings: Mapping[str, object], **more: Any) -> Cluster:
+        base = tmp_path / f"cluster-{len(clusters)}"
+        clusters.append(Cluster(base, settings, environ=environ, **more))
+        return clusters[-1]
+
+    yield start
+    left = [line for cluster in clusters for line in cluster.end()]
+    assert not left, "processes were left:\n" + "\n".join(left)
 
 
 @pytest.fixture

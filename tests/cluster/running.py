@@ -1,4 +1,4 @@
-"""One `sparsync train` as the processes that a user starts, seen from outside: events, status, signals.
+"""A run as the processes that a user starts, seen from outside: events, status, signals.
 
 Every process of a run inherits a mark in its environment, by which the test finds it again: the
 launcher, the roles, their heartbeats and loaders. Only processes with the run's own mark are ever
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,8 +25,9 @@ from typing import Any
 import psutil
 
 MARK = "SPARSYNC_TEST_MARK"
+SPARSYNC = (sys.executable, "-m", "sparsync")
 POLL_S = 0.005
-BEGIN_S = 60.0
+BEGIN_S = 90.0
 """For a cluster to load torch in all its processes and begin, on a machine that is busy."""
 Event = dict[str, Any]
 
@@ -39,42 +41,26 @@ class Ended:
     talk: str
 
 
-class Train:
-    """A running `sparsync train`.
+class Run(ABC):
+    """What can be seen of a run, whoever started its processes.
 
     Args:
         out: run directory.
-        settings: `section.key` -> value, given with `-s`.
-        flags: further arguments before the script.
-        script: the user's script and its arguments.
     """
 
-    def __init__(
-        self,
-        out: Path,
-        settings: Mapping[str, object],
-        *,
-        flags: Sequence[str] = (),
-        script: Sequence[str | Path] = (),
-        environ: Mapping[str, str],
-    ) -> None:
+    def __init__(self, out: Path) -> None:
         self.out = out
         self._mark = uuid.uuid4().hex
         self._offset = self._events_path.stat().st_size if self._events_path.exists() else 0
         self._events: list[Event] = []
-        self._stdout, self._stderr = (out.with_name(f"{out.name}.{n}") for n in ("stdout", "stderr"))
-        keys = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
-        tail = ["--", *map(str, script)] if script else []
-        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
-            self.launcher = subprocess.Popen(
-                [sys.executable, "-m", "sparsync", "train", *keys, "--json", *flags, *tail],
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                env={**environ, MARK: self._mark},
-                cwd=out.parent,
-                start_new_session=True,
-            )
+
+    @abstractmethod
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+
+    @abstractmethod
+    def talk(self) -> str:
+        """What the processes said to the user."""
 
     # --- what happened -------------------------------------------------------------------
 
@@ -98,7 +84,7 @@ class Train:
         """The first event of this kind that fits. Fails when the run ends without it, or time is up."""
         deadline = time.monotonic() + limit_s
         while True:
-            over = self.launcher.poll() is not None
+            over = self.over()
             if (found := next(filter(fits, self.events(kind)), None)) is not None:
                 return found
             if over or time.monotonic() > deadline:
@@ -113,21 +99,6 @@ class Train:
         """The close of `step` or a later one."""
         return self.wait_for("step", lambda e: e["step"] >= step, limit_s=limit_s)
 
-    def wait(self, limit_s: float = 110.0) -> Ended:
-        """The end of the launcher."""
-        try:
-            code = self.launcher.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {limit_s:g} s:\n{self.story()}") from None
-        said = self._stdout.read_text()
-        return Ended(code, json.loads(said) if said.strip() else {}, self._stderr.read_text())
-
-    def finish(self, limit_s: float = 110.0) -> dict[str, Any]:
-        """The summary of a run that ends well."""
-        ended = self.wait(limit_s)
-        assert ended.code == 0, self.story()
-        return ended.summary
-
     def story(self) -> str:
         """What a failed test should show."""
         events = "\n".join(json.dumps(e) for e in self.events() if e["event"] != "step")
@@ -135,7 +106,7 @@ class Train:
             f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}"
             for log in sorted(self.out.glob("logs/*.log"))
         )
-        return f"{self._stderr.read_text(errors='replace')[-3000:]}\n--- events\n{events}\n{logs}"
+        return f"{self.talk()[-3000:]}\n--- events\n{events}\n{logs}"
 
     # --- its processes -------------------------------------------------------------------
 
@@ -188,14 +159,77 @@ class Train:
 
     def end(self) -> list[str]:
         """Kill what is left, and tell what that was; nothing should be."""
-        if self.launcher.poll() is None:
-            self.launcher.kill()
-            self.launcher.wait()
         left = self.wait_gone(2.0)
         told = [f"{p.pid} {' '.join(p.cmdline())}" for p in left if p.is_running()]
         for process in left:
             process.kill()
         return told
+
+
+class Train(Run):
+    """A running `sparsync train`.
+
+    Args:
+        out: run directory.
+        settings: `section.key` -> value, given with `-s`.
+        flags: further arguments before the script.
+        script: the user's script and its arguments.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        settings: Mapping[str, object],
+        *,
+        flags: Sequence[str] = (),
+        script: Sequence[str | Path] = (),
+        environ: Mapping[str, str],
+    ) -> None:
+        super().__init__(out)
+        self._stdout, self._stderr = (out.with_name(f"{out.name}.{n}") for n in ("stdout", "stderr"))
+        tail = ["--", *map(str, script)] if script else []
+        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self.launcher = subprocess.Popen(
+                [*SPARSYNC, "train", *set_flags(settings), "--json", *flags, *tail],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                env={**environ, MARK: self._mark},
+                cwd=out.parent,
+                start_new_session=True,
+            )
+
+    def over(self) -> bool:
+        return self.launcher.poll() is not None
+
+    def talk(self) -> str:
+        return self._stderr.read_text(errors="replace")
+
+    def wait(self, limit_s: float = 110.0) -> Ended:
+        """The end of the launcher."""
+        try:
+            code = self.launcher.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {limit_s:g} s:\n{self.story()}") from None
+        said = self._stdout.read_text()
+        return Ended(code, json.loads(said) if said.strip() else {}, self._stderr.read_text())
+
+    def finish(self, limit_s: float = 110.0) -> dict[str, Any]:
+        """The summary of a run that ends well."""
+        ended = self.wait(limit_s)
+        assert ended.code == 0, self.story()
+        return ended.summary
+
+    def end(self) -> list[str]:
+        if self.launcher.poll() is None:
+            self.launcher.kill()
+            self.launcher.wait()
+        return super().end()
+
+
+def set_flags(settings: Mapping[str, object]) -> list[str]:
+    """`-s section.key=value` for each."""
+    return [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
 
 
 def seconds_until(event: Event, since: datetime) -> float:
@@ -216,7 +250,7 @@ def is_open(address: str) -> bool:
 def command(*words: str | Path, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Another `sparsync` command, to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "sparsync", *map(str, words)],
+        [*SPARSYNC, *map(str, words)],
         env=dict(environ),
         capture_output=True,
         text=True,
