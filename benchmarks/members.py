@@ -249,6 +249,7 @@ def page(result: dict[str, Any]) -> str:
         ["died", len(result["died"]), 0, verdict(len(result["died"]), 0)],
         ["connections that broke", result["broken"], "", ""],
         ["oldest heartbeat afterwards, s", result["oldest_beat_after_s"], "", ""],
+        ["load average of the machine at the end", result["load_average"], "", ""],
     ]
     return (
         f"# {result['members']} workers at one coordinator\n\n"
