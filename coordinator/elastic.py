@@ -56,8 +56,8 @@ class Elastic:
             self._let_go(incarnation)
 
     def leave(self, incarnation: int) -> None:
-        self._leases.ask_back(incarnation)
         self._leases.appoint()
+        self._leases.ask_back(incarnation)
         self._let_go(incarnation)
 
     def _let_go(self, incarnation: int) -> None:
