@@ -61,7 +61,7 @@ class Elastic:
         self._let_go(incarnation)
 
     def _let_go(self, incarnation: int) -> None:
-        if incarnation in self._crew.leaving and self._leases.done(incarnation):
+        if incarnation in self._crew.leaving and not self._leases.unfinished(incarnation):
             self._desk.tell(incarnation, a.End("it asked to leave and owes nothing any more", ""))
 
     def abandon(self, incarnation: int, reason: str) -> None:
@@ -71,7 +71,7 @@ class Elastic:
             self._leases.retired(incarnation)
 
     def carries(self, incarnation: int) -> list[int]:
-        return [lease.number for lease in self._desk.state.leased_to(incarnation)]
+        return self._leases.unfinished(incarnation)
 
     def leased(self, incarnation: int) -> int | None:
         return self._leases.count(incarnation)

@@ -213,23 +213,20 @@ class Leases:
         self._asked = {n: asked for n, asked in self._asked.items() if n in known}
         self._next = {n: following for n, following in self._next.items() if n in known}
 
-    def done(self, worker: int) -> bool:
-        """Whether all that a worker holds stands on every shard."""
-        return all(
-            self._arrivals.complete(n)
-            for lease in self._desk.state.leased_to(worker)
-            for n in lease.span.cut(self._first_open(lease.span))[1]
-        )
+    def unfinished(self, worker: int) -> list[int]:
+        """The leases of a worker that hold a unit which does not stand everywhere."""
+        leases = self._desk.state.leased_to(worker)
+        return [lease.number for lease in leases if self._owed(lease) is not None]
 
     def oldest(self, worker: int) -> int | None:
         """The first unit that a worker owes."""
-        owed = [n for lease in self._desk.state.leased_to(worker) for n in self._owes(lease)]
-        return min(owed, default=None)
+        owed = (self._owed(lease) for lease in self._desk.state.leased_to(worker))
+        return min((n for n in owed if n is not None), default=None)
 
-    def _owes(self, lease: Lease) -> list[int]:
-        span = lease.span.cut(self._first_open(lease.span))[1]
-        first = next((n for n in span if not self._arrivals.complete(n)), None)
-        return [] if first is None else [first]
+    def _owed(self, lease: Lease) -> int | None:
+        """The first unit of a lease that does not stand everywhere."""
+        open_ = lease.span.cut(self._first_open(lease.span))[1]
+        return next((n for n in open_ if not self._arrivals.complete(n)), None)
 
     def count(self, worker: int) -> int:
         """Units that a worker holds and has not begun, as far as is known."""
