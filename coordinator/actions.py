@@ -248,7 +248,9 @@ class DrainAsked:
 
 @dataclass(frozen=True)
 class Tick:
-    """Time has passed."""
+    """Time has passed. `late_s`: the coordinator itself was held up for so long and has heard nobody meanwhile."""
+
+    late_s: float = 0.0
 
 
 Event = (

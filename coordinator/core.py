@@ -493,6 +493,10 @@ class Core:
             self.work.retired(event.incarnation)
 
     def _tick(self, event: a.Tick, now: float) -> None:
+        if event.late_s:
+            self.liveness.excuse(event.late_s, now)
+            self._progress = {i: min(since + event.late_s, now) for i, since in self._progress.items()}
+            return
         for incarnation, reason in self.liveness.dead(now):
             self._depart(incarnation, reason)
         for incarnation, idle_s in self._slow(now):

@@ -276,13 +276,13 @@ class Engine:
         """Tell the core that time passes, until cancelled.
 
         A tick that comes late was held up with everything else (a slow disk, a stopped process): what arrived
-        meanwhile, heartbeats above all, is heard before anybody is judged by the time.
+        meanwhile, heartbeats above all, is still unread, so that time is nobody's silence.
         """
         while True:
             due = self.clock.now() + TICK_S
             await asyncio.sleep(TICK_S)
-            if self.clock.now() - due < LATE_S:
-                self.hear(a.Tick())
+            late_s = self.clock.now() - due
+            self.hear(a.Tick(late_s if late_s >= LATE_S else 0.0))
 
     async def farewell(self, limit_s: float) -> None:
         """Wait until every worker has closed its heartbeat stream after the end, at most `limit_s`."""

@@ -43,6 +43,13 @@ class Liveness:
         if (pulse := self._pulses.get(incarnation)) is not None and line == pulse.line:
             pulse.closed_at = now
 
+    def excuse(self, late_s: float, now: float) -> None:
+        """Nobody could be heard for the last `late_s`: they count as nobody's silence."""
+        for pulse in self._pulses.values():
+            pulse.beat_at = min(pulse.beat_at + late_s, now)
+            if pulse.closed_at is not None:
+                pulse.closed_at = min(pulse.closed_at + late_s, now)
+
     def forget(self, incarnation: int) -> None:
         self._pulses.pop(incarnation, None)
 

@@ -215,7 +215,7 @@ class ClusterConfig(_Section):
     heartbeat_interval_s: Seconds = Field(1.0, description="time between two heartbeats of a process")
     suspect_s: Seconds = Field(3.0, description="silence after which a process is shown as suspect")
     dead_s: Seconds = Field(
-        5.0, description="silence after which a process is given up and its units go to others"
+        4.8, description="silence after which a process is given up and its units go to others"
     )
     straggler_s: Seconds = Field(
         5.0,

@@ -56,3 +56,15 @@ def test_the_age_of_the_last_beat() -> None:
     liveness = watched()
     liveness.beat(1, 101.0, line=1)
     assert liveness.age(1, 101.5) == 0.5
+
+
+def test_the_time_that_the_coordinator_was_held_up_is_nobodys_silence() -> None:
+    live = Liveness(dead_s=5.0)
+    for incarnation in (1, 2):
+        live.expect(incarnation, 0.0)
+        live.beat(incarnation, 1.0, line=0)
+    live.close(2, 1.0, line=0)
+    live.excuse(8.0, 9.2)
+    assert live.dead(9.4) == []
+    assert [i for i, _ in live.dead(9.6)] == [2], "its stream had ended; the grace goes on"
+    assert [i for i, _ in live.dead(14.1)] == [1, 2]
