@@ -87,12 +87,15 @@ class LaneAggregate:
 
         The result is valid until the next call. Sums of estimates stay, others begin at zero again.
         """
-        lanes = len(self._lanes) if self._codec.estimates else count
-        divisor = np.float32(1 if self._rule == "sum" else max(lanes, 1))
+        divisor = np.float32(1 if self._rule == "sum" else max(self.averaged(count), 1))
         np.divide(self._sum, divisor, out=self._gradient)
         if not self._codec.estimates:
             self._sum.fill(0.0)
         return self._gradient
+
+    def averaged(self, count: int) -> int:
+        """Units that the gradient of `count` frames is a mean of: with estimates the newest one of each worker."""
+        return len(self._lanes) if self._codec.estimates else count
 
     def retire(self, incarnation: int) -> None:
         """Take the estimate of a worker out of the sum; without any it is zero to the bit."""

@@ -36,6 +36,8 @@ class Optimizer:
         self._names = MOMENTS[spec.kind]
         if spec.kind == "sgd" and not any(g.get("momentum") for g in spec.groups):
             self._names = ()
+        self._spec = spec
+        self._taken = 0.0
         self._planes = {name: np.zeros_like(x) for name in self._names}
         self._steps: list[torch.Tensor] = []
         self._gradients: list[tuple[torch.nn.Parameter, BlockRange]] = []
@@ -66,21 +68,50 @@ class Optimizer:
 
     def scalars(self) -> dict[str, float]:
         """What else the state holds: the number of steps taken (AdamW's bias correction)."""
-        return {"step": float(self._steps[0])} if self._steps else {}
+        return {"step": self._taken} if self._steps else {}
 
     def load_scalars(self, scalars: dict[str, float]) -> None:
-        for step in self._steps:
-            step.fill_(scalars["step"])
+        self._taken = scalars.get("step", 0.0)
 
-    def step(self, gradient: Plane, learning_rates: Sequence[float]) -> None:
-        """One step with `gradient` [n, 4096]; `learning_rates` has one entry a parameter group."""
+    def step(
+        self, gradient: Plane, learning_rates: Sequence[float], *, share: float = 1.0, averaged: float = 1.0
+    ) -> None:
+        """One step with `gradient` [n, 4096]; `learning_rates` has one entry a parameter group.
+
+        With a `share` κ below 1 it is a part of a step: decay rates become their κ-th power, so that moments reach
+        back over as many units, and 1/κ parts move the parameters as far as one step. AdamW divides by the size of
+        the gradient, noise included; of a mean over a share a of a step's units that is larger by 1/√a, which the
+        learning rate makes up for (scaling rules of Malladi et al., arXiv 2205.10287: there κ = a).
+        """
         if self._torch is None:
             return
         for group, index in zip(self._torch.param_groups, self._groups, strict=True):
+            options = self._spec.groups[index]
             group["lr"] = learning_rates[index]
+            if share != 1.0:
+                group.update(_part(options, learning_rates[index], share, averaged))
+            elif self._spec.kind == "adamw":
+                group["betas"] = (options["beta1"], options["beta2"])
+            else:
+                group["momentum"] = options["momentum"]
+        for step in self._steps:
+            step.fill_(self._taken / share)
         for parameter, rows in self._gradients:
             parameter.grad = torch.from_numpy(gradient[rows.start : rows.stop])
         self._torch.step()
+        self._taken += share
+
+
+def _part(options: dict[str, float], rate: float, share: float, averaged: float) -> dict[str, object]:
+    """Options of torch's for `share` of a step."""
+    if "beta1" in options:
+        betas = (options["beta1"] ** share, options["beta2"] ** share)
+        return {"lr": rate * share / averaged**0.5, "betas": betas}
+    momentum = options["momentum"]
+    if not momentum:
+        return {"lr": rate * share}
+    kept = momentum**share
+    return {"lr": rate * share * (1.0 - kept) / (1.0 - momentum), "momentum": kept}
 
 
 def warm() -> None:

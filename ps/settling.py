@@ -1,13 +1,13 @@
 """How the units of a segment are settled: three disciplines behind one signature, chosen by the segment.
 
-| discipline | segment          | a frame is            | settled by                            | learning rate |
-|------------|------------------|-----------------------|---------------------------------------|---------------|
-| Exact      | exact            | held                  | the close of its step, stream order   | theirs: equal |
-| Named      | elastic          | held                  | the close that names it               | the mean      |
-| Arrival    | elastic, arrival | added when it arrives | the next publication, in log order    | sum / R       |
+| discipline | segment          | a frame is            | settled by                            | makes           |
+|------------|------------------|-----------------------|---------------------------------------|-----------------|
+| Exact      | exact            | held                  | the close of its step, stream order   | a step          |
+| Named      | elastic          | held                  | the close that names it               | a step          |
+| Arrival    | elastic, arrival | added when it arrives | the next publication, in log order    | k / R of a step |
 
-With `sum / R` R units move the model as far as one step, however publications group them (with
-the rule "sum" each unit counts whole, so there it is the mean). Deterministic, as the shard is.
+So R units move the model as far as one step, however publications group them (with the rule "sum" each
+unit counts whole, so there a publication is a step). Deterministic, as the shard is.
 """
 
 from __future__ import annotations
@@ -49,10 +49,15 @@ class Held(NamedTuple):
 
 
 class Move(NamedTuple):
-    """One step of the optimizer: gradient [n, 4096], one learning rate a parameter group."""
+    """One step of the optimizer: gradient [n, 4096], one learning rate a parameter group.
+
+    share: of a whole step, in units. averaged: units that the gradient is a mean of, as a share of a step's.
+    """
 
     gradient: Plane
     learning_rates: Sequence[float]
+    share: float = 1.0
+    averaged: float = 1.0
 
 
 class Discipline(Protocol):
@@ -235,9 +240,7 @@ class Named(_Elastic):
             return None
         for held in filled:
             self._aggregate.add(held.unit.incarnation, held.frame, held.unit.factor)
-        return Move(
-            self._aggregate.gradient(len(filled)), _rates([h.unit for h in filled], divisor=len(filled))
-        )
+        return Move(self._aggregate.gradient(len(filled)), _rates([h.unit for h in filled]))
 
 
 class Arrival(_Elastic):
@@ -274,8 +277,11 @@ class Arrival(_Elastic):
         filled = [unit for unit in units if unit.contributes]
         if not filled:
             return None
-        divisor = len(filled) if self._shop.spec.aggregate == "sum" else self._shop.spec.streams
-        return Move(self._aggregate.gradient(len(filled)), _rates(filled, divisor=divisor))
+        gradient, averaged = self._aggregate.gradient(len(filled)), self._aggregate.averaged(len(filled))
+        if self._shop.spec.aggregate == "sum":
+            return Move(gradient, _rates(filled))
+        streams = self._shop.spec.streams
+        return Move(gradient, _rates(filled), len(filled) / streams, min(averaged / streams, 1.0))
 
 
 def discipline(shop: Workshop, segment: Segment, fences: dict[int, int], version: int) -> Discipline:
@@ -309,7 +315,7 @@ def _contributing(units: Sequence[Accepted], held: dict[int, Held], streams: int
     return [held[unit.unit.number(streams)] for unit in units if unit.contributes]
 
 
-def _rates(units: Sequence[Accepted], *, divisor: int) -> tuple[float, ...]:
-    """The units' learning rates added up, by parameter group, and divided."""
+def _rates(units: Sequence[Accepted]) -> tuple[float, ...]:
+    """The mean of the units' learning rates, by parameter group."""
     groups = zip(*(unit.commit.learning_rates for unit in units), strict=True)
-    return tuple(math.fsum(rates) / divisor for rates in groups)
+    return tuple(math.fsum(rates) / len(units) for rates in groups)

@@ -235,7 +235,7 @@ class Shard:
         """Take the optimizer's step that `units` make, and publish."""
         move = self._discipline.move(units)
         if move is not None:
-            self._optimizer.step(move.gradient, move.learning_rates)
+            self._optimizer.step(move.gradient, move.learning_rates, share=move.share, averaged=move.averaged)
         delta = Delta(
             version=self.deltas.version,
             step=step,

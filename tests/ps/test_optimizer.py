@@ -71,3 +71,40 @@ def test_plain_sgd_keeps_no_planes() -> None:
 def test_an_unknown_optimizer_is_refused() -> None:
     with pytest.raises((ModelMismatch, KeyError)):
         Optimizer(OptimizerSpec("lion", ADAMW.groups), [(0, BlockRange(0, 1))], noise(0))
+
+
+@pytest.mark.parametrize("spec", [sgd(), sgd(momentum=0.9), ONE], ids=["plain", "momentum", "adamw"])
+def test_parts_of_a_step_move_as_far_as_a_step(spec: OptimizerSpec) -> None:
+    """Of a constant gradient, once the moments have settled; however the step is cut."""
+    moved = []
+    for share in (1.0, 0.5, 0.25):
+        x = np.zeros((1, BLOCK), np.float32)
+        optimizer = Optimizer(spec, [(0, BlockRange(0, 1))], x)
+        for _ in range(int(200 / share)):
+            optimizer.step(np.full_like(x, 0.5), [1e-3] * len(spec.groups), share=share)
+        before = x.copy()
+        for _ in range(int(4 / share)):
+            optimizer.step(np.full_like(x, 0.5), [1e-3] * len(spec.groups), share=share)
+        moved.append(float((x - before)[0, 0]))
+    assert moved[0] < 0
+    assert np.allclose(moved, moved[0], rtol=1e-3)
+
+
+def test_bias_correction_counts_in_whole_steps() -> None:
+    """Two halves with one gradient leave the moments of a whole step with it."""
+    x = np.zeros((1, BLOCK), np.float32)
+    whole, halves = (Optimizer(ONE, [(0, BlockRange(0, 1))], x.copy()) for _ in range(2))
+    gradient = np.full_like(x, 0.5)
+    whole.step(gradient, [1e-3])
+    for _ in range(2):
+        halves.step(gradient, [1e-3], share=0.5)
+    assert whole.scalars() == halves.scalars() == {"step": 1.0}
+    for name, plane in whole.planes().items():
+        assert np.allclose(plane, halves.planes()[name], rtol=1e-5)
+
+
+def test_adamw_makes_up_for_the_noise_of_a_smaller_mean() -> None:
+    x = np.zeros((1, BLOCK), np.float32)
+    optimizer = Optimizer(ONE, [(0, BlockRange(0, 1))], x)
+    optimizer.step(np.full_like(x, 0.5), [1e-3], share=0.25, averaged=0.25)
+    assert np.allclose(x[0, 0], -1e-3 * 0.5, rtol=1e-3)
