@@ -69,7 +69,9 @@ class Owner:
     def configured(self) -> bool:
         return self._shard is not None
 
-    def configure(self, spec: ShardSpec, push: PushCodec, pull: DeltaCodec) -> None:
+    def configure(
+        self, spec: ShardSpec, push: PushCodec, pull: DeltaCodec, *, elastic_push: PushCodec | None = None
+    ) -> None:
         """Become a shard. A repeat with an equal spec changes nothing.
 
         Raises:
@@ -79,7 +81,7 @@ class Owner:
             if self._shard.spec != spec:
                 raise ProtocolMismatch("this server is configured as another shard already; start it anew")
             return
-        shard = Shard(spec, push, pull)
+        shard = Shard(spec, push, pull, elastic_push=elastic_push)
         needed = spec.streams * shard.max_frame_bytes
         if needed > self.admit_bytes:
             raise ProtocolMismatch(

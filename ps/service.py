@@ -174,7 +174,8 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             max_staleness=self._config.sync.max_staleness,
         )
         push, pull = codecs_of(self._config, optimizer=optimizer.kind)
-        await self._owner.read(lambda: self._owner.configure(spec, push, pull))
+        elastic_push, _ = codecs_of(self._config, optimizer=optimizer.kind, elastic=True)
+        await self._owner.read(lambda: self._owner.configure(spec, push, pull, elastic_push=elastic_push))
 
     async def _close(self, message: shard_pb2.Close, events: Events) -> None:
         loop = asyncio.get_running_loop()

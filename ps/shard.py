@@ -47,20 +47,23 @@ Answer = Verdict | Fenced | Delta | None
 class Shard:
     """State of one shard. Not thread-safe: one owner applies records."""
 
-    def __init__(self, spec: ShardSpec, push: PushCodec, pull: DeltaCodec) -> None:
+    def __init__(
+        self, spec: ShardSpec, push: PushCodec, pull: DeltaCodec, *, elastic_push: PushCodec | None = None
+    ) -> None:
+        """`elastic_push`: decodes the pushes of elastic segments; by default `push`, as those of exact ones."""
         self.spec = spec
         rows = sum(r.blocks for r in spec.ranges)
         trainable = intersect(spec.ranges, spec.layout.select(trainable=True))
         self.blocks = Blocks.of(spec.layout, spec.ranges, local_to=spec.ranges)
         self.trainable = Blocks.of(spec.layout, trainable, local_to=spec.ranges)
-        self._push, self._pull = push, pull
+        self._push, self._elastic_push, self._pull = push, elastic_push or push, pull
         self._x: Plane = np.zeros((rows, BLOCK), np.float32)
         self._published: Plane = np.zeros_like(self._x)
         self._optimizer = Optimizer(spec.optimizer, _local_runs(spec), self._x)
         self.segment = spec.segment
         self.deltas = DeltaLog(spec.segment.step)
-        self._shop = Workshop(spec, push, self.trainable, rows)
-        self._discipline = discipline(self._shop, spec.segment, {}, self.deltas.version)
+        self._rows = rows
+        self._discipline = discipline(self._workshop(spec.segment), spec.segment, {}, self.deltas.version)
         self.accepted: dict[int, Accepted] = {}
         """What the coordinator may be told again, by unit number: of the open step; elastic: what is not counted."""
         self._retired: set[int] = set()
@@ -262,9 +265,13 @@ class Shard:
             )
         if record.elastic or self.segment.elastic:
             fences = self.ledger.fences
-            self._discipline = discipline(self._shop, record, fences, self.deltas.version)
+            self._discipline = discipline(self._workshop(record), record, fences, self.deltas.version)
         self.segment = record
         self.accepted.clear()
+
+    def _workshop(self, segment: Segment) -> Workshop:
+        codec = self._elastic_push if segment.elastic else self._push
+        return Workshop(self.spec, codec, self.trainable, self._rows)
 
     def _retire(self, incarnation: int) -> None:
         if incarnation not in self._retired:

@@ -148,8 +148,8 @@ class PushConfig(_Section):
     density: Density = Field(0.25, description="share of each block's elements that `topk` sends")
     feedback: Literal["auto", "ef21", "ef"] = Field(
         "auto",
-        description="what happens to the rest: `ef21` keeps an estimate on both sides (for AdamW), "
-        "`ef` adds it to the next push (for SGD); `auto` takes the one that suits the optimizer",
+        description="what happens to the rest: `ef21` keeps an estimate on both sides, `ef` adds it to the next push; "
+        "`auto` takes `ef21` for AdamW in `sync` without a quorum, else `ef`",
     )
     momentum: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
         1.0, description="share η of the new gradient in the average that `ef21` follows; 1: no averaging"

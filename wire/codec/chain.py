@@ -45,13 +45,15 @@ def codecs_of(config: Config, *, optimizer: str, elastic: bool = False) -> tuple
 
     In an `elastic` segment what is pushed may be given back in part.
 
-    `push.feedback = "auto"` is EF21-SGDM before AdamW, which would take error feedback's spikes
-    for large second moments, and error feedback before SGD, a linear consumer.
+    `push.feedback = "auto"` is EF21-SGDM before AdamW, which would take error feedback's spikes for large
+    second moments, and error feedback before SGD, a linear consumer. In an elastic segment it is error
+    feedback before both: estimates of single units are repeated there by each publication, noise and all,
+    while moments that reach back over more publications smooth spikes (docs/decisions/0013).
     """
     push, pull = config.push, config.pull
     feedback = push.feedback
     if feedback == "auto":
-        feedback = "ef21" if optimizer == "adamw" else "ef"
+        feedback = "ef21" if optimizer == "adamw" and not elastic else "ef"
     return (
         push_codec(
             codec=push.codec,
