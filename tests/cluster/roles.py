@@ -186,17 +186,27 @@ class Cluster(Run):
         )
 
     def wait_given_up(self, name: str, since: datetime) -> Event:
-        """The event of this worker's death after `since`."""
-        return self.wait_for("died", lambda e: e["name"] == name and seconds_until(e, since) >= 0, limit_s=20)
+        """The event of this worker's death after `since`, or of losing its work as a straggler."""
+
+        def is_it(event: Event) -> bool:
+            return event.get("name") == name and seconds_until(event, since) >= 0
+
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            for event in filter(is_it, [*self.events("died"), *self.events("straggled")]):
+                return event
+            time.sleep(POLL_S)
+        raise AssertionError(f"{name} was not given up:\n{self.story()}")
 
     def wait_working(self, name: str, *, after: int = 0, limit_s: float = BEGIN_S) -> dict[str, Any]:
-        """What the status says of this worker once an incarnation of it above `after` has computed a unit."""
+        """What the status says of this worker once it is in the run, above `after`, and has computed a unit."""
 
         def works(status: dict[str, Any]) -> bool:
             return any(w["units"] > 0 for w in found(status))
 
         def found(status: dict[str, Any]) -> list[dict[str, Any]]:
-            return [w for w in status["workers"] if w["name"] == name and w["incarnation"] > after]
+            present = [w for w in status["workers"] if w["name"] == name and w["gone"] is None]
+            return [w for w in present if w["incarnation"] > after]
 
         return found(self.wait_until(f"{name} computes", works, limit_s=limit_s))[-1]
 
@@ -308,7 +318,11 @@ class Cluster(Run):
         if self._channel is not None:
             self._channel.close()
         ended_well = self.over()
-        if not ended_well:  # the test has failed: its story is told there
+        if (
+            not ended_well
+        ):  # the test has failed, and has told its story; what it has stopped must be able to end
+            for process in self.processes():
+                process.send_signal(signal.SIGCONT)
             for role in self.roles():
                 if role.process.poll() is None:
                     role.process.kill()

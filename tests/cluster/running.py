@@ -121,7 +121,7 @@ class Run(ABC):
         for event in self.events():
             if event["event"] == "joined" and event["role"] == role:
                 present[event["name"]] = event["pid"]
-            elif event["event"] in ("died", "left"):
+            elif event["event"] in ("died", "left", "straggled"):
                 present.pop(event["name"], None)
         return present
 
