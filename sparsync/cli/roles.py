@@ -74,6 +74,14 @@ def coordinator_option(command: Command) -> Command:
     )
 
 
+def end_quietly_when_asked() -> None:
+    """End with 0 on SIGTERM while the role is still being loaded, before it has a handler of its own."""
+    import signal
+    import sys
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
 @click.command()
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), help="Configuration of the run (TOML)."
@@ -130,6 +138,7 @@ def ps(
     security: SecurityFlags,
 ) -> int:
     """Run a parameter server: it holds one shard of the model."""
+    end_quietly_when_asked()
     from ps.runtime import run
 
     return run(
@@ -161,6 +170,7 @@ def worker(
     arguments: tuple[str, ...],
 ) -> int:
     """Run a worker: SCRIPT with its ARGS on one device, or the built-in language-model trainer."""
+    end_quietly_when_asked()
     import os
     import socket
 
