@@ -103,7 +103,10 @@ class Engine:
         Raises: StaleIncarnation when the event came from a process that is not in the run.
         """
         for action in self._core.handle(event, self.clock.now()):
+            if not isinstance(action, a.Journal):  # it reveals what was decided
+                self._journal.commit()
             self._acts[type(action)](action)
+        self._journal.commit()
         if self.finished.is_set() and not self._core.lingering():
             self._alone.set()
 

@@ -11,7 +11,7 @@ from wire.errors import DamagedFile
 
 
 class Journal:
-    """Appends records; WAL with synchronous=FULL, so that a record survives power loss once `append` returns.
+    """Appends records; WAL with synchronous=FULL, so that records survive power loss once `commit` returns.
 
     Raises:
         DamagedFile: the file is no SQLite database, or SQLite finds it damaged.
@@ -35,10 +35,17 @@ class Journal:
             ) from None
 
     def append(self, record: Record) -> int:
-        """Make `record` durable; its sequence number."""
+        """Add `record` to what the next `commit` makes durable; its sequence number."""
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN")
         self._db.execute("INSERT INTO records (seq, record) VALUES (?, ?)", (self.seq + 1, to_json(record)))
         self.seq += 1
         return self.seq
+
+    def commit(self) -> None:
+        """Make all that was appended durable, with one fsync."""
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
 
     def replay(self, streams: int) -> State:
         """The state that the records so far make.

@@ -34,6 +34,18 @@ class _Asked:
     plan: int
 
 
+@dataclass(frozen=True)
+class _Window:
+    """The near future that workers are compared over: units below `horizon`, seconds of a unit by worker."""
+
+    horizon: int
+    unit_s: dict[int, float]
+
+    def takes(self, worker: int, span: Span) -> float:
+        """Seconds that a worker needs for what of a span lies in the window."""
+        return self.unit_s[worker] * span.cut(self.horizon)[0].count
+
+
 class Leases:
     """Deals and takes back. Its own state is only what was heard; decisions are in the journal."""
 
@@ -71,36 +83,32 @@ class Leases:
             return
         bar = None if state.barred is None else state.barred * state.streams
         spans = [v if bar is None else v.cut(bar)[0] for v in sorted(state.vacant)]
-        work, changed = self._work(), set()
+        window, changed = self._window(), set()
+        work = self._work(window)
         for span in filter(None, spans):
             if not work:
                 self._desk.note("waiting", reason=f"no worker is ready for units from {span.start} on")
                 break
-            worker = min(work, key=lambda w: (work[w] + self._takes(w, span), w))
-            work[worker] += self._takes(worker, span)
+            worker = min(work, key=lambda w: (work[w] + window.takes(w, span), w))
+            work[worker] += window.takes(worker, span)
             self._desk.decide(Leased(state.leased + 1, worker, span.start, span.stop, span.stride, reason))
             changed.add(worker)
         for worker in sorted(changed):
             self.tell(worker)
 
-    def _takes(self, worker: int, span: Span) -> float:
-        """Seconds that a worker needs for what of a span lies in the window."""
-        unit_s = self._crew.unit_s(self._desk.name_of(worker))
-        return unit_s * span.cut(self._horizon)[0].count
+    def _window(self) -> _Window:
+        """What all together do in `WINDOW_S`, from the slowest unit on."""
+        unit_s = {w: self._crew.unit_s(self._desk.name_of(w)) for w in self._crew.available}
+        units = int(WINDOW_S * sum(1 / seconds for seconds in unit_s.values()))
+        state = self._desk.state
+        return _Window(state.low + max(units, 4 * state.streams), unit_s)
 
-    @property
-    def _horizon(self) -> int:
-        """The first unit beyond the window: what all together do in `WINDOW_S`."""
-        rate = sum(1 / self._crew.unit_s(self._desk.name_of(w)) for w in self._crew.available)
-        streams = self._desk.state.streams
-        return self._desk.state.low + max(int(WINDOW_S * rate), streams * 4)
-
-    def _work(self) -> dict[int, float]:
+    def _work(self, window: _Window) -> dict[int, float]:
         """Seconds of work in the window that each available worker has before it."""
         work = dict.fromkeys(sorted(self._crew.available), 0.0)
         for lease in self._desk.state.leases.values():
             if lease.holder in work and lease.number not in self._asked:
-                work[lease.holder] += self._takes(lease.holder, self._rest(lease))
+                work[lease.holder] += window.takes(lease.holder, self._rest(lease))
         return work
 
     def _rest(self, lease: Lease) -> Span:
@@ -121,18 +129,25 @@ class Leases:
 
     def level(self) -> None:
         """Ask spans back from the worker that will need longest, while that lets the last one end sooner."""
-        work, givers = self._work(), set()
+        window, givers = self._window(), set()
+        work = self._work(window)
         if not work or min(work.values()) >= LEVEL * max(work.values()):
             return
-        open_ = {w: self._open_leases(w) for w in work}
+        open_: dict[int, list[Lease]] = {}
         while True:
             giver = max(work, key=lambda w: (work[w], w))
             to = min(work, key=lambda w: (work[w], w))
-            lease = open_[giver].pop() if open_[giver] else None
-            if lease is None or work[to] + self._takes(to, self._rest(lease)) >= work[giver]:
+            if giver not in open_:
+                open_[giver] = self._open_leases(giver)
+            leases = open_[giver]
+            if not leases:
                 break
-            work[giver] -= self._takes(giver, self._rest(lease))
-            work[to] += self._takes(to, self._rest(lease))
+            lease = leases.pop()
+            rest = self._rest(lease)
+            if work[to] + window.takes(to, rest) >= work[giver]:
+                break
+            work[giver] -= window.takes(giver, rest)
+            work[to] += window.takes(to, rest)
             self._asked[lease.number] = _Asked(0)
             givers.add(giver)
         for worker in sorted(givers):

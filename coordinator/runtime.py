@@ -87,6 +87,7 @@ async def _main(
     for record in (began, first):
         state.apply(record)
         journal.append(record)
+    journal.commit()
     core = Core(_rules(config), state, resumed=dict(manifest.extra["dataset"]) if manifest else None)
     events = EventLog(out / "events.jsonl", clock)
     engine = Engine(

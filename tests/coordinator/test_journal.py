@@ -22,6 +22,7 @@ def test_a_run_with_deaths_replayed_is_the_state_that_wrote_it(tmp_path: Path, s
     journal = Journal(tmp_path / "journal.sqlite")
     for text in world.journal:
         journal.append(r.from_json(text))
+    journal.commit()
     journal.close()
     again = Journal(tmp_path / "journal.sqlite")
     replayed = again.replay(world.rules.units_per_step)
@@ -76,7 +77,9 @@ def test_every_kind_of_record_is_tried() -> None:
 def test_sequence_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     assert [journal.append(record) for record in SAMPLES[:2]] == [1, 2]
-    journal.close()
+    journal.commit()
+    assert journal.append(SAMPLES[2]) == 3
+    journal.close()  # before it was committed, and so before anybody heard of it
     journal = Journal(tmp_path / "j")
     assert journal.seq == 2 and journal.append(SAMPLES[2]) == 3
     journal.close()
@@ -85,6 +88,7 @@ def test_sequence_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
 def test_a_record_of_another_build_is_named(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.append(SAMPLES[0])
+    journal.commit()
     journal.close()
     with sqlite3.connect(tmp_path / "j") as database:
         database.execute('INSERT INTO records (record) VALUES (\'{"record": "Unheard"}\')')
