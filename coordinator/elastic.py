@@ -115,6 +115,7 @@ class Elastic:
         if state.dataset is None or state.ended is not None:
             return
         if not state.final and self._boundary.open:
+            self._go_on()
             if self._pace.arrival:
                 self._count()
                 self._approach_boundary()
@@ -122,15 +123,14 @@ class Elastic:
                 self._close_if_due(now)
         self._boundary.write_if_due(deposited=True)
         if self._boundary.open and not state.final:
-            self._go_on()
             self._leases.balance(now)
         for worker in sorted(self._crew.leaving):
             self._let_go(worker)
 
     def _go_on(self) -> None:
-        """Behind a boundary at which the segment did not end."""
+        """Behind a boundary at which the segment did not end, once every shard has closed it."""
         state = self._desk.state
-        if state.barred is not None and state.low >= state.barred * state.streams:
+        if state.barred is not None and state.closed >= state.barred and self._boundary.reached(state.barred):
             self._desk.decide(Barred(None))
             self._leases.held_back = False
             self._leases.deal("the boundary is behind")
@@ -177,7 +177,7 @@ class Elastic:
             self._close_boundary(end)
         elif state.barred is not None:
             self.waits_for = f"a boundary at step {state.barred}: units from {state.low} on are missing"
-            if state.low == state.barred * state.streams:
+            if state.low == state.barred * state.streams and state.closed < state.barred:
                 self._close_boundary(state.barred)
         elif wanted and not self._leases.held_back:
             self._desk.note("gathering", reason=self._why())
@@ -198,8 +198,7 @@ class Elastic:
         if not leases.settled:
             return
         high = max(state.low, leases.begun, self._arrivals.high)
-        closed = state.segment.step if state.last_close is None else state.last_close.step + 1
-        step = min(max(-(-high // state.streams), max(closed, state.segment.step) + 1), end)
+        step = min(max(-(-high // state.streams), state.closed + 1), end)
         self._desk.decide(Barred(step))
         self._desk.note("boundary", step=step)
         leases.held_back = False

@@ -298,6 +298,16 @@ class State:
         return max(base for base in self.bases if base <= self.reached(lane))
 
     @property
+    def closed(self) -> int:
+        """Every step before this one is closed."""
+        return self.segment.step if self.last_close is None else self.last_close.step + 1
+
+    @property
+    def paused(self) -> bool:
+        """Whether a close has ended the segment, and the next one is not decided yet."""
+        return self.last_close is not None and self.last_close.pause and self.segment.step < self.closed
+
+    @property
     def deposited(self) -> bool:
         """Whether every stream's newest deposit is of the open step."""
         return all(lane.deposit == self.open_step for lane in self.lanes)
