@@ -7,6 +7,8 @@ what is missing below it computed, and one close. Under a quorum the coordinator
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from coordinator import actions as a
 from coordinator.arrivals import Arrivals, Sums
 from coordinator.boundary import Boundary, Kind, every
@@ -120,6 +122,7 @@ class Elastic:
                 self._count()
                 self._approach_boundary()
             else:
+                self._approach_switch()
                 self._close_if_due(now)
         self._boundary.write_if_due(deposited=True)
         if self._boundary.open and not state.final:
@@ -179,10 +182,15 @@ class Elastic:
             self.waits_for = f"a boundary at step {state.barred}: units from {state.low} on are missing"
             if state.low == state.barred * state.streams and state.closed < state.barred:
                 self._close_boundary(state.barred)
-        elif wanted and not self._leases.held_back:
+        else:
+            self._gather(end, wanted=wanted)
+
+    def _gather(self, end: int, *, wanted: bool) -> None:
+        """Where a boundary is wanted ask all leases back, then choose its step."""
+        if wanted and not self._leases.held_back:
             self._desk.note("gathering", reason=self._why())
             self._leases.ask_all_back()
-        if self._leases.held_back and state.barred is None:
+        if self._leases.held_back:
             self.waits_for = "a boundary: workers say what they have begun"
             self._choose_boundary(end)
 
@@ -227,6 +235,16 @@ class Elastic:
 
     # --- settled at closes ---------------------------------------------------------------
 
+    def _approach_switch(self) -> None:
+        """Where the segment is to end, see to it that nothing at or beyond its last step is leased when that closes.
+
+        A worker that pulls x̂ behind that close never hears that the segment is over.
+        """
+        state = self._desk.state
+        assert state.dataset is not None
+        if state.barred is None:
+            self._gather(state.dataset.total_steps, wanted=state.switching is not None)
+
     def _close_if_due(self, now: float) -> None:
         state = self._desk.state
         step, streams = state.open_step, state.streams
@@ -243,6 +261,7 @@ class Elastic:
         )
         units, self.waits_for = self._pace.decide(standing)
         kind = self._boundary.kind(step + 1)
+        kind = replace(kind, pause=kind.pause and state.barred == step + 1)
         if units is None:
             return
         if kind.any and (standing.missing or len(late) < len(state.owed)):
