@@ -163,7 +163,7 @@ class Lanes:
         state = self._desk.state
         changed: set[int] = set()
         for lane in state.lanes:
-            if lane.holder == NOBODY and lane.stream not in self._fencing:
+            if lane.holder == NOBODY and lane.stream not in self._fencing and not self._at_its_end(lane):
                 worker = units.heir(self.load(), self._unit_s())
                 if worker is None:
                     self._desk.note("waiting", reason=f"no worker is ready for stream {lane.stream}")
@@ -175,9 +175,17 @@ class Lanes:
         for worker in sorted(changed):
             self._tell(worker)
 
+    def _at_its_end(self, lane: Lane) -> bool:
+        """Whether the segment is over and the stream's state of its end is deposited: nothing is left to do.
+
+        An heir would pull x̂ behind the close that ended the segment, and never hear of it.
+        """
+        return self._desk.state.paused and self._desk.state.reached(lane) == self._desk.state.open_step
+
     def _release_one(self) -> int | None:
         """Have a stream handed over where that lets a step end sooner; by whom."""
-        if self._releasing or self._desk.state.final:
+        state = self._desk.state
+        if self._releasing or state.final or state.paused:
             return None
         giver = units.giver(self.load(), self._unit_s())
         if giver is not None:

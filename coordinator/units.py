@@ -20,8 +20,13 @@ def heir(load: Mapping[int, int], unit_s: Mapping[int, float]) -> int | None:
 
 
 def first_deal(streams: int, workers: Sequence[int]) -> list[tuple[int, int]]:
-    """(stream, worker) at the start: contiguous and even; workers beyond the streams stay spares."""
+    """(stream, worker) at the start: contiguous and even; workers beyond the streams stay spares.
+
+    Without a worker the streams wait for the first one.
+    """
     carriers = workers[:streams]
+    if not carriers:
+        return []
     return [(stream, carriers[stream * len(carriers) // streams]) for stream in range(streams)]
 
 
