@@ -22,7 +22,7 @@ from coordinator.pace import pace_of
 from coordinator.placement import place
 from coordinator.retirements import Retirements
 from coordinator.state import Member, State
-from coordinator.work import Work
+from coordinator.work import Standstill, Work
 from wire.errors import (
     ModelMismatch,
     NameTaken,
@@ -392,6 +392,7 @@ class Core:
         self.desk.decide(segment)
         self.desk.note("segment", number=segment.number, mode=segment.mode, step=segment.step)
         self.desk.command_all(begin_of(segment))
+        self.work = Standstill(self.desk, self.crew)
         self._beginning = {placed.shard for placed in self.state.placement}
 
     def _segment_begun(self, shard: int, segment: int, now: float) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from coordinator import actions as a
+from coordinator.crew import Crew
+from coordinator.desk import Desk
 
 
 class Work(Protocol):
@@ -88,3 +90,68 @@ class Work(Protocol):
     def advance(self, now: float) -> None:
         """Settle what can be settled; then what a boundary brings."""
         ...
+
+
+class Standstill:
+    """Between two segments: the shards are told of the next one, nobody has work, nobody is given any.
+
+    Who becomes ready meanwhile is dealt to when that begins; who leaves owes nothing.
+    """
+
+    waits_for = "the next segment begins on every shard"
+
+    def __init__(self, desk: Desk, crew: Crew) -> None:
+        self._desk = desk
+        self._crew = crew
+
+    def begin(self, now: float) -> None:
+        """It is the next segment that begins."""
+
+    def welcome(self, incarnation: int) -> None:
+        """Its plan comes with the segment."""
+
+    def remind(self, incarnation: int) -> None:
+        if incarnation in self._crew.leaving:
+            self._desk.tell(incarnation, a.End("it asked to leave between two segments", ""))
+
+    def leave(self, incarnation: int) -> None:
+        self.remind(incarnation)
+
+    def abandon(self, incarnation: int, reason: str) -> None:
+        """It holds nothing; the shards retire it all the same."""
+
+    def carries(self, incarnation: int) -> list[int]:
+        return []
+
+    def leased(self, incarnation: int) -> int | None:
+        return None
+
+    def staleness(self, incarnation: int) -> float | None:
+        return None
+
+    def accept(self, event: a.UnitAccepted) -> None:
+        """Told again, of the segment that is over: all that is counted."""
+
+    def deposited(self, event: a.StreamDeposited) -> None:
+        """Streams begin anew."""
+
+    def fenced(self, event: a.FenceAnswered) -> None:
+        """Attempts begin anew."""
+
+    def retired(self, incarnation: int) -> None:
+        """It holds nothing."""
+
+    def holding(self, event: a.Holding) -> None:
+        """Of leases that are settled."""
+
+    def again(self, event: a.ShardAttached) -> None:
+        """The core tells the segment again."""
+
+    def owing(self) -> set[int]:
+        return set()
+
+    def disagreement(self) -> str:
+        return ""
+
+    def advance(self, now: float) -> None:
+        """There is nothing to settle."""
