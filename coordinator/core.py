@@ -40,6 +40,7 @@ MEDIAN_UNITS = 10
 """A worker makes no progress when it takes this many times the median unit (and the configured least)."""
 WINDOW = 50
 """Unit times that the median is taken over."""
+BEFORE_IT_BEGAN = a.End("it asked to leave before the run began", "")
 HEARD_AFTER_THE_END = (
     a.Join
     | a.Declare
@@ -284,6 +285,7 @@ class Core:
             return
         if not event.configured:
             self.desk.actions.append(a.Command(event.shard, a.ConfigureShard()))
+            self.retirements.again(event.shard)
             return
         self._shard_configured(a.ShardConfigured(event.shard), now)
         self._say_again(event, now)
@@ -338,8 +340,10 @@ class Core:
         self._worker(event.incarnation)
         if self.state.ended is not None:
             self.desk.tell(event.incarnation, a.End(self.state.ended.reason, self.state.ended.error))
-        else:
+        elif self.begun:
             self.work.remind(event.incarnation)
+        elif event.incarnation in self.crew.leaving:
+            self.desk.tell(event.incarnation, BEFORE_IT_BEGAN)
 
     def _ready(self, event: a.Ready, now: float) -> None:
         self._worker(event.incarnation)
@@ -472,7 +476,7 @@ class Core:
         if self.begun:
             self.work.leave(incarnation)
         else:
-            self.desk.tell(incarnation, a.End("it asked to leave before the run began", ""))
+            self.desk.tell(incarnation, BEFORE_IT_BEGAN)
 
     def _drain(self, event: a.DrainAsked, now: float) -> None:
         if self.state.ended is not None:
