@@ -24,6 +24,7 @@ from coordinator.retirements import Retirements
 from coordinator.state import Member, State
 from coordinator.work import Standstill, Work
 from wire.errors import (
+    Busy,
     ModelMismatch,
     NameTaken,
     RunOver,
@@ -577,13 +578,14 @@ class Core:
     def _set(self, event: a.SetAsked, now: float) -> None:
         """Another mode, from the next boundary on. What is asked last before a boundary counts."""
         state, wanted = self.state, event.wanted
-        now_is = r.Switching(
-            state.segment.mode, state.segment.staleness, state.segment.quorum, state.segment.deadline_s
-        )
         if state.ended is not None or state.final:
             self.desk.answer(event.key, RunOver("the run is at its end: its mode changes no more"))
             return
-        if wanted != (state.switching or now_is):
+        if state.paused:
+            refusal = f"the run stands still at step {state.open_step} while its mode changes; ask again in a moment"
+            self.desk.answer(event.key, Busy(refusal))
+            return
+        if pace_of(wanted) != pace_of(state.switching or state.segment):
             self.desk.decide(wanted)
             self.desk.note("switching", mode=wanted.mode, step=state.open_step)
         self.desk.answer(event.key, a.Done())

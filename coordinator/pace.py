@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Protocol
 
-from coordinator.records import Segment
+from coordinator.records import Segment, Switching
 
 SLOTS = 64
 SLOTS_A_WORKER = 4
@@ -141,8 +141,8 @@ class ArrivalPace:
         return None, "units are settled as they arrive"
 
 
-def pace_of(segment: Segment) -> Pace:
-    """The policy of a segment."""
+def pace_of(segment: Segment | Switching) -> Pace:
+    """The policy of a segment; two whose other keys do not matter to it have equal ones."""
     if segment.mode == "sync":
         return SyncPace() if segment.quorum is None else QuorumPace(segment.quorum, segment.deadline_s)
     if segment.mode == "ssp":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from coordinator import records as r
+from coordinator.pace import pace_of
 from coordinator.spans import Span, first_deal
 from wire.layout import BlockRange, Layout, Parameter
 from wire.messages import OptimizerSpec, ShardPlacement
@@ -146,7 +147,7 @@ class State:
             case r.Segment():
                 self._begin_segment(record)
             case r.Switching():
-                self.switching = None if self._is_now(record) else record
+                self.switching = None if pace_of(record) == pace_of(self.segment) else record
             case r.Counted():
                 self._count(record)
             case r.Pooled():
@@ -207,9 +208,6 @@ class State:
         self.vacant.clear()
         self.owed.clear()
         self.low = record.step * self.streams
-
-    def _is_now(self, wanted: r.Switching) -> bool:
-        return r.Segment(self.segment.number, self.segment.step, **vars(wanted)) == self.segment
 
     def _lease(self, record: r.Leased) -> None:
         span = Span(record.start, record.stop, record.stride)
