@@ -212,6 +212,7 @@ class Driver:
     def _finish(self) -> None:
         """The run is over: the model holds the newest x̂ received, and the first stream's buffers."""
         if self._replica.held:
+            self._route.take_in()  # the end overtakes the last deltas where both have arrived
             if self._segment.catch_up():
                 self._report_progress()
             self._follow_schedule(self._segment.clock)

@@ -56,6 +56,7 @@ class ElasticSegment:
         self._lane = Lane(codec, parameters.gradient, replica.trainable, streams=streams)
         self._before = b""
         self._shown: list[int] = []
+        self._news = False
         self.first = False
         self.final = False
         if replica.held:
@@ -91,9 +92,9 @@ class ElasticSegment:
         """Apply what has arrived; take back what of this worker's pushes was not applied."""
         self._replica.receive(deltas)
         self._replica.catch_up()
-        for delta in deltas:
-            self._lane.settle(delta)
+        came_back = [self._lane.settle(delta) for delta in deltas]
         self.final = self.final or deltas[0].final
+        self._news = self._news or any(came_back) or self.final
         self._work.reached(self._replica.clock)
 
     def next(self) -> Task:
@@ -111,11 +112,15 @@ class ElasticSegment:
     # --- units --------------------------------------------------------------------------------------
 
     def catch_up(self) -> bool:
-        """Show the newest x̂ to the model; deltas were applied as they came."""
+        """Show the newest x̂ to the model; deltas were applied as they came.
+
+        Whether there is news of what is held back: pushes came back since the last call, or none will any more.
+        """
         if self._shown != self._replica.versions:
             self._shown = list(self._replica.versions)
             self._parameters.refresh()
-        return False
+        news, self._news = self._news, False
+        return news
 
     def stand_at(self, task: Task) -> bool:
         """The newest x̂, whatever the unit."""

@@ -38,13 +38,16 @@ class Lane:
         self._frames[shard, unit] = frame
         return frame
 
-    def settle(self, delta: Delta) -> None:
-        """What became of this worker's units on one shard: what was not applied goes back."""
+    def settle(self, delta: Delta) -> bool:
+        """What became of this worker's units on one shard: what was not applied goes back. Whether any was."""
+        came_back = False
         for outcome in delta.outcomes:
             frame = self._frames.pop((delta.shard, outcome.unit.number(self._streams)), None)
             if frame is not None and outcome.factor != 1.0:
                 blocks = self._trainable[delta.shard]
                 self._codec.give_back(frame, self.planes, blocks, share=1.0 - outcome.factor)
+                came_back = True
+        return came_back
 
     @property
     def unsettled(self) -> int:

@@ -72,11 +72,17 @@ class Route:
             self.total_steps = plan.total_steps or None
             self._unseen = Deadline(self._clock, UNSEEN_S)
         self._obey()
+        while self.take_in():
+            self._obey()
+
+    def take_in(self) -> bool:
+        """Enter the deltas that have arrived, up to the end of the segment at hand; whether that is reached."""
         while self.open and (deltas := self._transfer.mailbox.take_deltas()):
             self.segment.enter(deltas)
             if deltas[0].pause:
                 self._reached += 1
-                self._obey()
+                return True
+        return False
 
     @property
     def open(self) -> bool:

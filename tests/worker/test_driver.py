@@ -123,6 +123,37 @@ def test_progress_tells_what_is_held_back() -> None:
     assert w.toy.told("progress")[-1]["residual_norm"] == pytest.approx(1.0)  # four halves
 
 
+def test_what_came_back_is_told_before_the_next_unit() -> None:
+    """Of a worker that dies while it computes this is what is known of its loss."""
+    w = worker()
+    tell(w, elastic(1, 0, Lease(1, 0, 8, 1)))
+    tasks = w.driver.tasks()
+    for factor in (0.5, 1.0):
+        next(tasks)
+        w.compute()
+        told = len(w.toy.told("progress"))
+        w.toy.publish(0, [([p for p in w.toy.pushes if p.shard == 0][-1], factor)])
+        next(tasks)
+        norms = [p["residual_norm"] for p in w.toy.told("progress")[told:]]
+        assert norms == ([pytest.approx(1.0)] if factor < 1 else []), "nothing came back: nothing is told"
+        w.compute()
+
+
+@pytest.mark.parametrize("is_elastic", [False, True])
+def test_what_has_arrived_before_the_end_is_taken_in(is_elastic: bool) -> None:
+    w = worker()
+    tell(w, elastic(1, 0, Lease(1, 0, 2, 1)) if is_elastic else Plan(carried(0, 1), 1))
+    tasks = w.driver.tasks()
+    for _ in range(2):
+        next(tasks)
+        w.compute()
+    w.toy.close(0, final=True)
+    end(w)
+    assert list(tasks) == []
+    assert w.model.a.tolist() == w.model.b.tolist() == [-2.0] * 4
+    assert w.toy.told("progress")[-1]["version"] == 1
+
+
 def test_the_scheduler_stands_at_the_largest_clock_seen() -> None:
     w = worker()
     tell(w, elastic(1, 0, Lease(1, 6, 7, 1)))
