@@ -23,6 +23,8 @@ BALANCE_S = 5.0
 """Least time between two looks at the balance."""
 WINDOW_S = 30.0
 """Workers are balanced over the work of so long."""
+ROUNDS = 8
+"""And over so many units of each span at least, so that each one weighs alike."""
 LEVEL = 0.85
 """Spans move when the first worker will be done within this share of the last one's time."""
 
@@ -58,6 +60,7 @@ class Leases:
         self._next: dict[int, int] = {}
         self._gone: dict[int, str] = {}
         self._looked_at = 0.0
+        self._slots = 1
         self._evaluator = 0
         self.held_back = False
         """Nothing is dealt: a boundary is being prepared."""
@@ -70,8 +73,8 @@ class Leases:
         assert state.dataset is not None
         self._looked_at = now
         self._evaluator = min(self._crew.available, default=0)
-        slots = self._pace.slots(state.streams, len(self._crew.available))
-        self._desk.decide(Pooled(state.low, state.dataset.total_steps * state.streams, slots))
+        self._slots = self._pace.slots(state.streams, len(self._crew.available))
+        self._desk.decide(Pooled(state.low, state.dataset.total_steps * state.streams, self._slots))
         self.deal("the segment begins")
         for worker in sorted(self._crew.ready - {lease.holder for lease in state.leases.values()}):
             self.tell(worker)
@@ -101,7 +104,7 @@ class Leases:
         unit_s = {w: self._crew.unit_s(self._desk.name_of(w)) for w in self._crew.available}
         units = int(WINDOW_S * sum(1 / seconds for seconds in unit_s.values()))
         state = self._desk.state
-        return _Window(state.low + max(units, 4 * state.streams), unit_s)
+        return _Window(state.low + max(units, ROUNDS * self._slots), unit_s)
 
     def _work(self, window: _Window) -> dict[int, float]:
         """Seconds of work in the window that each available worker has before it."""
