@@ -203,7 +203,9 @@ class Core:
 
     @property
     def pure(self) -> bool:
-        """Whether all workers so far compute alike."""
+        """Whether the result depends on configuration, data and seed alone: exact segments, workers that compute alike."""
+        if self.state.elastic:
+            return False
         workers = [m for m in self.state.members.values() if m.role == "worker"]
         return len({m.fingerprint for m in workers}) <= 1
 

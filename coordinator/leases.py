@@ -125,10 +125,12 @@ class Leases:
 
     def balance(self, now: float) -> None:
         """Move spans from workers that will need longer to those that will be done sooner, as measured by now."""
-        if self.held_back or self._asked or now - self._looked_at < BALANCE_S:
+        if self.held_back or now - self._looked_at < BALANCE_S:
             return
-        self._looked_at = now
-        self.level()
+        self._forget_finished()
+        if not self._asked:
+            self._looked_at = now
+            self.level()
 
     def level(self) -> None:
         """Ask spans back from the worker that will need longest, while that lets the last one end sooner."""
@@ -177,7 +179,8 @@ class Leases:
 
     @property
     def settled(self) -> bool:
-        """Whether all that was asked back is vacant, and nobody's work is being sorted out."""
+        """Whether all that was asked back is vacant or finished, and nobody's work is being sorted out."""
+        self._forget_finished()
         return not self._asked and not self._gone
 
     @property

@@ -111,6 +111,8 @@ class State:
     """Units below this number are settled on every shard, and counted."""
     owed: set[int] = field(default_factory=set)
     """Units of closed steps that are still to come."""
+    elastic: bool = False
+    """Whether any segment so far was elastic: the result then depends on who computed what, and when."""
     leases: dict[int, Lease] = field(default_factory=dict)
     vacant: list[Span] = field(default_factory=list)
     leased: int = 0
@@ -204,6 +206,7 @@ class State:
                 lane.holder, lane.step, lane.send_to, lane.deposit = NOBODY, record.step, (), None
             self.bases = [record.step]
         self.segment, self.switching, self.barred = record, None, None
+        self.elastic = self.elastic or not pace_of(record).exact
         self.leases.clear()
         self.vacant.clear()
         self.owed.clear()
