@@ -86,6 +86,7 @@ class Progressed:
     incarnation: int
     unit_s: float
     residual_norm: float = 0.0
+    dropped_norm: float = 0.0
 
 
 @dataclass(frozen=True)

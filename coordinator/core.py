@@ -76,6 +76,7 @@ class Core:
         self._announced: set[int] = set()
         self._computed: set[int] = set()
         self._residuals: dict[int, float] = {}
+        self._dropped: dict[int, float] = {}
         self._beginning: set[int] = set()
         self._unit_times: list[float] = []
         self.recoveries = 0
@@ -203,7 +204,7 @@ class Core:
 
     @property
     def pure(self) -> bool:
-        """Whether the result depends on configuration, data and seed alone: exact segments, workers that compute alike."""
+        """Whether the result depends on configuration, data and seed alone: all exact, all workers compute alike."""
         if self.state.elastic:
             return False
         workers = [m for m in self.state.members.values() if m.role == "worker"]
@@ -448,6 +449,11 @@ class Core:
         self._progress[event.incarnation] = now
         self._announced.discard(event.incarnation)
         self._residuals[event.incarnation] = event.residual_norm
+        before, self._dropped[event.incarnation] = (
+            self._dropped.get(event.incarnation, 0.0),
+            event.dropped_norm,
+        )
+        self._lose(event.incarnation, event.dropped_norm - before)
         if event.unit_s > 0:
             self._computed.add(event.incarnation)
             self.crew.computed(self.desk.name_of(event.incarnation), event.unit_s, now)
@@ -564,18 +570,17 @@ class Core:
             self._answer_declared()
         stale = "StaleIncarnation" if dead or straggles else ""
         self.desk.tell(incarnation, a.End(f"given up: {reason}", stale))
-        self._lose(incarnation, member.name)
+        self._lose(incarnation, self._residuals.pop(incarnation, 0.0))
         self.crew.dismiss(incarnation)
         self.retirements.begin(incarnation)
         if self.begun:
             self.work.abandon(incarnation, f"{member.name} is gone: {reason}")
 
-    def _lose(self, incarnation: int, name: str) -> None:
-        """What a worker held back for later pushes goes with it, where its state is its own."""
-        norm = self._residuals.pop(incarnation, 0.0)
+    def _lose(self, incarnation: int, norm: float) -> None:
+        """What a worker held back for later pushes is gone: with it, or with a segment."""
         if norm > 0:
             self.desk.decide(r.Lost(incarnation, norm))
-            self.desk.note("mass_lost", name=name, residual_norm=norm)
+            self.desk.note("mass_lost", name=self.desk.name_of(incarnation), residual_norm=norm)
 
     def _set(self, event: a.SetAsked, now: float) -> None:
         """Another mode, from the next boundary on. What is asked last before a boundary counts."""

@@ -147,7 +147,7 @@ class Engine:
             case "progress":
                 self.accounts.report(incarnation, report.progress, self.clock.now())
                 p = report.progress
-                self.hear(a.Progressed(incarnation, p.unit_s, p.residual_norm))
+                self.hear(a.Progressed(incarnation, p.unit_s, p.residual_norm, p.dropped_norm))
             case "holding":
                 h = report.holding
                 leases = tuple((held.lease, held.next) for held in h.leases)

@@ -340,5 +340,6 @@ class Driver:
                 bytes_moved=self._attached.transfer.bytes_moved(),
                 unit_s=unit_s,
                 residual_norm=self._segment.residual_norm,
+                dropped_norm=self._route.dropped_norm,
             )
         )

@@ -15,7 +15,7 @@ from worker.deltas import Delta
 from worker.lane import Lane
 from worker.leases import LeaseWork
 from worker.mailbox import Plan
-from worker.parameters import Parameters
+from worker.parameters import Parameters, Plane
 from worker.replica import Replica
 from worker.state import USER_STREAM, Extras
 from worker.streams import WAIT, Task
@@ -31,6 +31,7 @@ class ElasticSegment:
     Args:
         number: of the segment.
         streams: units of a step (R).
+        held: what the segment before held back, for the pushes of this one.
     """
 
     elastic = True
@@ -45,6 +46,7 @@ class ElasticSegment:
         codec: PushCodec,
         extras: Extras,
         streams: int,
+        held: Plane | None,
     ) -> None:
         self.number = number
         self._transfer = transfer
@@ -54,6 +56,8 @@ class ElasticSegment:
         self._streams = streams
         self._work = LeaseWork(streams)
         self._lane = Lane(codec, parameters.gradient, replica.trainable, streams=streams)
+        if held is not None and self._lane.held is not None:
+            self._lane.held[:] = held
         self._before = b""
         self._shown: list[int] = []
         self._news = False
@@ -73,6 +77,11 @@ class ElasticSegment:
     def residual_norm(self) -> float:
         """L2 norm of what the lane holds back for later pushes."""
         return self._lane.held_norm
+
+    @property
+    def held(self) -> Plane | None:
+        """What the lane holds back, if its codec does."""
+        return self._lane.held
 
     def take(self, plan: Plan) -> None:
         """Follow a plan, and answer how far each lease has come; the first one with work has x̂ pulled."""

@@ -17,7 +17,7 @@ from wire.ids import UnitId
 from wire.messages import Commit
 from worker.deltas import Delta
 from worker.mailbox import Plan
-from worker.parameters import Parameters
+from worker.parameters import Parameters, Plane
 from worker.replica import Replica
 from worker.state import USER_STREAM, Extras, StreamState
 from worker.streams import Carrier, Kind, Task
@@ -32,6 +32,7 @@ class ExactSegment:
     Args:
         number: of the segment.
         origin: the extra that a stream without a deposit begins with.
+        held: what the segment before held back; the first stream without a deposit begins with it.
     """
 
     elastic = False
@@ -46,6 +47,7 @@ class ExactSegment:
         codec: PushCodec,
         extras: Extras,
         origin: bytes,
+        held: Plane | None,
     ) -> None:
         self.number = number
         self._transfer = transfer
@@ -54,6 +56,8 @@ class ExactSegment:
         self._codec = codec
         self._extras = extras
         self._origin = origin
+        self._residual = "" if codec.estimates or not codec.state_planes else codec.state_planes[-1]
+        self._inherited = held if self._residual else None
         self._carrier = Carrier()
         self._states: dict[int, StreamState] = {}
         if replica.held:
@@ -80,6 +84,16 @@ class ExactSegment:
     def residual_norm(self) -> float:
         """Streams are deposited: nothing is held back that could be lost."""
         return 0.0
+
+    @property
+    def held(self) -> Plane | None:
+        """What the streams here hold back together, if the codec does; a new plane."""
+        if not self._residual:
+            return None
+        whole = np.zeros_like(self._parameters.gradient)
+        for state in self._states.values():
+            whole += state.planes[self._residual]
+        return whole if self._inherited is None else whole + self._inherited
 
     def take(self, plan: Plan) -> None:
         """Follow a plan; the first one with a stream has x̂ pulled."""
@@ -184,6 +198,8 @@ class ExactSegment:
                 for name in planes:
                     unpack(part[name], planes[name], blocks)
                 extra = part.get("extra", extra)
+        elif self._inherited is not None:
+            planes[self._residual], self._inherited = self._inherited, None
         self._states[task.stream] = StreamState(planes, extra)
         self._carrier.done(task)
 

@@ -32,6 +32,12 @@ class Lane:
         self.planes = {name: np.zeros_like(like) for name in codec.state_planes}
         self._frames: dict[tuple[int, int], bytes] = {}
 
+    @property
+    def held(self) -> Plane | None:
+        """What was produced and waits for later pushes, in place; None where the codec holds nothing back."""
+        names = () if self._codec.estimates else self._codec.state_planes
+        return self.planes[names[-1]] if names else None
+
     def encode(self, shard: int, unit: int, gradient: Plane) -> bytes:
         """The frame of unit number `unit` for one shard, kept until it is settled there."""
         frame = self._codec.encode(gradient, self.planes, self._trainable[shard])

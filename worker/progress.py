@@ -28,6 +28,7 @@ class Progress:
         bytes_moved: tuple[int, int, int],
         unit_s: float,
         residual_norm: float,
+        dropped_norm: float,
     ) -> dict[str, float | int]:
         """The fields of the report `progress`."""
         pushed, pulled, state = bytes_moved
@@ -43,4 +44,5 @@ class Progress:
             "unit_s": unit_s,
             "replayed": self.replayed,
             "residual_norm": residual_norm,
+            "dropped_norm": dropped_norm,
         }

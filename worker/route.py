@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from wire.clock import Clock, Deadline
 from wire.codec.chain import codecs_of
 from wire.config import Config
@@ -15,7 +17,7 @@ from wire.messages import OptimizerSpec
 from worker.elastic import ElasticSegment
 from worker.exact import ExactSegment
 from worker.mailbox import Plan
-from worker.parameters import Parameters
+from worker.parameters import Parameters, Plane
 from worker.replica import Replica
 from worker.state import USER_STREAM, Extras
 from worker.streams import WAIT, Task
@@ -36,6 +38,7 @@ class Route:
     Attributes:
         segment: at hand; before the first plan one without any work.
         total_steps: of the run, once the coordinator knows it.
+        dropped_norm: L2 norms of what segments held back whose successors have no place for it, added up.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Route:
         self._plan: Plan | None = None
         self._unseen = Deadline(clock, 0.0)
         self.total_steps: int | None = None
+        self.dropped_norm = 0.0
 
     def advance(self) -> None:
         """Take in what has arrived, a plan or deltas, as far as it belongs here."""
@@ -120,13 +124,18 @@ class Route:
             self.replica.forget()
             self._reached = plan.segment
         self.origin = self.origin_now()
-        self.segment = self._make(plan.segment, elastic=plan.elastic)
+        held = self.segment.held
+        self.segment = self._make(plan.segment, elastic=plan.elastic, held=held)
+        if held is not None and self.segment.held is None:
+            self.dropped_norm += float(np.linalg.norm(held))
 
     def origin_now(self) -> bytes:
         """What a stream without a deposit would begin with: behind an elastic segment, as the model is."""
         return self._extras.save(USER_STREAM) if self.segment.elastic else self.origin
 
-    def _make(self, number: int, *, elastic: bool) -> ExactSegment | ElasticSegment:
+    def _make(
+        self, number: int, *, elastic: bool, held: Plane | None = None
+    ) -> ExactSegment | ElasticSegment:
         codec, _ = codecs_of(self._config, optimizer=self._optimizer, elastic=elastic)
         shared: dict[str, Any] = {
             "transfer": self._transfer,
@@ -134,6 +143,7 @@ class Route:
             "replica": self.replica,
             "codec": codec,
             "extras": self._extras,
+            "held": held,
         }
         if elastic:
             return ElasticSegment(number, **shared, streams=self._config.sync.units_per_step)

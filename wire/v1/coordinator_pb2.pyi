@@ -126,7 +126,7 @@ class Ready(_message.Message):
     def __init__(self, samples: _Optional[int] = ..., data_digest: _Optional[str] = ..., batch_size: _Optional[int] = ..., accumulate: _Optional[int] = ..., evaluate_every: _Optional[int] = ..., evaluates: _Optional[bool] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("version", "units", "compute_s", "wait_s", "bytes_pushed", "bytes_pulled", "bytes_state", "pulls", "unit_s", "replayed", "residual_norm")
+    __slots__ = ("version", "units", "compute_s", "wait_s", "bytes_pushed", "bytes_pulled", "bytes_state", "pulls", "unit_s", "replayed", "residual_norm", "dropped_norm")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +138,7 @@ class Progress(_message.Message):
     UNIT_S_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
     RESIDUAL_NORM_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_NORM_FIELD_NUMBER: _ClassVar[int]
     version: int
     units: int
     compute_s: float
@@ -149,7 +150,8 @@ class Progress(_message.Message):
     unit_s: float
     replayed: int
     residual_norm: float
-    def __init__(self, version: _Optional[int] = ..., units: _Optional[int] = ..., compute_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., bytes_state: _Optional[int] = ..., pulls: _Optional[int] = ..., unit_s: _Optional[float] = ..., replayed: _Optional[int] = ..., residual_norm: _Optional[float] = ...) -> None: ...
+    dropped_norm: float
+    def __init__(self, version: _Optional[int] = ..., units: _Optional[int] = ..., compute_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., bytes_state: _Optional[int] = ..., pulls: _Optional[int] = ..., unit_s: _Optional[float] = ..., replayed: _Optional[int] = ..., residual_norm: _Optional[float] = ..., dropped_norm: _Optional[float] = ...) -> None: ...
 
 class Deposited(_message.Message):
     __slots__ = ("stream", "step", "released")
