@@ -100,8 +100,8 @@ class Arrivals:
 
     @property
     def high(self) -> int:
-        """One beyond the largest unit that any shard holds."""
-        return max(self._units, default=self._state.low - 1) + 1
+        """One beyond the largest unit that any shard holds, or has settled."""
+        return max(self._state.open_step * self._state.streams, max(self._units, default=-1) + 1)
 
     @property
     def contiguous(self) -> int:
