@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from coordinator import actions as a
+from coordinator import records as r
 from coordinator.core import Core
-from tests.coordinator.world import LAYOUT, SPEC, began, rules
+from tests.coordinator.ground import EXACT, LAYOUT, SPEC, began, rules
 from wire.ids import UnitId
 from wire.messages import Commit
 
@@ -16,9 +17,12 @@ A = TypeVar("A")
 class Run:
     """Two servers, and workers 3, 4 … as they join."""
 
-    def __init__(self, *, first_step: int = 0, checkpoint: str = "", **changes: Any) -> None:
+    def __init__(
+        self, *, first_step: int = 0, checkpoint: str = "", mode: r.Switching = EXACT, **changes: Any
+    ) -> None:
         self.now = 0.0
-        state = began(changes.get("units_per_step", 4), first_step=first_step, checkpoint=checkpoint)
+        streams = changes.get("units_per_step", 4)
+        state = began(streams, first_step=first_step, checkpoint=checkpoint, mode=mode)
         self.core = Core(rules(**changes), state)
         for shard in range(2):
             self.hear(a.Join(f"ps{shard}", "ps", f"ps{shard}", f"h:{shard}", "", 0, "h"))
@@ -70,6 +74,29 @@ class Run:
         return self.hear(
             *(a.UnitAccepted(shard, UnitId(1, step, s), 0, 3, told) for s in streams for shard in shards)
         )
+
+    def settle(self, step: int) -> list[a.Action]:
+        return self.hear(*(a.StepSettled(shard, step) for shard in range(2)))
+
+    def plans(self, actions: list[a.Action]) -> dict[int, a.Plan]:
+        """The last plan of each worker that is told one."""
+        tells = self.only(a.Tell, actions)
+        return {tell.incarnation: tell.order for tell in tells if isinstance(tell.order, a.Plan)}
+
+    def hold(self, incarnation: int, plan: a.Plan, following: int | None = None) -> list[a.Action]:
+        """A worker answers a plan: nothing of a lease is begun, or all before `following`."""
+        begun = [
+            (o.lease, o.span.start if following is None else o.span.first_from(following))
+            for o in plan.leases
+        ]
+        return self.hear(a.Holding(incarnation, plan.number, tuple(begun)))
+
+    def held(self) -> dict[int, list[tuple[int, int, int]]]:
+        """Worker -> the spans (start, stop, stride) that it holds."""
+        spans: dict[int, list[tuple[int, int, int]]] = {}
+        for lease in self.core.state.leases.values():
+            spans.setdefault(lease.holder, []).append((lease.span.start, lease.span.stop, lease.span.stride))
+        return spans
 
     def kinds(self, actions: list[a.Action]) -> list[str]:
         return [type(action).__name__ for action in actions]

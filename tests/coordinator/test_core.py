@@ -10,8 +10,8 @@ import pytest
 from coordinator import actions as a
 from coordinator import records as r
 from coordinator.core import Core
+from tests.coordinator.ground import LAYOUT, SPEC, began, rules
 from tests.coordinator.runs import Run
-from tests.coordinator.world import LAYOUT, SPEC, began, rules
 from wire.errors import (
     DamagedFile,
     DataRefused,

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 
 import pytest
 
 from coordinator import actions as a
+from coordinator import records as r
+from coordinator.arrivals import Arrivals
 from coordinator.core import Core
 from coordinator.desk import Rules
+from coordinator.elastic import Elastic
 from coordinator.lanes import Lanes
+from coordinator.leases import Leases
 from coordinator.pace import Standing
+from coordinator.retirements import Retirements
 from coordinator.state import State
 from ps.ledger import Ledger, Verdict
-from tests.coordinator.world import Broken, World
+from tests.coordinator.ground import Broken
+from tests.coordinator.world import World
 from wire.ids import UnitId
+from worker.leases import LeaseWork
 
 SEEDS = 400
 BATCH = 50
+ELASTIC = ("async", "ssp", "quorum")
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
@@ -40,32 +51,53 @@ def run_seed(seed: int) -> World:
         raise Broken(f"seed {seed}: {error!r}\n  {tail}\nrepeat with: {command}") from error
 
 
+@cache
+def some_worlds() -> list[World]:
+    return [run_seed(seed) for seed in range(80)]
+
+
 def test_the_histories_are_eventful() -> None:
     """Without this the simulation could pass by doing nothing."""
-    worlds = [run_seed(seed) for seed in range(80)]
+    worlds = some_worlds()
     fenced = [w for w in worlds if any("FenceAnswered" in line for line in w.history)]
     partial = [w for w in worlds if any('"send_to": [' in j and '"send_to": []' not in j for j in w.journal)]
     moved = [w for w in worlds if any("handed over" in j for j in w.journal)]
     stopped = [w for w in worlds if w.state.stopping is not None]
     assert sum(w.kills for w in worlds) > 30
-    assert len(fenced) > 15 and len(moved) > 10 and partial and stopped
+    assert len(fenced) > 5 and len(moved) > 5 and partial and stopped
+
+
+def test_the_elastic_histories_are_eventful() -> None:
+    worlds = some_worlds()
+    journals = ["\n".join(w.journal) for w in worlds]
+    switched = [w for w in worlds if w.state.segment.number > 0]
+    assert {w.state.segment.mode for w in switched} == {"sync", "ssp", "async"} and len(switched) > 15
+    assert max(w.state.segment.number for w in worlds) > 2
+    assert sum('"Vacated"' in j for j in journals) > 10 and sum('"Lowered"' in j for j in journals) > 20
+    assert any('"late": [' in j and '"late": []' not in line for j in journals for line in j.split("\n"))
+    assert sum('"Barred"' in j for j in journals) > 15
+    assert any(w.partial for w in worlds)
+    assert any(w.state.totals.returned > 0 for w in worlds)
 
 
 def test_a_seed_replays_to_the_letter() -> None:
     assert run_seed(5).history == run_seed(5).history
 
 
-# --- planted bugs ------------------------------------------------------------------------
+# --- planted bugs ----------------------------------------------------------------------------
 
 
-def caught(seeds: int = 60, **parts: Callable[..., object]) -> str:
+def caught(seeds: int = 60, modes: Sequence[str] = ("sync",), **parts: Callable[..., object]) -> str:
     """The first complaint of the world about a run with a planted bug."""
     for seed in range(seeds):
         try:
-            World(seed, **parts).run()  # type: ignore[arg-type]
+            World(seed, modes=modes, **parts).run()  # type: ignore[arg-type]
         except (Broken, AssertionError) as error:
             return str(error)
     return ""
+
+
+# --- planted bugs of exact segments
 
 
 def test_a_fence_that_is_not_sent_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +136,9 @@ def test_a_ledger_that_counts_attempts_is_caught() -> None:
     assert "a second time" in caught(seeds=1000, ledger=AcceptsEveryAttempt)
 
 
-def test_a_ledger_that_ignores_fences_is_caught() -> None:
+def test_a_ledger_that_ignores_fences_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retirement would hide it: nothing of a worker that is gone is taken, whatever the attempt."""
+    monkeypatch.setattr(Retirements, "begin", lambda self, incarnation: None)
     assert "behind fence" in caught(seeds=1000, ledger=IgnoresFences)
 
 
@@ -123,7 +157,7 @@ def test_a_close_without_all_shards_is_caught() -> None:
         made.work.steps._pace = HastyPace()
         return made
 
-    assert "while it holds" in caught(core=core)
+    assert re.search("counts unit .* which is not on shard", caught(core=core))
 
 
 def test_a_store_that_keeps_the_last_deposit_only_is_caught() -> None:
@@ -150,3 +184,102 @@ def test_a_decision_told_before_it_is_journaled_is_caught(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Core, "handle", hasty)
     assert "before it is journaled" in caught()
+
+
+# --- planted bugs of elastic segments
+
+
+def test_a_retirement_that_is_not_waited_for_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    abandon = Elastic.abandon
+
+    def hasty(self: Elastic, incarnation: int, reason: str) -> None:
+        abandon(self, incarnation, reason)
+        self._leases.retired(incarnation)
+
+    monkeypatch.setattr(Elastic, "abandon", hasty)
+    assert re.search("was given up, while|but it stands on", caught(modes=ELASTIC))
+
+
+def test_an_answer_to_an_older_plan_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    holding = Leases.holding
+
+    def hasty(self: Leases, event: a.Holding) -> None:
+        for asked in self._asked.values():
+            asked.plan = 0
+        holding(self, event)
+
+    monkeypatch.setattr(Leases, "holding", hasty)
+    assert re.search("or it itself has begun|behind the boundary", caught(modes=ELASTIC))
+
+
+def test_a_count_above_the_lowest_missing_unit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def eager(self: Arrivals) -> int:
+        number = self._state.low
+        while self.known(number):
+            number += 1
+        return number
+
+    monkeypatch.setattr(Arrivals, "contiguous", property(eager))
+    assert re.search("counts unit .* which is not on shard", caught(modes=ELASTIC))
+
+
+def test_a_unit_dealt_beyond_the_bar_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    deal = Leases.deal
+
+    def blind(self: Leases, reason: str) -> None:
+        state = self._desk.state
+        barred, state.barred = state.barred, None
+        deal(self, reason)
+        state.barred = barred
+
+    monkeypatch.setattr(Leases, "deal", blind)
+    assert "behind the boundary" in caught(modes=ELASTIC)
+
+
+def test_a_switch_that_does_not_wait_for_retirements_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Core._begin_segment_if_over
+
+    def hasty(self: Core, now: float) -> None:
+        asked, self.retirements._asked = self.retirements._asked, {}
+        begin(self, now)
+        self.retirements._asked = asked
+
+    monkeypatch.setattr(Core, "_begin_segment_if_over", hasty)
+    assert "still takes from" in caught(seeds=400, modes=("sync", *ELASTIC))
+
+
+def test_a_unit_that_counts_again_when_it_is_told_again_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = Arrivals.accept
+
+    def forgetful(self: Arrivals, event: a.UnitAccepted) -> None:
+        """A shard that tells a unit again is taken for another one."""
+        known = event.shard in self.shards(event.unit.number(self._state.streams))
+        accept(self, replace(event, shard=event.shard + 1) if known else event)
+
+    monkeypatch.setattr(Arrivals, "accept", forgetful)
+    assert re.search("which is not on shard|but it stands on", caught(seeds=400, modes=ELASTIC))
+
+
+def test_late_units_that_are_dropped_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forget(self: State, record: r.Closed) -> None:
+        self.low = (record.step + 1) * self.streams
+
+    monkeypatch.setattr(State, "_owe", forget)
+    assert re.search("counts unit .* which is not on shard", caught(modes=("quorum",)))
+
+
+def test_a_worker_that_runs_ahead_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LeaseWork, "_may_begin", lambda self, unit: True)
+    assert "steps ahead of the slowest clock" in caught(modes=("ssp",))
+
+
+def test_a_segment_whose_leases_do_not_end_with_it_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that pulls x̂ behind the pausing close does not know that the segment is over."""
+
+    def no_bar(self: Elastic) -> None:
+        state = self._desk.state
+        if state.switching is not None and state.barred is None:
+            self._desk.decide(r.Barred(state.open_step + 1))
+
+    monkeypatch.setattr(Elastic, "_approach_switch", no_bar)
+    assert re.search("behind (the|a) boundary", caught(seeds=200, modes=("quorum", "ssp")))

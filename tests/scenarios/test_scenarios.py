@@ -5,7 +5,7 @@
 Notes must appear in the actions of the event in this order; others may stand between them, and `nothing` says that
 there are none. A line without an arrow asks for nothing. `#` begins a comment. The scripts are the files *.txt here.
 
-    rules KEY=N …                  before anything else: changes of the small run's rules
+    rules KEY=N … [mode=M staleness=N quorum=N deadline=S]   before anything else: changes of the small run's rules
     start N                        N workers w1 … wN join, upload, are ready
     join NAME                      a worker joins, declares and is ready
     advance S s [silent NAME …]    S seconds pass in ticks of 0.1 s; all beat but the silent
@@ -17,12 +17,19 @@ there are none. A line without an arrow asks for nothing. `#` begins a comment. 
     leave NAME · fail NAME [ends] · announce NAME · progress NAME · attend NAME
     evaluate NAME step=N           both evaluations of the end
     written N · checkpoint fails N · stop · lost SHARD
+
+and of elastic segments, whose units have numbers:
+
+    accept NAME units=A,B [shard=K] [bad]       units accepted (on one shard, or on all)
+    hold NAME LEASE=NEXT … [plan=N]             the answer to its newest plan (or to an older one)
+    retired NAME [shard=K]                      nothing is taken from it any more
+    set mode=M [staleness=N quorum=N deadline=S] · begun N [shard=K] · drain NAME
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -30,11 +37,12 @@ import pytest
 from coordinator import actions as a
 from coordinator import records as r
 from coordinator.core import Core
-from tests.coordinator.world import LAYOUT, SPEC, began, rules
+from tests.coordinator.ground import EXACT, LAYOUT, SPEC, began, rules
 from wire.errors import SparsyncError
 from wire.ids import UnitId
 from wire.messages import BAD_UNIT, Commit
 
+MODE = {"mode", "staleness", "quorum", "deadline"}
 BETWEEN = re.compile(r";(?![^()]*\))")
 SCRIPTS = sorted(Path(__file__).parent.glob("*.txt"))
 
@@ -46,13 +54,18 @@ class Stage:
         self.now = 0.0
         self.core: Core | None = None
         self.changes: dict[str, int] = {"servers": 2}
+        self.mode = EXACT
         self.incarnations: dict[str, int] = {}
+        self.gone: dict[str, int] = {}
+        self.plans: dict[int, int] = {}
 
     def play(self, line: str) -> list[str]:
         """The notes of one event."""
         words = line.split()
         if words[0] == "rules":
-            self.changes |= {k: int(v) for k, v in (w.split("=") for w in words[1:])}
+            options = dict(w.split("=") for w in words[1:])
+            self.mode = _mode(options) if "mode" in options else EXACT
+            self.changes |= {k: int(v) for k, v in options.items() if k not in MODE}
             return []
         if self.core is None:
             self._open()
@@ -72,11 +85,13 @@ class Stage:
         for action in actions:
             if isinstance(action, a.Answer) and isinstance(action.value, a.Joined):
                 self.incarnations[action.key] = action.value.incarnation
+            if isinstance(action, a.Tell) and isinstance(action.order, a.Plan):
+                self.plans[action.incarnation] = action.order.number
         return [note for action in actions for note in self._notes(action)]
 
     def _open(self) -> None:
         streams = int(self.changes.get("units_per_step", 4))
-        self.core = Core(rules(**self.changes), began(streams))
+        self.core = Core(rules(**self.changes), began(streams, mode=self.mode))
         for shard in range(self.changes["servers"]):
             self.hear(a.Join(f"ps{shard}", "ps", f"ps{shard}", f"h:{shard}", "", 0, "h"))
 
@@ -115,11 +130,12 @@ class Stage:
 
     def _beats(self, words: list[str]) -> Iterator[a.Event]:
         name = words[1]
-        yield a.BeatsEnded(self.incarnations.pop(name))
+        self.gone[name] = self.incarnations.pop(name)
+        yield a.BeatsEnded(self.gone[name])
 
     def _push(self, words: list[str]) -> Iterator[a.Event]:
         options = dict(w.split("=") for w in words[1:] if "=" in w)
-        shards = [int(options["shard"])] if "shard" in options else range(self.changes["servers"])
+        shards = self._shards(options)
         reason = f"{BAD_UNIT}loss is NaN" if "bad" in words else ""
         commit = Commit(reason, 8, 64, 2.0, 1.0, (float(options.get("lr", "0.1")),))
         for stream in map(int, options["stream"].split(",")):
@@ -127,6 +143,39 @@ class Stage:
             for shard in shards:
                 attempt = int(options.get("attempt", "0"))
                 yield a.UnitAccepted(shard, unit, attempt, self.incarnations[words[0]], commit)
+
+    def _shards(self, options: dict[str, str]) -> Sequence[int]:
+        return [int(options["shard"])] if "shard" in options else range(self.changes["servers"])
+
+    def _accept(self, words: list[str]) -> Iterator[a.Event]:
+        options = dict(w.split("=") for w in words[1:] if "=" in w)
+        commit = Commit(f"{BAD_UNIT}loss is NaN" if "bad" in words else "", 8, 64, 2.0, 1.0, (0.1,))
+        streams = int(self.changes.get("units_per_step", 4))
+        for number in map(int, options["units"].split(",")):
+            unit = UnitId(1, *divmod(number, streams))
+            for shard in self._shards(options):
+                yield a.UnitAccepted(shard, unit, 0, self.incarnations[words[0]], commit)
+
+    def _hold(self, words: list[str]) -> Iterator[a.Event]:
+        options = dict(w.split("=") for w in words[1:])
+        incarnation = self.incarnations[words[0]]
+        plan = int(options.pop("plan", self.plans[incarnation]))
+        yield a.Holding(incarnation, plan, tuple((int(lease), int(n)) for lease, n in options.items()))
+
+    def _retired(self, words: list[str]) -> Iterator[a.Event]:
+        options = dict(w.split("=") for w in words[1:])
+        incarnation = (self.gone | self.incarnations)[words[0]]
+        yield from (a.WorkerRetired(shard, incarnation) for shard in self._shards(options))
+
+    def _set(self, words: list[str]) -> Iterator[a.Event]:
+        yield a.SetAsked("set", _mode(dict(w.split("=") for w in words)))
+
+    def _begun(self, words: list[str]) -> Iterator[a.Event]:
+        options = dict(w.split("=") for w in words[1:])
+        yield from (a.SegmentBegun(shard, int(words[0])) for shard in self._shards(options))
+
+    def _drain(self, words: list[str]) -> Iterator[a.Event]:
+        yield a.DrainAsked("drain", words[0])
 
     def _settle(self, words: list[str]) -> Iterator[a.Event]:
         yield from (a.StepSettled(shard, int(words[0])) for shard in range(self.changes["servers"]))
@@ -182,16 +231,30 @@ class Stage:
 
     def _notes(self, action: a.Action) -> Iterator[str]:
         match action:
+            case a.Tell(incarnation, a.Plan(elastic=True) as plan):
+                told = ", ".join(self._lease(order) for order in plan.leases)
+                yield f"plan {self._name(incarnation)} [{told}]"
             case a.Tell(incarnation, a.Plan(assignments=assignments)):
                 told = ", ".join(self._assignment(s) for s in assignments)
                 yield f"plan {self._name(incarnation)} [{told}]"
             case a.Tell(incarnation, a.End(_, error)):
                 yield f"end {self._name(incarnation)}" + (f" {error}" if error else "")
             case a.Command(0, a.CloseStep() as close):
-                more = " deposit" * close.deposit + " final" * close.final
+                more = f" late {list(close.late)}" * bool(close.late)
+                more += " deposit" * close.deposit + " final" * close.final + " pause" * close.pause
                 yield f"close {close.step} {list(close.streams)}{more}"
             case a.Command(0, a.FenceStream() as fence):
                 yield f"fence stream={fence.stream} step={fence.step} attempt={fence.attempt}"
+            case a.Command(0, a.RetireWorker(incarnation)):
+                yield f"retire {self._name(incarnation)}"
+            case a.Command(0, a.BeginSegment(number, step)):
+                yield f"begin segment {number} step={step}"
+            case a.Answer(_, SparsyncError() as refusal):
+                yield f"refused {type(refusal).__name__}"
+            case a.Journal(r.Counted(low)):
+                yield f"count {low}"
+            case a.Journal(r.Barred(step)):
+                yield "bar lifted" if step is None else f"bar {step}"
             case a.Command(0, a.FinishShard()):
                 yield "finish"
             case a.WriteCheckpoint(step):
@@ -203,6 +266,13 @@ class Stage:
             case a.Journal(r.Ended(reason, error)):
                 yield f"ended {error or 'well'} ({reason})"
 
+    @staticmethod
+    def _lease(order: a.LeaseOrder) -> str:
+        """`L1 4..40/4`: units 4, 8, … below 40; `L1 back`: nothing more of it is to be begun."""
+        span = order.span
+        text = f"L{order.lease} {span.start}..{span.stop}/{span.stride}" if span else f"L{order.lease} back"
+        return text + "".join(f" {number} only {list(need)}" for number, need in order.partial)
+
     def _assignment(self, s: a.Assignment) -> str:
         text = f"{s.stream}@{s.step}"
         text += f" a{s.attempt}" * bool(s.attempt)
@@ -213,6 +283,12 @@ class Stage:
     def _name(self, incarnation: int) -> str:
         assert self.core is not None
         return self.core.state.members[incarnation].name
+
+
+def _mode(options: dict[str, str]) -> r.Switching:
+    """What `mode=M staleness=N quorum=N deadline=S` asks for."""
+    keys = {k: int(options[k]) if k in options else None for k in ("staleness", "quorum")}
+    return r.Switching(options["mode"], **keys, deadline_s=float(options.get("deadline", "1")))
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

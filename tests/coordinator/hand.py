@@ -1,0 +1,497 @@
+"""A worker of the small world: joins, declares, uploads if asked, computes what its plan says.
+
+In exact segments each stream is a `Job` of its own, all of them at once and in any order; in elastic
+ones the real leases and delta queues say what comes next, one unit after the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from coordinator import actions as a
+from ps.ledger import Verdict
+from tests.coordinator.ground import LAYOUT, Broken, Line
+from wire.errors import SparsyncError
+from wire.ids import UnitId
+from worker.deltas import Delta, DeltaQueues
+from worker.leases import Lease, LeaseWork
+from worker.streams import Kind, Task
+
+if TYPE_CHECKING:
+    from tests.coordinator.server import Shard
+    from tests.coordinator.world import World
+
+UNSEEN_S = 5.0
+UNITS_UNDER_WAY = 2
+NOWHERE = -1
+
+
+@dataclass
+class Job:
+    """A stream at work on a worker: `at` is the unit that its state stands before."""
+
+    stream: int
+    attempt: int
+    first: int
+    deposit: int | None
+    send_to: tuple[int, ...]
+    start: int
+    at: int
+    release: bool = False
+    released: bool = False
+    busy: bool = False
+    blocked: bool = False
+    over: bool = False
+    deposited: int | None = None
+    depositing: int | None = None
+    heard: dict[int, set[int]] = field(default_factory=dict)
+    closing: dict[int, Delta] = field(default_factory=dict)
+    lines: list[Line] = field(default_factory=list)
+
+    def says(self, flag: str) -> bool:
+        """What the delta says behind which the stream stands."""
+        delta = self.closing.get(self.at)
+        return delta is not None and getattr(delta, flag)
+
+
+class Worker:
+    """One incarnation of a process.
+
+    Attributes:
+        segment: at hand; `reached`: the one that the deltas have come to.
+        begun: units of elastic segments that it began.
+    """
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.incarnation = 0
+        self.alive = True
+        self.paused_until = 0.0
+        self.slowness = world.random.choice([1.0, 1.0, 1.0, 4.0])
+        self.reports: list[a.Event] = []
+        self.up = Line(world, world.hear)
+        self.down = Line(world, self.hear, self)
+        self.beats = Line(world, world.hear)
+        self.ready = False
+        self.told = False
+        self.leaving = self.drained = self.planned = False
+        self.evaluated = False
+        # the way from segment to segment
+        self.segment = self.reached = NOWHERE
+        self.elastic = False
+        self.mail: a.Plan | None = None
+        self.plan: a.Plan | None = None
+        self.unseen_until = 0.0
+        # x̂
+        self.held = False
+        self.step = -1
+        self.versions: list[int] = []
+        self.clocks: list[int] = []
+        self.queues = DeltaQueues(len(world.shards))
+        self.lines: list[Line] = []
+        # work
+        self.jobs: dict[int, Job] = {}
+        self.work = LeaseWork(world.rules.units_per_step)
+        self.first = self.final = self.occupied = False
+        self.under_way: Counter[int] = Counter()
+        self.begun: set[int] = set()
+        self.join()
+
+    # --- coming and going
+
+    def join(self) -> None:
+        world = self.world
+        key = world.key(self, self.joined)
+        self.up.send(a.Join(key, "worker", self.name, "", "cpu", world.serial(), "host"))
+
+    def joined(self, value: Any) -> None:
+        if isinstance(value, SparsyncError):
+            self.world.after(1.0, self.join, self)
+            return
+        self.incarnation = value.incarnation
+        self.beat()
+        self.up.send(a.Attending(self.incarnation))
+        self.declare()
+
+    def declare(self) -> None:
+        self.up.send(
+            a.Declare(self.world.key(self, self.declared), self.incarnation, LAYOUT, self.world.spec)
+        )
+
+    def beat(self) -> None:
+        self.beats.send(a.Beat(self.incarnation))
+        self.world.after(1.0, self.beat, self)
+
+    def declared(self, value: Any) -> None:
+        if isinstance(value, SparsyncError):
+            self.die(silent=False)
+        elif self.told or self.ready:
+            return  # the answer to a repeat
+        elif value.upload:
+            self.told = True
+            self.world.after(self.world.random.uniform(0.1, 1.0), self.uploaded, self)
+        else:
+            self.become_ready()
+
+    def uploaded(self) -> None:
+        self.report(a.Uploaded(self.incarnation))
+        self.become_ready()
+
+    def become_ready(self) -> None:
+        self.ready = True
+        self.report(a.Ready(self.incarnation, 100, "d", 2, 1, True, 0))
+
+    def report(self, event: a.Event) -> None:
+        """Tell what must not be lost with a line."""
+        self.reports.append(event)
+        self.up.send(event)
+
+    def leave(self) -> None:
+        self.leaving = True
+        self.report(a.WorkerLeaving(self.incarnation, "SIGTERM"))
+
+    def reopen(self) -> None:
+        """The line to the coordinator broke: what was under way is lost, what must last is told again."""
+        self.up.cut()
+        self.down.cut()
+        self.up, self.down = Line(self.world, self.world.hear), Line(self.world, self.hear, self)
+        self.up.send(a.Attending(self.incarnation))
+        for event in self.reports:
+            self.up.send(event)
+        if not self.ready:
+            self.declare()
+
+    def die(self, *, silent: bool) -> None:
+        """Everything stops; what is under way may still arrive; the end is noticed at once or by silence."""
+        self.alive = False
+        self.up.cut(self.world.delay())
+        self.beats.cut(self.world.delay())
+        for shard in self.world.shards:
+            shard.followers = [f for f in shard.followers if f[0] is not self]
+        if not silent and self.incarnation:
+            self.world.after(self.world.delay(), lambda: self.world.hear(a.BeatsEnded(self.incarnation)))
+
+    # --- orders
+
+    def hear(self, order: a.Plan | a.End) -> None:
+        if isinstance(order, a.End):
+            self.die(silent=False)
+            if order.error == "StaleIncarnation" and not self.leaving:
+                self.world.spawn(self.name)
+            return
+        self.world.total_steps = order.total_steps or self.world.total_steps
+        self.mail = order
+        self.turn()
+
+    def turn(self) -> None:
+        """Take in what has arrived; begin what comes next. Not while a unit is at hand."""
+        if self.occupied or not self.ready:
+            return
+        if self.mail is not None:
+            self.plan, self.mail = self.mail, None
+            self.unseen_until = self.world.now + UNSEEN_S
+            self.world.after(UNSEEN_S, self.turn, self)
+        self.obey()
+        while self.open and not self.occupied and (deltas := self.queues.take()):
+            self.enter(deltas)
+        if self.elastic and not self.occupied and self.plan is None and not self.final:
+            self.begin_unit()
+
+    @property
+    def open(self) -> bool:
+        return self.reached <= (self.plan.segment if self.plan is not None else self.segment)
+
+    def obey(self) -> None:
+        """Follow the newest plan once its segment is reached."""
+        plan = self.plan
+        if plan is None:
+            return
+        if plan.segment > self.reached and self.held and self.world.now < self.unseen_until:
+            return
+        self.plan = None
+        if plan.segment > self.segment:
+            self.begin_segment(plan)
+        if plan.segment == self.segment:
+            if plan.elastic != self.elastic:
+                raise Broken(
+                    f"{self.name} is in segment {self.segment}, elastic {self.elastic}, and is told {plan}"
+                )
+            if self.elastic:
+                self.take_leases(plan)
+            else:
+                self.take_streams(plan)
+
+    def begin_segment(self, plan: a.Plan) -> None:
+        if plan.segment != self.reached:
+            self.held = False
+            self.step = -1
+            self.reached = plan.segment
+        for stream in list(self.jobs):
+            self.drop(stream)
+        self.segment, self.elastic = plan.segment, plan.elastic
+        self.work = LeaseWork(self.world.rules.units_per_step)
+        if self.held:
+            self.work.reached(self.clock)
+
+    @property
+    def clock(self) -> int:
+        return max(min(self.clocks), self.step, 0)
+
+    # --- x̂
+
+    def enter(self, deltas: Sequence[Delta]) -> None:
+        self.final = self.final or deltas[0].final
+        for delta in deltas:
+            if delta.version != self.versions[delta.shard]:
+                raise Broken(f"{self.name} at {self.versions} is handed {delta}")
+            self.versions[delta.shard] += 1
+            self.clocks[delta.shard] = max(self.clocks[delta.shard], delta.clock)
+        head = deltas[0]
+        if head.closes:
+            self.step = max(self.step, head.step + 1)
+        if self.elastic:
+            self.work.reached(self.clock)
+            self.evaluate_at_the_end()
+        for job in self.jobs.values():
+            self.go_on(job)
+        if head.pause:
+            self.reached += 1
+            self.obey()
+
+    def follow(self, versions: Sequence[int], steps: Sequence[int]) -> None:
+        """Receive every shard's deltas from `versions` on; an older following ends."""
+        self.held = True
+        self.step = min(steps)
+        self.versions = list(versions)
+        self.queues.begin(steps)
+        for shard, old in zip(self.world.shards, self.lines, strict=False):
+            old.cut()
+            shard.forget(old)
+        self.lines = [Line(self.world, self.published, self) for _ in self.world.shards]
+        for shard, line, version in zip(self.world.shards, self.lines, versions, strict=True):
+            shard.follow(self, line, version)
+        # Behind the end of the logs no delta says so any more.
+        self.final = all(s.ended_at(v) for s, v in zip(self.world.shards, versions, strict=True))
+
+    def published(self, delta: Delta) -> None:
+        self.queues.put(delta)
+        self.turn()
+
+    # --- an elastic segment
+
+    def take_leases(self, plan: a.Plan) -> None:
+        self.first = plan.first
+        orders = [
+            Lease(o.lease, o.span.start, o.span.stop, o.span.stride, dict(o.partial)) for o in plan.leases
+        ]
+        self.work.take(orders, plan.ahead)
+        if not self.held and (plan.leases or plan.first):
+            self.pull(plan)
+        else:
+            self.answer(plan)
+
+    def answer(self, plan: a.Plan) -> None:
+        self.up.send(a.Holding(self.incarnation, plan.number, tuple(self.work.holding.items())))
+        self.evaluate_at_the_end()
+
+    def pull(self, plan: a.Plan) -> None:
+        """Take x̂ as it is on each shard, one a little later than the other."""
+        self.occupied = True
+        parts: dict[int, tuple[int, int, int]] = {}
+
+        def have(shard: Shard) -> None:
+            parts[shard.index] = shard.snapshot()
+            if len(parts) == len(self.world.shards):
+                self.occupied = False
+                versions, steps, self.clocks = map(
+                    list, zip(*(parts[s.index] for s in self.world.shards), strict=True)
+                )
+                self.follow(versions, steps)
+                self.work.reached(self.clock)
+                self.answer(plan)
+                self.turn()
+
+        for shard in self.world.shards:
+            self.world.after(self.world.delay(), lambda s=shard: have(s), self)
+
+    def begin_unit(self) -> None:
+        task = self.work.next()
+        if task.kind is not Kind.COMPUTE or len(+self.under_way) >= UNITS_UNDER_WAY:
+            return
+        self.occupied = True
+        number = task.step * self.world.rules.units_per_step + task.stream
+        self.world.laws.begins(self, number, task.send_to)
+        self.begun.add(number)
+        base = list(self.versions)
+        seconds = self.world.random.uniform(0.05, 0.6) * self.slowness
+        self.world.after(seconds, lambda: self.commit(task, number, base, seconds), self)
+
+    def commit(self, task: Task, number: int, base: list[int], seconds: float) -> None:
+        self.occupied = False
+        self.work.done(task)
+        chosen = task.send_to or range(len(self.world.shards))
+        self.under_way[number] += len(chosen)
+
+        def answered(verdict: Verdict) -> None:
+            self.under_way[number] -= 1
+            self.turn()
+
+        unit = UnitId(1, task.step, task.stream)
+        for index in chosen:
+            self.push(self.world.shards[index], unit, 0, base[index], answered)
+        self.up.send(a.Progressed(self.incarnation, seconds, 0.5))
+        self.turn()
+
+    def push(self, shard: Shard, unit: UnitId, attempt: int, base: int, then: Any) -> None:
+        """Send a unit's part, now and then twice: where the answer is lost the same bytes go again."""
+        rnd, waiting = self.world.random, [True]
+
+        def arrive() -> None:
+            if not self.alive and rnd.random() < 0.5:
+                return  # it died in the middle of the push
+            verdict = shard.push(self, unit, attempt, base)
+            self.world.after(self.world.delay(), lambda: answered(verdict), self)
+
+        def answered(verdict: Verdict) -> None:
+            if waiting and waiting.pop():
+                then(verdict)
+
+        for _ in range(1 + (rnd.random() < 0.1)):
+            self.world.after(self.world.delay(), arrive)
+
+    def evaluate_at_the_end(self) -> None:
+        if self.final and self.first and not self.evaluated:
+            self.evaluate(self.step)
+
+    def evaluate(self, step: int) -> None:
+        self.evaluated = True
+        for model in ("published", "x"):
+            self.report(a.LossEvaluated(self.incarnation, step, model, 2.5, 0.1))
+
+    # --- an exact segment
+
+    def take_streams(self, plan: a.Plan) -> None:
+        kept = {s.stream: s for s in plan.assignments}
+        for stream, job in list(self.jobs.items()):
+            if stream not in kept or kept[stream].attempt != job.attempt:
+                self.drop(stream)
+        for s in plan.assignments:
+            if s.stream in self.jobs:
+                self.jobs[s.stream].release |= s.release
+                self.go_on(self.jobs[s.stream])
+            else:
+                self.take(s)
+
+    def drop(self, stream: int) -> None:
+        job = self.jobs.pop(stream)
+        job.over = True
+        for shard, line in zip(self.world.shards, job.lines, strict=True):
+            shard.forget(line)
+
+    def take(self, s: a.Assignment) -> None:
+        state = self.world.state
+        lane = state.lanes[s.stream]
+        if (lane.attempt, lane.holder, state.segment.number) != (s.attempt, self.incarnation, self.segment):
+            return  # an old plan reaches a worker that was given up meanwhile; the shards refuse it politely
+        start = state.segment.step if s.deposit is None else s.deposit
+        if start > s.step:
+            raise Broken(f"{s} starts before its deposit")
+        for shard in self.world.shards:
+            if s.deposit is not None and s.deposit not in shard.deposits[s.stream]:
+                raise Broken(
+                    f"{s}: no such deposit on shard {shard.index}: {sorted(shard.deposits[s.stream])}"
+                )
+        job = Job(
+            s.stream, s.attempt, s.step, s.deposit, s.send_to, start, start, s.release, deposited=s.deposit
+        )
+        self.jobs[s.stream] = job
+        versions = [shard.version_at(start) for shard in self.world.shards]
+        if not self.held:
+            self.clocks = [start] * len(versions)
+            self.follow(versions, [start] * len(versions))
+        for shard, version in zip(self.world.shards, versions, strict=True):
+            line = Line(self.world, lambda delta, j=job: self.closed(j, delta), self)
+            job.lines.append(line)
+            shard.follow(self, line, version)
+        self.go_on(job)
+
+    def closed(self, job: Job, delta: Delta) -> None:
+        if delta.closes:
+            job.heard.setdefault(delta.step + 1, set()).add(delta.shard)
+            job.closing[delta.step + 1] = delta
+            self.go_on(job)
+
+    def go_on(self, job: Job) -> None:
+        """The next thing to do for a stream, if its version is here from every shard."""
+        if job.over or job.busy or job.blocked or job.released or job.at > self.step:
+            return
+        if job.at > job.start and len(job.heard.get(job.at, ())) < len(self.world.shards):
+            return
+        if any(shard.ledger.step < job.at for shard in self.world.shards):
+            raise Broken(f"{self.name} entered step {job.at} before every shard had it")
+        if job.release or (job.says("deposit") and job.at not in (job.depositing, job.deposited)):
+            if job.depositing is not None:
+                return  # a deposit begins only when the last one stands on every shard
+            self.deposit(job)
+            if job.blocked:
+                return
+        if job.says("final") or (self.final and job.at >= self.step):
+            if job.stream == 0 and not self.evaluated:
+                self.evaluate(job.at)
+        elif not job.says("pause"):
+            job.busy = True
+            seconds = self.world.random.uniform(0.05, 0.6)
+            self.world.after(seconds, lambda: self.send(job), self)
+
+    def deposit(self, job: Job) -> None:
+        at, release = job.at, job.release
+        job.depositing = at
+        job.blocked = release or job.says("final") or self.world.random.random() < 0.5
+        waiting = set(range(len(self.world.shards)))
+
+        def stored(shard: Shard) -> None:
+            if job.attempt >= shard.ledger.fences.get(job.stream, 0):
+                shard.deposits[job.stream].add(at)
+                self.world.on_deposit(shard.deposits[job.stream])
+                self.world.after(self.world.delay(), lambda: acknowledged(shard), self)
+
+        def acknowledged(shard: Shard) -> None:
+            waiting.discard(shard.index)
+            if waiting or job.over:
+                return
+            job.blocked = False
+            job.depositing, job.deposited, job.released = None, at, release
+            self.report(a.StreamDeposited(self.incarnation, job.stream, at, release))
+            self.go_on(job)
+
+        for shard in self.world.shards:
+            self.world.after(self.world.delay(), lambda s=shard: stored(s), self)
+
+    def send(self, job: Job) -> None:
+        if job.over:
+            return
+        if job.at < job.first:
+            self.finish(job)
+            return
+        chosen = job.send_to if job.at == job.first and job.send_to else range(len(self.world.shards))
+        waiting = set(chosen)
+
+        def answered(index: int, verdict: Verdict) -> None:
+            if verdict is Verdict.FENCED:
+                job.over = True
+            waiting.discard(index)
+            if not waiting and not job.over:
+                self.finish(job)
+
+        for index in chosen:
+            unit = UnitId(1, job.at, job.stream)
+            self.push(self.world.shards[index], unit, job.attempt, 0, lambda v, i=index: answered(i, v))
+
+    def finish(self, job: Job) -> None:
+        job.busy = False
+        job.at += 1
+        self.up.send(a.Progressed(self.incarnation, 0.3))
+        self.go_on(job)

@@ -1,0 +1,207 @@
+"""What must hold in the small world, whatever happens. Looks at everybody's state at once, as nobody else can."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coordinator import actions as a
+from coordinator import records as r
+from coordinator.pace import pace_of
+from tests.coordinator.ground import Broken, commit_of
+
+if TYPE_CHECKING:
+    from tests.coordinator.hand import Worker
+    from tests.coordinator.server import Shard
+    from tests.coordinator.world import World
+
+
+class Laws:
+    """Raises Broken where one is violated."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._streams = world.rules.units_per_step
+        self._begun: dict[int, list[Worker]] = {}
+
+    def _present(self, worker: Worker) -> bool:
+        member = self._world.state.members.get(worker.incarnation)
+        return member is not None and member.present
+
+    def _barred(self, number: int) -> bool:
+        """Whether a unit lies behind a boundary that is not crossed yet."""
+        state = self._world.state
+        paused = (
+            state.last_close is not None
+            and state.last_close.pause
+            and state.segment.step <= state.last_close.step
+        )
+        bar = state.open_step if state.final or paused else state.barred
+        return bar is not None and number >= bar * self._streams
+
+    # --- units
+
+    def begins(self, worker: Worker, number: int, send_to: tuple[int, ...]) -> None:
+        """A worker begins a unit of an elastic segment."""
+        world, state = self._world, self._world.state
+        if not self._present(worker):
+            return  # it was given up and does not know; the shards know
+        told = f"{worker.name} (#{worker.incarnation}) begins unit {number}"
+        if worker.segment != state.segment.number:
+            raise Broken(f"{told} of segment {worker.segment}, in {state.segment}")
+        if self._barred(number):
+            raise Broken(f"{told} behind the boundary at step {state.barred or state.open_step}")
+        others = [w for w in self._begun.setdefault(number, []) if w is not worker and self._present(w)]
+        if others or number in worker.begun:
+            raise Broken(f"{told}, which {[w.name for w in others]} or it itself has begun")
+        self._begun[number].append(worker)
+        world.partial += bool(send_to)
+        have = [shard.index for shard in world.shards if number in shard.accepts]
+        need = set(send_to) if send_to else set(range(len(world.shards)))
+        if need != set(range(len(world.shards))) - set(have):
+            raise Broken(f"{told} for shards {sorted(need)}, but it stands on {have}")
+        ahead = pace_of(state.segment).ahead
+        slowest = min(shard.ledger.clock for shard in world.shards)
+        if ahead is not None and number // self._streams > slowest + ahead:
+            raise Broken(f"{told} more than {ahead} steps ahead of the slowest clock {slowest}")
+
+    def accepts(self, shard: Shard, worker: Worker, number: int, attempt: int) -> None:
+        """A shard is about to accept a unit."""
+        told = f"shard {shard.index} accepts unit {number} of {worker.name} (#{worker.incarnation})"
+        if number in shard.accepts:
+            raise Broken(f"{told} a second time")
+        if self._barred(number):
+            raise Broken(f"{told}, behind a boundary")
+        if shard.segment.elastic:
+            others = [w for w in self._begun.get(number, ()) if w is not worker and self._present(w)]
+            if others and not self._present(worker):
+                raise Broken(f"{told}, which was given up, while {others[0].name} computes it again")
+        elif attempt < shard.ledger.fences.get(number % self._streams, 0):
+            raise Broken(f"{told} attempt {attempt} behind fence {shard.ledger.fences}")
+        if worker.segment != shard.segment.number:
+            raise Broken(f"{told} of segment {worker.segment}, in {shard.segment}")
+
+    # --- decisions
+
+    def decided(self, record: r.Record) -> None:
+        """The coordinator journals a record."""
+        state = self._world.shadow
+        match record:
+            case r.Counted() | r.Closed():
+                self._all_stand(record)
+            case r.Segment(number=number, step=step):
+                if state.low != step * self._streams or state.open_step != step or number == 0:
+                    raise Broken(f"{record} begins while the state is at {state.low}, {state.open_step}")
+                self._check_retired()
+
+    def _all_stand(self, record: r.Counted | r.Closed) -> None:
+        """Every unit that is counted is on every shard."""
+        state = self._world.shadow
+        below = (n for n in range(state.open_step * self._streams) if n not in state.owed)
+        for number in below:
+            for shard in self._world.shards:
+                if number not in shard.accepts:
+                    raise Broken(f"{record} counts unit {number}, which is not on shard {shard.index}")
+
+    def revealed(self, action: a.Tell | a.Command) -> None:
+        """A message leaves the coordinator: what it tells is in the journal."""
+        shadow = self._world.shadow
+        match action:
+            case a.Tell(_, a.Plan() as plan):
+                known = (
+                    self._assignments(plan) and self._leases(plan) and plan.segment == shadow.segment.number
+                )
+                if plan.elastic == pace_of(shadow.segment).exact:
+                    raise Broken(f"{plan} in {shadow.segment}")
+            case a.Tell(incarnation, a.End() as end):
+                known = end.error == "" or shadow.ended is not None or not shadow.members[incarnation].present
+                self._check_let_go(incarnation, end)
+            case a.Command(_, a.CloseStep(step=step)):
+                known = shadow.last_close is not None and shadow.last_close.step >= step
+            case a.Command(_, a.BeginSegment(number=number)):
+                known = shadow.segment.number == number
+            case a.Command(_, a.RetireWorker(incarnation)):
+                known = not shadow.members[incarnation].present
+            case a.Command(_, a.Advance(low)):
+                known = shadow.low >= low
+            case _:
+                known = True
+        if not known:
+            raise Broken(f"{action} is revealed before it is journaled")
+
+    def _assignments(self, plan: a.Plan) -> bool:
+        lanes = self._world.shadow.lanes
+        return all(
+            (lanes[s.stream].attempt, lanes[s.stream].step, lanes[s.stream].send_to)
+            == (s.attempt, s.step, s.send_to)
+            for s in plan.assignments
+        )
+
+    def _leases(self, plan: a.Plan) -> bool:
+        leases = self._world.shadow.leases
+        return all(
+            o.lease in leases
+            and leases[o.lease].span.cut(o.span.stop)[0] == o.span.cut(leases[o.lease].span.stop)[0]
+            for o in plan.leases
+        )
+
+    def _check_retired(self) -> None:
+        """No segment begins while a worker that was given up may still push."""
+        for worker in self._world.workers:
+            member = self._world.state.members.get(worker.incarnation)
+            if member is not None and not member.present and worker.planned:
+                for shard in self._world.shards:
+                    if worker.incarnation not in shard.retired:
+                        raise Broken(f"a segment begins, and shard {shard.index} still takes from {member}")
+
+    def _check_let_go(self, incarnation: int, end: a.End) -> None:
+        """Who leaves an elastic segment has all that it began on every shard."""
+        if not end.reason.startswith("it asked to leave and owes"):
+            return
+        worker = next(w for w in self._world.workers if w.incarnation == incarnation)
+        for number in worker.begun:
+            if any(number not in shard.accepts for shard in self._world.shards):
+                raise Broken(f"{worker.name} is let go, and its unit {number} does not stand everywhere")
+
+    def let_go(self, worker: Worker) -> None:
+        """Some time after a worker asked to leave."""
+        if worker.alive and self._present(worker) and not self._world.over:
+            raise Broken(f"{worker.name} asked to leave long ago and is not let go")
+
+    def boundary(self, step: int) -> None:
+        """A checkpoint is being written."""
+        for shard in self._world.shards:
+            deposited = shard.segment.elastic or all(step in d for d in shard.deposits.values())
+            begun = (
+                shard.held if shard.segment.arrival else [n for n in shard.held if n < step * self._streams]
+            )
+            if shard.ledger.step != step or begun or not deposited:
+                raise Broken(f"checkpoint of {step}: shard {shard.index} at {shard.ledger}, {shard.deposits}")
+
+    # --- the end
+
+    def end(self) -> None:
+        """A whole run: every unit of every step once on every shard, and the accounts say so."""
+        world, state = self._world, self._world.state
+        assert state.ended is not None
+        if state.ended.error not in ("", "Interrupted"):
+            raise Broken(f"the run ended badly: {state.ended}")
+        if state.ended.error == "" and state.open_step != world.rules.steps:
+            raise Broken(f"the run ended at step {state.open_step} of {world.rules.steps}")
+        whole = range(state.open_step * self._streams)
+        for shard in world.shards:
+            if len(set(shard.settled)) != len(shard.settled) or not set(shard.settled) <= set(shard.accepts):
+                raise Broken(f"shard {shard.index} settled {shard.settled} of {sorted(shard.accepts)}")
+            if state.final and not (sorted(shard.settled) == sorted(shard.accepts) == list(whole)):
+                raise Broken(f"shard {shard.index} settled {shard.settled}, accepted {sorted(shard.accepts)}")
+        self._check_accounts([n for n in whole if n not in state.owed])
+        if state.final and world.checkpoints[-1:] != [state.open_step]:
+            raise Broken(f"no checkpoint of the last step {state.open_step}: {world.checkpoints}")
+
+    def _check_accounts(self, numbers: list[int]) -> None:
+        totals = self._world.state.totals
+        units = [commit_of(*divmod(number, self._streams)) for number in numbers]
+        filled = sum(c.contributes for c in units)
+        told = (totals.units, totals.empty, totals.samples, sum(totals.staleness.values()))
+        want = (filled, len(units) - filled, sum(c.samples for c in units), filled)
+        if told != want:
+            raise Broken(f"accounts {told}, expected {want}")
