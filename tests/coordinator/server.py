@@ -174,7 +174,6 @@ class Shard:
             del self.held[number]
         if isinstance(self.ledger, ElasticLedger):
             self.ledger.settle(numbers)
-            self.deltas.bound()
         for _, line in self.followers:
             line.send(self._received(delta))
 

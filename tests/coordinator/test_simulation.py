@@ -209,7 +209,7 @@ def test_an_answer_to_an_older_plan_is_caught(monkeypatch: pytest.MonkeyPatch) -
         holding(self, event)
 
     monkeypatch.setattr(Leases, "holding", hasty)
-    assert re.search("or it itself has begun|behind the boundary", caught(modes=ELASTIC))
+    assert re.search("or it itself has begun|behind the boundary|is let go", caught(modes=ELASTIC))
 
 
 def test_a_count_above_the_lowest_missing_unit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
