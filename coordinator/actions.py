@@ -356,6 +356,7 @@ class Plan:
 
     number: int
     segment: int
+    begins: int
     total_steps: int
     assignments: tuple[Assignment, ...] = ()
     elastic: bool = False

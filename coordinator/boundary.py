@@ -38,6 +38,8 @@ class Boundary:
         self._settled: dict[int, int] = {}
         self._writing = False
         self._paused_at: int | None = None
+        self._witnesses: set[int] = set()
+        """Workers that were there at the final close: only they can evaluate behind it."""
         self.due: int | None = None
 
     def kind(self, following: int) -> Kind:
@@ -53,6 +55,8 @@ class Boundary:
 
     def closed(self, following: int, kind: Kind) -> None:
         """The close was journaled and sent."""
+        if kind.final:
+            self._witnesses = {m.incarnation for m in self._desk.state.present("worker")}
         self.due = following if kind.checkpoint else None
         self._paused_at = following if kind.pause else None
 
@@ -95,7 +99,9 @@ class Boundary:
         if state.stopping is not None or state.dataset is None or not state.dataset.evaluates:
             return True
         have = {e.model for e in state.evaluations if e.step == state.open_step}
-        return have >= {"published", "x"}
+        return have >= {"published", "x"} or not any(
+            m.incarnation in self._witnesses for m in state.present("worker")
+        )
 
     def written(self, event: a.CheckpointWritten) -> None:
         self._desk.decide(Checkpointed(event.step, event.path, event.params_digest, event.published_digest))

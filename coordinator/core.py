@@ -513,8 +513,12 @@ class Core:
             return
         for incarnation, reason in self.liveness.dead(now):
             self._depart(incarnation, reason)
-        for incarnation, idle_s in self._slow(now):
-            self._judge_slow(incarnation, idle_s, now)
+        if self.begun:
+            owing = self.work.owing()
+            waiting = bool(self.crew.available - owing)
+            for incarnation in sorted(owing - self._announced):
+                idle_s = now - self._progress.get(incarnation, now)
+                self._judge_slow(incarnation, idle_s, now, others_wait=waiting)
         self.crew.forgive(now)
 
     @property
@@ -522,12 +526,7 @@ class Core:
         times = sorted(self._unit_times)
         return times[len(times) // 2] if times else 0.0
 
-    def _slow(self, now: float) -> list[tuple[int, float]]:
-        """Workers that keep the run waiting, and for how long they have made no progress."""
-        owing = self.work.owing() - self._announced if self.begun else set()
-        return [(i, now - since) for i, since in self._progress.items() if i in owing]
-
-    def _judge_slow(self, incarnation: int, idle_s: float, now: float) -> None:
+    def _judge_slow(self, incarnation: int, idle_s: float, now: float, *, others_wait: bool) -> None:
         """A stuck worker is given up; a straggler too, where another one waits: it comes back by itself."""
         rules, median, name = self.desk.rules, self._median_unit_s, self.desk.name_of(incarnation)
         limit = max(rules.progress_timeout_s, MEDIAN_UNITS * median)
@@ -535,8 +534,7 @@ class Core:
             self._depart(incarnation, f"no progress for {idle_s:.0f} s, limit {limit:.0f} s")
             return
         budget = max(rules.straggler_s, STRAGGLER_UNITS * median)
-        waiting = self.crew.available - self.work.owing()
-        if idle_s > budget and waiting and incarnation in self._computed and self._bounded:
+        if idle_s > budget and others_wait and incarnation in self._computed and self._bounded:
             self.crew.straggled(name, idle_s, now)
             self._depart(
                 incarnation, f"a straggler: its unit takes {idle_s:.1f} s, budget {budget:.1f} s", dead=False
@@ -572,8 +570,8 @@ class Core:
         self.desk.tell(incarnation, a.End(f"given up: {reason}", stale))
         self._lose(incarnation, self._residuals.pop(incarnation, 0.0))
         self.crew.dismiss(incarnation)
-        self.retirements.begin(incarnation)
-        if self.begun:
+        if self.begun:  # before, nobody had anything to push
+            self.retirements.begin(incarnation)
             self.work.abandon(incarnation, f"{member.name} is gone: {reason}")
 
     def _lose(self, incarnation: int, norm: float) -> None:
@@ -613,6 +611,10 @@ class Core:
     def _stop(self, event: a.StopAsked, now: float) -> None:
         state = self.state
         self.desk.answer(event.key, a.Stopped(state.open_step))
+        if state.final and state.ended is None and state.stopping is None:
+            self.desk.decide(
+                r.Stopping(event.reason, "Interrupted")
+            )  # the last evaluations are not waited for
         if state.ended is not None or state.final:
             return
         self.desk.note("stopping", reason=event.reason, step=state.open_step)

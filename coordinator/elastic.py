@@ -94,18 +94,18 @@ class Elastic:
         """What was accepted is told by the shard, retirements and closes are the core's."""
 
     def owing(self) -> set[int]:
-        """Who may go on and does not: its oldest unit is not ahead of what the pace allows."""
+        """Who may go on and does not, as its oldest unit is not too far ahead; and who has not answered a plan."""
         state = self._desk.state
         if not self._boundary.open:
             return set()
         slowest = state.low // state.streams
         bound = None if self._pace.ahead is None else slowest + self._pace.ahead
-        oldest = {worker: self._leases.oldest(worker) for worker in self._crew.ready}
-        return {
+        late = {
             worker
-            for worker, number in oldest.items()
-            if number is not None and (bound is None or number // state.streams <= bound)
+            for worker, number in self._leases.oldest().items()
+            if bound is None or number // state.streams <= bound
         }
+        return late | self._leases.asked
 
     def disagreement(self) -> str:
         return self._arrivals.torn

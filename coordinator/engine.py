@@ -313,6 +313,7 @@ def _order(order: a.Plan | a.End, *, first_step: int) -> coordinator_pb2.WorkerO
             assignments=[_assignment(s, first_step) for s in order.assignments],
             total_steps=order.total_steps,
             segment=order.segment,
+            begins=order.begins,
             elastic=order.elastic,
             leases=[_lease(lease) for lease in order.leases],
             ahead=order.ahead,

@@ -223,6 +223,7 @@ class Lanes:
         return a.Plan(
             number=self._desk.next_plan(),
             segment=state.segment.number,
+            begins=state.segment.step,
             total_steps=state.dataset.total_steps if state.dataset else 0,
             first=any(lane.stream == 0 for lane in state.held_by(incarnation)),
             assignments=tuple(

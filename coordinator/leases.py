@@ -239,10 +239,20 @@ class Leases:
         leases = self._desk.state.leased_to(worker)
         return [lease.number for lease in leases if self._owed(lease) is not None]
 
-    def oldest(self, worker: int) -> int | None:
-        """The first unit that a worker owes."""
-        owed = (self._owed(lease) for lease in self._desk.state.leased_to(worker))
-        return min((n for n in owed if n is not None), default=None)
+    def oldest(self) -> dict[int, int]:
+        """The first unit that each worker owes, of those that owe any."""
+        oldest: dict[int, int] = {}
+        for lease in self._desk.state.leases.values():
+            owed = self._owed(lease) if lease.holder not in self._gone else None
+            if owed is not None:
+                oldest[lease.holder] = min(owed, oldest.get(lease.holder, owed))
+        return oldest
+
+    @property
+    def asked(self) -> set[int]:
+        """The workers that were asked to give something back and have not answered."""
+        leases = self._desk.state.leases
+        return {leases[number].holder for number in self._asked if number in leases}
 
     def _owed(self, lease: Lease) -> int | None:
         """The first unit of a lease that does not stand everywhere."""
@@ -275,6 +285,7 @@ class Leases:
             a.Plan(
                 number=number,
                 segment=state.segment.number,
+                begins=state.segment.step,
                 total_steps=state.dataset.total_steps,
                 elastic=True,
                 leases=orders,

@@ -79,6 +79,12 @@ class Steps:
             if streams is not None:
                 self._close(streams)
 
+    @property
+    def _first_of_many(self) -> bool:
+        """Whether streams began with what their holders had from another segment, which nobody else could replay."""
+        segment = self._desk.state.segment
+        return segment.number > 0 and self._desk.state.open_step == segment.step
+
     def _close(self, streams: tuple[int, ...]) -> None:
         desk, state, rules = self._desk, self._desk.state, self._desk.rules
         commits = [self._commits[stream] for stream in streams]
@@ -92,7 +98,7 @@ class Steps:
         record = Closed(
             step=state.open_step,
             streams=streams,
-            deposit=kind.checkpoint or every(following, rules.stream_state_every),
+            deposit=kind.checkpoint or every(following, rules.stream_state_every) or self._first_of_many,
             final=kind.final,
             retain_from=state.retain_from,
             empty=len(commits) - len(filled),

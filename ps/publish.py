@@ -9,7 +9,7 @@ from wire.ids import UnitId
 
 # What is kept of an elastic segment, whose readers take a live snapshot rather than a long tail.
 RETAINED_BYTES = 64 << 20
-RETAINED = 1024
+RETAINED = 16_384
 RETAINED_ALWAYS = 8
 
 
@@ -102,12 +102,14 @@ class DeltaLog:
             max((d.version + 1 for s, d in self._closing.items() if s < retain_from), default=self.base)
         )
 
-    def bound(self) -> None:
-        """Forget the oldest deltas beyond `RETAINED_BYTES` or `RETAINED`, but never one of the newest few."""
+    def bound(self, model_bytes: int) -> None:
+        """Forget the oldest deltas beyond `RETAINED`, `RETAINED_BYTES` and the size of the model, but never the newest.
+
+        So whoever can follow at all still can from the model as it was when its transfer began.
+        """
         base, size = self.base, self._bytes
-        while self.version - base > RETAINED_ALWAYS and (
-            self.version - base > RETAINED or size > RETAINED_BYTES
-        ):
+        most = max(RETAINED_BYTES, model_bytes)
+        while self.version - base > RETAINED_ALWAYS and (self.version - base > RETAINED or size > most):
             size -= len(self._deltas[base].frame)
             base += 1
         self.trim(base)

@@ -396,7 +396,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     def _snapshot(self, request: shard_pb2.SnapshotRequest) -> tuple[str, bytes]:
         shard = self._owner.shard
         if request.plane == "published" and request.live:
-            name = f"published/{shard.deltas.clock}/{shard.deltas.version}"
+            name = f"published/{shard.ledger.step}/{shard.deltas.version}"
             return name, pack(shard.planes()["published"], shard.blocks)
         if request.plane == "published":
             step, version, data = self._owner.store.load_base(request.step)
@@ -425,12 +425,14 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             if complete is not None:
                 planes[complete[0]] = bytes(complete[1])
         reader.finish()
-        store = self._owner.store
-        await self._owner.read(lambda: store.save_deposit(header.stream, header.step, planes))
+        store, segment = self._owner.store, self._owner.shard.segment
+        # One that was under way when its segment ended is of no use to anybody, and no fault of its sender.
+        if not segment.elastic and header.step >= segment.step:
+            await self._owner.read(lambda: store.save_deposit(header.stream, header.step, planes))
         return shard_pb2.DepositReply()
 
     def _expected_deposit(self, name: str) -> int | range | None:
-        return self._expected_stream(name, self._owner.shard.stream_planes)
+        return self._expected_stream(name, self._owner.shard.restorable_stream_planes)
 
     def _expected_stream(self, name: str, planes: Sequence[str]) -> int | range | None:
         if name == "extra":

@@ -27,6 +27,7 @@ from ps.records import Accept, Accepted, Close, Segment, ShardSpec
 from ps.staleness import Staleness
 from wire.codec.base import Blocks, PushCodec
 from wire.errors import ProtocolMismatch
+from wire.layout import BLOCK
 
 Plane = NDArray[np.float32]
 
@@ -209,7 +210,7 @@ class _Elastic:
         self._aggregate.retire(incarnation)
 
     def trim(self, deltas: DeltaLog, retain_from: int) -> None:
-        deltas.bound()
+        deltas.bound(4 * BLOCK * self._shop.rows)
 
     def planes(self) -> dict[str, Plane]:
         return {}

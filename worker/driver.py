@@ -86,7 +86,6 @@ class Driver:
             specification=self._specification,
             extras=self._extras,
             origin=self._origin,
-            clock=self._clock,
         )
         self._progress = Progress()
         transfer.begin_attending()
@@ -309,7 +308,10 @@ class Driver:
         if not self._segment.first:
             return None
         if self._segment.elastic and not self._segment.final:
-            return self._evaluation.passed(before, clock)
+            over = (
+                self.total_steps is not None and clock >= self.total_steps
+            )  # the last delta is still to come
+            return None if over else self._evaluation.passed(before, clock)
         return clock
 
     # --- after a unit ----------------------------------------------------------------------------------

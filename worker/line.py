@@ -130,6 +130,7 @@ def order_from_proto(order: coordinator_pb2.WorkerOrder) -> Plan | End:
         ),
         total_steps=plan.total_steps,
         number=plan.number,
+        begins=plan.begins,
         segment=plan.segment,
         elastic=plan.elastic,
         leases=tuple(

@@ -35,6 +35,7 @@ class Plan:
     leases: tuple[Lease, ...] = ()
     ahead: int | None = None
     first: bool = False
+    begins: int = 0
 
 
 @dataclass(frozen=True)

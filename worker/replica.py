@@ -87,11 +87,6 @@ class Replica:
         self._begin(parts)
         return [part.step for part in parts]
 
-    def forget(self) -> None:
-        """Hold nothing any more: the next pull is a first one."""
-        self._ahead.clear()
-        self.step = self.newest = -1
-
     def catch_up(self) -> list[Sequence[Delta]]:
         """Apply all that was received; what that was."""
         applied = list(self._ahead)

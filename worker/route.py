@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from wire.clock import Clock, Deadline
 from wire.codec.chain import codecs_of
 from wire.config import Config
 from wire.messages import OptimizerSpec
@@ -23,8 +22,6 @@ from worker.state import USER_STREAM, Extras
 from worker.streams import WAIT, Task
 from worker.transfer import Transfer
 
-UNSEEN_S = 5.0
-"""Wait so long for the end of the segment at hand once a plan of a later one is here; then pull x̂ anew."""
 NOWHERE = -1
 
 
@@ -50,21 +47,18 @@ class Route:
         specification: OptimizerSpec,
         extras: Extras,
         origin: bytes,
-        clock: Clock,
     ) -> None:
         self._config = config
         self._transfer = transfer
         self._parameters = parameters
         self._optimizer = specification.kind
         self._extras = extras
-        self._clock = clock
         self.origin = origin
         _, pull = codecs_of(config, optimizer=self._optimizer)
         self.replica = Replica(parameters.published, parameters.layout, transfer.placement, pull, transfer)
         self.segment = self._make(NOWHERE, elastic=False)
         self._reached = NOWHERE
         self._plan: Plan | None = None
-        self._unseen = Deadline(clock, 0.0)
         self.total_steps: int | None = None
         self.dropped_norm = 0.0
 
@@ -74,7 +68,6 @@ class Route:
         if plan is not None:
             self._plan = plan
             self.total_steps = plan.total_steps or None
-            self._unseen = Deadline(self._clock, UNSEEN_S)
         self._obey()
         while self.take_in():
             self._obey()
@@ -100,7 +93,7 @@ class Route:
     def _obey(self) -> None:
         """Follow the newest plan once its segment is reached; one of a segment that is over says nothing any more."""
         plan = self._plan
-        if plan is None or (plan.segment > self._reached and self._end_will_come()):
+        if plan is None or (plan.segment > self._reached and self._end_will_come(plan)):
             return
         self._plan = None
         if plan.segment > self.segment.number:
@@ -108,21 +101,19 @@ class Route:
         if plan.segment == self.segment.number:
             self.segment.take(plan)
 
-    def _end_will_come(self) -> bool:
-        """Whether the end of the segment at hand is awaited among the deltas.
+    def _end_will_come(self, plan: Plan) -> bool:
+        """Whether the end of the segment before that of `plan` is among the deltas to come.
 
         It never comes where x̂ was first pulled as it was, and that was behind the end already.
         """
-        return self.replica.held and not self._unseen.passed
+        return self.replica.held and self.replica.step < plan.begins
 
     def _begin(self, plan: Plan) -> None:
         """Enter the segment of `plan`, with all of the one before it in x̂."""
-        if plan.segment == self._reached:
+        self._reached = plan.segment
+        if self.replica.held:
             self.replica.catch_up()
             self._parameters.refresh()
-        else:
-            self.replica.forget()
-            self._reached = plan.segment
         self.origin = self.origin_now()
         held = self.segment.held
         self.segment = self._make(plan.segment, elastic=plan.elastic, held=held)

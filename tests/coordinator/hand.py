@@ -174,13 +174,19 @@ class Worker:
         if not silent and self.incarnation:
             self.world.after(self.world.delay(), lambda: self.world.hear(a.BeatsEnded(self.incarnation)))
 
+    def rejoin(self) -> None:
+        """The process goes on as a new incarnation; what the old one has under way may still arrive."""
+        self.die(silent=False)
+        self.world.spawn(self.name)
+
     # --- orders
 
     def hear(self, order: a.Plan | a.End) -> None:
         if isinstance(order, a.End):
-            self.die(silent=False)
             if order.error == "StaleIncarnation" and not self.leaving:
-                self.world.spawn(self.name)
+                self.rejoin()
+            else:
+                self.die(silent=False)
             return
         self.world.total_steps = order.total_steps or self.world.total_steps
         self.mail = order
@@ -309,6 +315,9 @@ class Worker:
                 versions, steps, self.clocks = map(
                     list, zip(*(parts[s.index] for s in self.world.shards), strict=True)
                 )
+                if any(v < s.deltas.base for s, v in zip(self.world.shards, versions, strict=True)):
+                    self.rejoin()  # outrun: what follows on the snapshot is not retained any more
+                    return
                 self.follow(versions, steps)
                 self.work.reached(self.clock)
                 self.answer(plan)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 
 import pytest
 
@@ -51,24 +50,19 @@ def run_seed(seed: int) -> World:
         raise Broken(f"seed {seed}: {error!r}\n  {tail}\nrepeat with: {command}") from error
 
 
-@cache
-def some_worlds() -> list[World]:
-    return [run_seed(seed) for seed in range(80)]
-
-
-def test_the_histories_are_eventful() -> None:
+def test_the_exact_histories_are_eventful() -> None:
     """Without this the simulation could pass by doing nothing."""
-    worlds = some_worlds()
+    worlds = [World(seed, modes=("sync",)).run() for seed in range(80)]
     fenced = [w for w in worlds if any("FenceAnswered" in line for line in w.history)]
     partial = [w for w in worlds if any('"send_to": [' in j and '"send_to": []' not in j for j in w.journal)]
     moved = [w for w in worlds if any("handed over" in j for j in w.journal)]
     stopped = [w for w in worlds if w.state.stopping is not None]
     assert sum(w.kills for w in worlds) > 30
-    assert len(fenced) > 5 and len(moved) > 5 and partial and stopped
+    assert len(fenced) > 15 and len(moved) > 10 and partial and stopped
 
 
 def test_the_elastic_histories_are_eventful() -> None:
-    worlds = some_worlds()
+    worlds = [run_seed(seed) for seed in range(80)]
     journals = ["\n".join(w.journal) for w in worlds]
     switched = [w for w in worlds if w.state.segment.number > 0]
     assert {w.state.segment.mode for w in switched} == {"sync", "ssp", "async"} and len(switched) > 15

@@ -48,15 +48,15 @@ def test_elastic_logs_are_bounded_by_count_and_by_bytes(monkeypatch: pytest.Monk
     log = DeltaLog(0)
     for version in range(publish.RETAINED + 5):
         log.append(delta(version))
-        log.bound()
+        log.bound(0)
     assert log.base == 5
     monkeypatch.setattr(publish, "RETAINED_BYTES", 100)
     log = DeltaLog(0)
     for version in range(40):
         log.append(delta(version, frame=bytes(10)))
-        log.bound()
+        log.bound(0)
     assert (log.base, log.version) == (30, 40)
     for version in range(40, 60):
         log.append(delta(version, frame=bytes(1000)))
-        log.bound()
+        log.bound(0)
     assert log.version - log.base == publish.RETAINED_ALWAYS, "never fewer than a few"

@@ -23,8 +23,15 @@ def end(w: Worker, reason: str = "all steps are done", error: str = "") -> None:
     w.attached.transfer.mailbox.put_end(End(reason, error))
 
 
-def elastic(number: int, segment: int, *leases: Lease, ahead: int | None = None, first: bool = False) -> Plan:
-    return Plan((), 10, number, segment, True, leases, ahead, first)
+def elastic(
+    number: int,
+    segment: int,
+    *leases: Lease,
+    ahead: int | None = None,
+    first: bool = False,
+    begins: int = 0,
+) -> Plan:
+    return Plan((), 10, number, segment, True, leases, ahead, first, begins)
 
 
 def numbers(w: Worker, count: int) -> list[int]:
@@ -44,7 +51,7 @@ def test_from_exact_to_elastic_and_back() -> None:
     tell(w, Plan(carried(0, 1), 10))
     assert numbers(w, 2) == [0, 1]
     w.toy.close(0, pause=True)
-    tell(w, elastic(5, 1, Lease(1, 2, 6, 1)))
+    tell(w, elastic(5, 1, Lease(1, 2, 6, 1), begins=1))
     assert numbers(w, 4) == [2, 3, 4, 5]
     assert w.model.a.tolist() == [-2.0] * 4, "x̂ is that of the last exact step"
     assert w.model.seen == 5, "stream 1 had seen one; its buffers stay in the model"
@@ -52,7 +59,7 @@ def test_from_exact_to_elastic_and_back() -> None:
     assert w.toy.told("holding")[0]["leases"] == [{"lease": 1, "next": 2}]
     w.toy.close(1)
     w.toy.close(2, pause=True)
-    tell(w, Plan(carried(0, step=3), 10, segment=2))
+    tell(w, Plan(carried(0, step=3), 10, segment=2, begins=3))
     assert numbers(w, 1) == [6]
     assert w.model.seen == 6, "a stream without a deposit begins with the model as it was"
     assert w.model.b.tolist() == [-6.0] * 4
@@ -72,7 +79,7 @@ def test_behind_a_pause_nothing_is_begun_and_nothing_entered() -> None:
     assert w.driver._route.next().kind is Kind.WAIT
     assert not w.driver._route.open
     assert w.driver._replica.newest == 1
-    tell(w, elastic(5, 1, Lease(1, 2, 3, 1)))
+    tell(w, elastic(5, 1, Lease(1, 2, 3, 1), begins=1))
     w.driver._listen()
     assert w.driver._replica.versions == [2, 1]
     tell(w, Plan(carried(0, 1), 10))
@@ -84,7 +91,7 @@ def test_a_plan_of_a_later_segment_waits_for_the_end_of_this_one() -> None:
     w = worker()
     tell(w, Plan(carried(0, 1), 10))
     assert numbers(w, 2) == [0, 1]
-    tell(w, elastic(5, 2, Lease(1, 4, 6, 1)))
+    tell(w, elastic(5, 2, Lease(1, 4, 6, 1), begins=2))
     w.driver._listen()
     assert w.driver._route.next().kind is Kind.WAIT
     w.toy.close(0, pause=True)

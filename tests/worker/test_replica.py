@@ -87,17 +87,6 @@ def test_shards_that_send_different_steps_for_one_are_refused(w: Worker) -> None
         replica_of(w).seek(1)
 
 
-def test_what_was_forgotten_is_pulled_again(w: Worker) -> None:
-    replica = replica_of(w)
-    replica.pull()
-    moved(w.toy, 0, 1.0)
-    take(w, w.toy.shards[0].log[0])
-    replica.forget()
-    assert not replica.held
-    replica.pull()
-    assert replica.versions == [1, 0]
-
-
 def test_pulls_count_whole_models(w: Worker) -> None:
     replica = replica_of(w)
     replica.pull()

@@ -237,11 +237,12 @@ class WorkerOrder(_message.Message):
     def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("number", "assignments", "total_steps", "segment", "elastic", "leases", "ahead", "first")
+    __slots__ = ("number", "assignments", "total_steps", "segment", "begins", "elastic", "leases", "ahead", "first")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    BEGINS_FIELD_NUMBER: _ClassVar[int]
     ELASTIC_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
     AHEAD_FIELD_NUMBER: _ClassVar[int]
@@ -250,11 +251,12 @@ class Plan(_message.Message):
     assignments: _containers.RepeatedCompositeFieldContainer[Assignment]
     total_steps: int
     segment: int
+    begins: int
     elastic: bool
     leases: _containers.RepeatedCompositeFieldContainer[Lease]
     ahead: int
     first: bool
-    def __init__(self, number: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., total_steps: _Optional[int] = ..., segment: _Optional[int] = ..., elastic: _Optional[bool] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., ahead: _Optional[int] = ..., first: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., total_steps: _Optional[int] = ..., segment: _Optional[int] = ..., begins: _Optional[int] = ..., elastic: _Optional[bool] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., ahead: _Optional[int] = ..., first: _Optional[bool] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("number", "start", "stop", "stride", "partial")
