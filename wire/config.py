@@ -388,8 +388,8 @@ def amend(config: Config, settings: Mapping[str, str]) -> Config:
     frozen = [key for key, _, _ in changes if key not in LIVE]
     if frozen:
         raise ConfigError(
-            f"{', '.join(frozen)}: fixed for the whole run; live keys are {', '.join(LIVE)}. Stop the run and resume it "
-            "with another value"
+            f"{', '.join(frozen)}: fixed for the whole run; live keys are {', '.join(LIVE)}. Stop the run and resume "
+            "it with another value"
         )
     tree = config.model_dump()
     if any(key == "sync.mode" and value != config.sync.mode for key, value, _ in changes):

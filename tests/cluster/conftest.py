@@ -30,6 +30,11 @@ Start = Callable[..., Train]
 ByHand = Callable[..., Cluster]
 
 
+def slow(*values: object) -> Any:
+    """Parameters of a test that only `make test-all` runs: others of the same test stand for them."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of every command: one thread a process, no configuration of the user's."""

@@ -22,7 +22,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from tests.cluster.conftest import ROOT, ByHand
+from tests.cluster.conftest import ROOT, ByHand, slow
 from tests.cluster.roles import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -300,7 +300,7 @@ def begin(
     return cluster
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", [slow("dense"), "topk"])
 def test_what_was_produced_is_applied_or_held(codec: str, by_hand: ByHand, proxies: list[CutProxy]) -> None:
     cluster = begin(by_hand, codec, proxies)
     for proxy in proxies:
@@ -328,6 +328,7 @@ def test_what_was_produced_is_applied_or_held(codec: str, by_hand: ByHand, proxi
     assert whole <= EXACT and worst <= ROUNDED
 
 
+@pytest.mark.slow
 def test_the_scales_bite(by_hand: ByHand, proxies: list[CutProxy], tmp_path: Path) -> None:
     """Where nothing is put back of what was declined, that much is missing."""
     script, planted = tmp_path / "mass.py", "from wire.codec.dense import DensePush\n\nDensePush.give_back"
@@ -342,7 +343,7 @@ def test_the_scales_bite(by_hand: ByHand, proxies: list[CutProxy], tmp_path: Pat
     assert whole == pytest.approx(returned, rel=1e-2)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", [slow("dense"), "topk"])
 def test_what_dies_with_a_worker_is_told(codec: str, by_hand: ByHand, proxies: list[CutProxy]) -> None:
     """The slow worker is killed in the first unit that it begins while it holds something.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import ByHand, Starter
+from tests.cluster.conftest import ByHand, Starter, slow
 from tests.cluster.roles import DRAIN_S, NOTICED_S, STOPPED_S, Cluster, wait_since
 from tests.cluster.running import seconds_until
 from tests.cluster.test_digests import equal_runs
@@ -80,6 +80,7 @@ def wait_carrying(cluster: Cluster, name: str, streams: int, *, after: int = 0) 
     )
 
 
+@pytest.mark.slow
 def test_a_worker_that_comes_later_takes_streams(by_hand: ByHand, alone: dict[str, Any]) -> None:
     cluster = begin(by_hand, workers=1)
     assert streams_of(cluster, "w-0") == [0, 1, 2, 3]
@@ -127,7 +128,7 @@ def test_a_spare_steps_in(by_hand: ByHand, tmp_path: Path, environ: dict[str, st
     starter.end()
 
 
-@pytest.mark.parametrize("asked_by", ["SIGTERM", "sparsync drain"])
+@pytest.mark.parametrize("asked_by", [slow("SIGTERM"), "sparsync drain"])
 def test_a_worker_that_is_asked_to_go(asked_by: str, by_hand: ByHand, alone: dict[str, Any]) -> None:
     """It hands over at a boundary and ends with exit code 0; nothing is replayed."""
     cluster = begin(by_hand, workers=2)
@@ -145,7 +146,7 @@ def test_a_worker_that_is_asked_to_go(asked_by: str, by_hand: ByHand, alone: dic
     assert not cluster.events("died")
 
 
-@pytest.mark.parametrize("frozen", ["trainer", "trainer and heartbeat"])
+@pytest.mark.parametrize("frozen", [slow("trainer"), "trainer and heartbeat"])
 def test_a_stopped_worker_comes_back_by_itself(frozen: str, by_hand: ByHand, alone: dict[str, Any]) -> None:
     """SIGSTOP for 8 s: it is given up, its units are redone; the same process then joins as a new incarnation."""
     cluster = begin(by_hand, workers=2)

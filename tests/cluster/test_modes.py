@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from tests.cluster.conftest import ROOT, ByHand, Starter
+from tests.cluster.conftest import ROOT, ByHand, Starter, slow
 from tests.cluster.proxy import Proxy
 from tests.cluster.roles import DRAIN_S, NOTICED_S, STOPPED_S, Cluster, wait_since
 from tests.cluster.running import POLL_S, Run, seconds_until
@@ -166,7 +166,7 @@ def begin(by_hand: ByHand, changes: dict[str, object], *, steps: int = STEPS, wo
     return cluster
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["async", "quorum", slow("sync"), slow("ssp")])
 def test_each_unit_counts_once(mode: str, by_hand: ByHand, seed: int) -> None:
     cluster = begin(by_hand, MODES[mode])
     history = History(cluster, ["w-0", "w-1", "w-2"], random.Random(seed))
@@ -191,7 +191,7 @@ def test_the_mode_is_switched_to_and_fro(by_hand: ByHand, seed: int) -> None:
     assert summary["mode"] == "sync"
 
 
-@pytest.mark.parametrize("mode", ["ssp", "async", "quorum"])
+@pytest.mark.parametrize("mode", ["ssp", slow("async"), slow("quorum")])
 def test_killed_workers_of_train_come_back(mode: str, train: Starter, seed: int) -> None:
     """To the last step, under `sparsync train`, which starts dead workers again."""
     draw, steps = random.Random(seed), 200
@@ -241,7 +241,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-@pytest.mark.parametrize("mode", ["sync", "ssp", "async"])
+@pytest.mark.parametrize("mode", ["async", slow("sync"), slow("ssp")])
 def test_a_unit_that_stands_on_one_shard_only(mode: str, by_hand: ByHand, proxies: Proxies) -> None:
     """Its worker is stopped before the other shard has it; another redoes it there; then the first goes on.
 
