@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tests.coordinator.server import Shard
     from tests.coordinator.world import World
 
-UNSEEN_S = 5.0
 UNITS_UNDER_WAY = 2
 NOWHERE = -1
 
@@ -84,7 +83,6 @@ class Worker:
         self.elastic = False
         self.mail: a.Plan | None = None
         self.plan: a.Plan | None = None
-        self.unseen_until = 0.0
         # x̂
         self.held = False
         self.step = -1
@@ -198,8 +196,6 @@ class Worker:
             return
         if self.mail is not None:
             self.plan, self.mail = self.mail, None
-            self.unseen_until = self.world.now + UNSEEN_S
-            self.world.after(UNSEEN_S, self.turn, self)
         self.obey()
         while self.open and not self.occupied and (deltas := self.queues.take()):
             self.enter(deltas)
@@ -215,8 +211,8 @@ class Worker:
         plan = self.plan
         if plan is None:
             return
-        if plan.segment > self.reached and self.held and self.world.now < self.unseen_until:
-            return
+        if plan.segment > self.reached and self.held and self.step < plan.begins:
+            return  # the end of the segment at hand is among the deltas to come
         self.plan = None
         if plan.segment > self.segment:
             self.begin_segment(plan)
@@ -231,10 +227,7 @@ class Worker:
                 self.take_streams(plan)
 
     def begin_segment(self, plan: a.Plan) -> None:
-        if plan.segment != self.reached:
-            self.held = False
-            self.step = -1
-            self.reached = plan.segment
+        self.reached = plan.segment
         for stream in list(self.jobs):
             self.drop(stream)
         self.segment, self.elastic = plan.segment, plan.elastic
@@ -265,6 +258,11 @@ class Worker:
             self.go_on(job)
         if head.pause:
             self.reached += 1
+            state = self.world.state
+            if self.reached > state.segment.number + state.paused:
+                raise Broken(
+                    f"{self.name} takes itself to be in segment {self.reached}, the run is in {state.segment}"
+                )
             self.obey()
 
     def follow(self, versions: Sequence[int], steps: Sequence[int]) -> None:
