@@ -220,7 +220,7 @@ class ClusterConfig(_Section):
     straggler_s: Seconds = Field(
         5.0,
         description="a live worker whose unit takes longer than this and than three median units, while another one "
-        "waits, is given up; it comes back by itself and is dealt work by its speed. Not in `async`: nobody waits there",
+        "waits, is given up; it comes back by itself and is dealt work by its speed. Not in `async`: nobody waits",
     )
     progress_timeout_s: Seconds = Field(
         60.0, description="time without progress on a unit after which a live worker is given up"
