@@ -343,7 +343,8 @@ def test_the_scales_bite(by_hand: ByHand, proxies: list[CutProxy], tmp_path: Pat
     assert whole == pytest.approx(returned, rel=1e-2)
 
 
-@pytest.mark.parametrize("codec", [slow("dense"), "topk"])
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", CODECS)
 def test_what_dies_with_a_worker_is_told(codec: str, by_hand: ByHand, proxies: list[CutProxy]) -> None:
     """The slow worker is killed in the first unit that it begins while it holds something.
 

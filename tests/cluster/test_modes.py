@@ -191,7 +191,8 @@ def test_the_mode_is_switched_to_and_fro(by_hand: ByHand, seed: int) -> None:
     assert summary["mode"] == "sync"
 
 
-@pytest.mark.parametrize("mode", ["ssp", slow("async"), slow("quorum")])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ssp", "async", "quorum"])
 def test_killed_workers_of_train_come_back(mode: str, train: Starter, seed: int) -> None:
     """To the last step, under `sparsync train`, which starts dead workers again."""
     draw, steps = random.Random(seed), 200
