@@ -413,11 +413,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         chunks = aiter(request_iterator)
         header = (await anext(chunks)).header
         self._check_timeline(header.timeline)
-        fence = self._owner.shard.ledger.fences.get(header.stream, 0)
-        if header.attempt < fence:
-            raise StaleIncarnation(
-                f"stream {header.stream}: a deposit of attempt {header.attempt}, but attempt {fence} holds it now"
-            )
+        self._check_holder(header)
         reader = PlaneReader(self._expected_deposit)
         planes: dict[str, bytes] = {}
         async for message in chunks:
@@ -425,11 +421,30 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             if complete is not None:
                 planes[complete[0]] = bytes(complete[1])
         reader.finish()
-        store, segment = self._owner.store, self._owner.shard.segment
-        # One that was under way when its segment ended is of no use to anybody, and no fault of its sender.
-        if not segment.elastic and header.step >= segment.step:
-            await self._owner.read(lambda: store.save_deposit(header.stream, header.step, planes))
+        if missing := [name for name in header.planes if name not in planes]:
+            raise ProtocolMismatch(
+                f"the deposit of stream {header.stream} at step {header.step} ended without {missing}: send it again"
+            )
+        await self._owner.read(lambda: self._save_deposit(header, planes))
         return shard_pb2.DepositReply()
+
+    def _check_holder(self, header: shard_pb2.DepositHeader) -> None:
+        """Raises: StaleIncarnation for a deposit of an attempt that is fenced."""
+        fence = self._owner.shard.ledger.fences.get(header.stream, 0)
+        if header.attempt < fence:
+            raise StaleIncarnation(
+                f"stream {header.stream}: a deposit of attempt {header.attempt}, but attempt {fence} holds it now"
+            )
+
+    def _save_deposit(self, header: shard_pb2.DepositHeader, planes: dict[str, bytes]) -> None:
+        """Keep a whole deposit; its holder may have been fenced while it was on its way.
+
+        One that was under way when its segment ended is of no use to anybody, and no fault of its sender.
+        """
+        self._check_holder(header)
+        segment = self._owner.shard.segment
+        if not segment.elastic and header.step >= segment.step:
+            self._owner.store.save_deposit(header.stream, header.step, planes)
 
     def _expected_deposit(self, name: str) -> int | range | None:
         return self._expected_stream(name, self._owner.shard.restorable_stream_planes)

@@ -214,7 +214,12 @@ class ShardLink:
     async def deposit(self, stream: int, step: int, attempt: int, planes: Mapping[str, bytes]) -> None:
         """Save this shard's part of a stream's state before the unit of `step`."""
         header = shard_pb2.DepositHeader(
-            timeline=self._timeline, incarnation=self._incarnation, stream=stream, step=step, attempt=attempt
+            timeline=self._timeline,
+            incarnation=self._incarnation,
+            stream=stream,
+            step=step,
+            attempt=attempt,
+            planes=list(planes),
         )
 
         async def chunks() -> AsyncIterator[shard_pb2.DepositChunk]:

@@ -293,3 +293,47 @@ def test_a_first_segment_from_another_step_is_refused(tmp_path: Path) -> None:
             await line.configure(shard_pb2.Segment(step=3), first_step=4)
 
     play(scene, tmp_path)
+
+
+def test_a_deposit_counts_whole_and_from_its_holder_only(tmp_path: Path) -> None:
+    """A worker that is stopped in the middle, fenced and killed must not spoil what its heir deposited."""
+
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        line = Line(stub)
+        await line.attach()
+        await line.configure(shard_pb2.Segment())
+        await upload(stub)
+
+        async def deposit(attempt: int, state: bytes, goes_on: asyncio.Event) -> None:
+            async def chunks() -> AsyncIterator[shard_pb2.DepositChunk]:
+                header = shard_pb2.DepositHeader(
+                    timeline=1, stream=2, step=4, attempt=attempt, planes=["extra"]
+                )
+                yield shard_pb2.DepositChunk(header=header)
+                for chunk in plane_chunks("extra", state) if state else ():
+                    yield shard_pb2.DepositChunk(plane=chunk)
+                await goes_on.wait()
+
+            await stub.Deposit(chunks())
+
+        async def kept() -> bytes:
+            asked = shard_pb2.WithdrawRequest(timeline=1, stream=2, step=4)
+            return (await received(stub.Withdraw(asked)))[1]
+
+        now, later = asyncio.Event(), asyncio.Event()
+        now.set()
+        with pytest.raises(grpc.aio.AioRpcError, match="ended without"):
+            await deposit(0, b"", now)
+        with pytest.raises(grpc.aio.AioRpcError, match="no deposit"):
+            await kept()
+        stopped = asyncio.create_task(deposit(0, b"older", later))
+        await asyncio.sleep(0.1)
+        line.send(fence=shard_pb2.Fence(step=0, stream=2, attempt=1))
+        await line.hear("fenced")
+        await deposit(1, b"newer", now)
+        later.set()
+        with pytest.raises(grpc.aio.AioRpcError, match="attempt 1 holds it now"):
+            await stopped
+        assert await kept() == b"newer"
+
+    play(scene, tmp_path)

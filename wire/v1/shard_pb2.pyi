@@ -391,18 +391,20 @@ class DepositChunk(_message.Message):
     def __init__(self, header: _Optional[_Union[DepositHeader, _Mapping]] = ..., plane: _Optional[_Union[_common_pb2.PlaneChunk, _Mapping]] = ...) -> None: ...
 
 class DepositHeader(_message.Message):
-    __slots__ = ("timeline", "incarnation", "stream", "step", "attempt")
+    __slots__ = ("timeline", "incarnation", "stream", "step", "attempt", "planes")
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    PLANES_FIELD_NUMBER: _ClassVar[int]
     timeline: int
     incarnation: int
     stream: int
     step: int
     attempt: int
-    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+    planes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., planes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DepositReply(_message.Message):
     __slots__ = ()
