@@ -144,7 +144,7 @@ def burn(parent: int) -> None:
 
 def measure_deadlock() -> dict[str, Any]:
     """One worker takes a lock twice; when it is removed, and why."""
-    settings = {**SETTINGS, "cluster.progress_timeout_s": PROGRESS_TIMEOUT_S}
+    settings = {**SETTINGS, "cluster.progress_timeout_s": PROGRESS_TIMEOUT_S, "cluster.straggler_s": 600.0}
     with tempfile.TemporaryDirectory() as name, Cluster(Path(name), settings) as cluster:
         directory = Path(name)
         start(cluster, directory)
