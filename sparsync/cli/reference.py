@@ -1,4 +1,4 @@
-"""docs/configuration.md, made from the schema in `wire.config` so that the two cannot differ."""
+"""docs/configuration.md, made from the schema in `wire/config/schema.py` so that the two cannot differ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wire.config import accepts, sections, toml_value
 _INTRODUCTION = """\
 # Configuration
 
-This page is made from the schema in `wire/config.py` by `make docs`; change it there.
+This page is made from the schema in `wire/config/schema.py` by `make docs`; change it there.
 
 One TOML tree with the sections below. A value comes from its default, then the file, then the
 environment, then the flag; the later wins:

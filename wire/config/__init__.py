@@ -1,0 +1,32 @@
+"""The configuration: one tree, checked once, the same in every process of a run.
+
+Precedence: default < file (TOML) < environment (`SPARSYNC_SECTION__KEY`) < flag (`-s section.key=value`).
+Frozen after loading; the coordinator sends it to the other roles as JSON. `schema.py` says what each key
+is, `tree.py` holds all of them, `sources.py` loads them, `live.py` changes the few that may change in a
+run, `words.py` puts keys, values and faults in words.
+"""
+
+from wire.config.live import amend
+from wire.config.schema import DataConfig, OptimizerConfig, RunConfig, SecurityConfig, SyncConfig
+from wire.config.sources import DEFAULT, ENV_PREFIX, Loaded, environment, load
+from wire.config.tree import Config, fields, sections
+from wire.config.words import accepts, toml_value
+
+__all__ = [
+    "DEFAULT",
+    "ENV_PREFIX",
+    "Config",
+    "DataConfig",
+    "Loaded",
+    "OptimizerConfig",
+    "RunConfig",
+    "SecurityConfig",
+    "SyncConfig",
+    "accepts",
+    "amend",
+    "environment",
+    "fields",
+    "load",
+    "sections",
+    "toml_value",
+]

@@ -1,0 +1,278 @@
+"""The sections of the configuration: what each key is, what it accepts, and which keys must fit each other.
+
+docs/configuration.md is made from the descriptions below.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Density = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+MagnitudeBits = Annotated[int, Field(ge=0, le=2)]
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, strict types, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class RunConfig(Section):
+    """The training job as a whole."""
+
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="seeds the initial model, the order of samples and all random numbers"
+    )
+    steps: Count = Field(
+        300, description="steps to train; ignored when `run.epochs` is given (giving both is an error)"
+    )
+    epochs: Count | None = Field(None, description="passes over the data, instead of `run.steps`")
+    checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
+    on_bad_unit: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what happens when the same unit is bad (NaN or Inf) three times: "
+        "end the run, or count it as empty",
+    )
+    eval_every: int = Field(
+        50, ge=0, description="steps between evaluations of the built-in trainer; 0: only at the end"
+    )
+
+
+class ModelConfig(Section):
+    """The built-in language model; a script of your own does not read it."""
+
+    layers: Count = Field(4, description="transformer blocks")
+    width: Count = Field(256, description="size of the residual stream; a multiple of `model.heads`")
+    heads: Count = Field(4, description="attention heads")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"model.width = {self.width} is no multiple of model.heads = {self.heads}; change one of them"
+            )
+        return self
+
+
+class DataConfig(Section):
+    """What is trained on."""
+
+    source: str = Field(
+        "stdlib",
+        min_length=1,
+        description="name of a corpus (`sparsync data list`), or a file or directory of text",
+    )
+    seq_len: Count = Field(128, description="tokens a sample")
+    batch_size: Count = Field(4, description="samples a unit of the built-in trainer")
+    cache_dir: str | None = Field(
+        None, description="where prepared tokens are kept; without it, the user's cache directory"
+    )
+
+
+class SyncConfig(Section):
+    """How workers keep in step."""
+
+    mode: Literal["sync", "ssp", "async"] = Field(
+        "sync",
+        description="pace of the run: `sync` closes a step when every unit of it is in; `ssp` settles units on arrival "
+        "and bounds how far ahead the fastest stream may be; `async` settles on arrival, without a bound. "
+        "Live: `sparsync set sync.mode=async`",
+    )
+    staleness: Count | None = Field(
+        None,
+        description="`ssp`: steps that a stream may be ahead of the slowest one; without it, 3. Live",
+    )
+    quorum: Count | None = Field(
+        None,
+        description="`sync`: close a step with this many of its units once `sync.deadline_s` is over, and settle the "
+        "others late; the result then depends on the machines. Without it, all. Live",
+    )
+    deadline_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0, description="`sync.quorum`: how long a step waits for all its units. Live"
+    )
+    damping: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.5,
+        description="a unit that is τ steps stale counts by (1 + max(0, τ - 1)) to the power of minus this; the rest "
+        'goes back to its sender. 0 (and `optimizer.aggregate = "sum"`): in full',
+    )
+    max_staleness: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        8.0, description="a unit that is more steps stale goes back to its sender whole (not with `sum`)"
+    )
+    units_per_step: Count = Field(
+        4,
+        description="streams that a step is cut into; the result depends on it, and never on the number of workers",
+    )
+
+    @model_validator(mode="after")
+    def _keys_fit_the_mode(self) -> Self:
+        if self.staleness is not None and self.mode != "ssp":
+            raise ValueError(
+                f"sync.staleness = {self.staleness} beside sync.mode = {self.mode!r}: only `ssp` has a bound to set"
+            )
+        if self.quorum is not None and self.mode != "sync":
+            raise ValueError(
+                f"sync.quorum = {self.quorum} beside sync.mode = {self.mode!r}: only `sync` closes steps"
+            )
+        if self.quorum is not None and self.quorum > self.units_per_step:
+            raise ValueError(
+                f"sync.quorum = {self.quorum} is more than sync.units_per_step = {self.units_per_step}"
+            )
+        return self
+
+
+class PushConfig(Section):
+    """Updates on their way up, from workers to parameter servers."""
+
+    codec: Literal["topk", "dense"] = Field(
+        "topk", description="`topk` sends the largest elements of each block; `dense` sends all in fp32"
+    )
+    density: Density = Field(0.25, description="share of each block's elements that `topk` sends")
+    feedback: Literal["auto", "ef21", "ef"] = Field(
+        "auto",
+        description="what happens to the rest: `ef21` keeps an estimate on both sides, `ef` adds it to the next push; "
+        "`auto` takes `ef21` for AdamW in `sync` without a quorum, else `ef`",
+    )
+    momentum: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+        1.0, description="share η of the new gradient in the average that `ef21` follows; 1: no averaging"
+    )
+    magnitude_bits: MagnitudeBits = Field(
+        1, description="bits of each sent element's magnitude; 0: its sign alone"
+    )
+
+
+class PullConfig(Section):
+    """Deltas on their way down, from parameter servers to workers."""
+
+    codec: Literal["topk", "dense"] = Field(
+        "topk",
+        description="`topk` publishes the largest differences of each block; `dense` publishes x itself",
+    )
+    density: Density = Field(0.25, description="share of each block's elements that `topk` publishes")
+    magnitude_bits: MagnitudeBits = Field(
+        1, description="bits of each published element's magnitude; 0: its sign alone"
+    )
+
+
+class OptimizerConfig(Section):
+    """The optimizer; all but `aggregate` is read by the built-in trainer only."""
+
+    name: Literal["adamw", "sgd"] = Field("adamw", description="which optimizer the servers run")
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1e-3, description="peak learning rate")
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.1, description="weight decay of matrices"
+    )
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.5, 0.95),
+        description="AdamW's decay rates of the first and second moment; the first is low because the estimates of "
+        "`ef21` lag like momentum (benchmarks/results/codec_defaults.md)",
+    )
+    warmup_steps: int = Field(20, ge=0, description="steps over which the learning rate rises from 0")
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="learning rate at the end, as a share of the peak (cosine)"
+    )
+    aggregate: Literal["mean", "sum"] = Field(
+        "mean", description="how the units of a step become one gradient"
+    )
+
+
+class ClusterConfig(Section):
+    """Processes, their time limits and their memory."""
+
+    servers: Count = Field(2, description="parameter servers; the run begins when all are there")
+    workers: Count = Field(2, description="workers; those beyond `sync.units_per_step` stand by as spares")
+    min_workers: Count | None = Field(
+        None,
+        description="workers that must be there for the run to begin; without it, all of `cluster.workers`",
+    )
+    compute_threads: Count = Field(
+        1, description="threads that each process computes with; the result may depend on it"
+    )
+    restarts: int = Field(3, ge=0, description="times that `sparsync train` starts each dead role again")
+    admit_bytes: int = Field(
+        256 * 2**20,
+        ge=2**20,
+        description="bytes of pushes that a server holds at once; beyond that it answers `Busy`",
+    )
+    heartbeat_interval_s: Seconds = Field(1.0, description="time between two heartbeats of a process")
+    suspect_s: Seconds = Field(3.0, description="silence after which a process is shown as suspect")
+    dead_s: Seconds = Field(
+        4.8, description="silence after which a process is given up and its units go to others"
+    )
+    straggler_s: Seconds = Field(
+        5.0,
+        description="a live worker whose unit takes longer than this and than three median units, while another one "
+        "waits, is given up; it comes back by itself and is dealt work by its speed. Not in `async`: nobody waits",
+    )
+    progress_timeout_s: Seconds = Field(
+        60.0, description="time without progress on a unit after which a live worker is given up"
+    )
+    allow_mixed_fingerprints: bool = Field(
+        False,
+        description="admit workers whose torch build, device or CPU differ; the result is then not reproducible",
+    )
+
+    @property
+    def workers_to_begin(self) -> int:
+        """Workers that must have joined for the run to begin."""
+        return self.workers if self.min_workers is None else self.min_workers
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        if not self.heartbeat_interval_s < self.suspect_s < self.dead_s:
+            raise ValueError(
+                f"cluster.heartbeat_interval_s = {self.heartbeat_interval_s:g}, suspect_s = {self.suspect_s:g} and "
+                f"dead_s = {self.dead_s:g} must rise in this order"
+            )
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(
+                f"cluster.min_workers = {self.min_workers} is more than cluster.workers = {self.workers}"
+            )
+        return self
+
+
+class DurabilityConfig(Section):
+    """What survives which failure."""
+
+    stream_state_every: Count = Field(
+        32,
+        description="steps between two deposits of a stream's state (residual, buffers); an heir replays at most these",
+    )
+
+
+class SecurityConfig(Section):
+    """Who may connect. Without TLS every server listens on loopback only."""
+
+    insecure: bool = Field(
+        False, description="listen beyond loopback without TLS; logged, and shown in status"
+    )
+    tls_ca: str | None = Field(
+        None, description="PEM file of the authority that signs every role's certificate"
+    )
+    tls_cert: str | None = Field(None, description="PEM file of this process's certificate")
+    tls_key: str | None = Field(None, description="PEM file of its private key")
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        given = {"tls_ca": self.tls_ca, "tls_cert": self.tls_cert, "tls_key": self.tls_key}
+        missing = [f"security.{key}" for key, path in given.items() if path is None]
+        if 0 < len(missing) < len(given):
+            raise ValueError(f"{', '.join(missing)} missing: TLS needs all of tls_ca, tls_cert and tls_key")
+        if self.insecure and not missing:
+            raise ValueError("security.insecure = true beside TLS files: remove one of the two")
+        return self
+
+
+class TelemetryConfig(Section):
+    """What is shown and logged."""
+
+    live: Literal["auto", "table", "plain", "off"] = Field(
+        "auto",
+        description="progress shown: a live table, plain lines, nothing; `auto` takes the table on a terminal",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level that is logged"
+    )

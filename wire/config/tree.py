@@ -1,0 +1,81 @@
+"""The whole configuration as one frozen tree: its keys, and its ways out and back in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from wire.config.schema import (
+    ClusterConfig,
+    DataConfig,
+    DurabilityConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PullConfig,
+    PushConfig,
+    RunConfig,
+    Section,
+    SecurityConfig,
+    SyncConfig,
+    TelemetryConfig,
+)
+from wire.config.words import explain, printable, toml_value
+from wire.errors import ConfigError
+
+
+class Config(Section):
+    """The whole tree."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sync: SyncConfig = SyncConfig()
+    push: PushConfig = PushConfig()
+    pull: PullConfig = PullConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    durability: DurabilityConfig = DurabilityConfig()
+    security: SecurityConfig = SecurityConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    def to_json(self) -> str:
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Config:
+        """Reads what `to_json` wrote. Raises ConfigError where another build wrote something else."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigError(explain(error, dict(fields()), {}, "the coordinator")) from None
+
+    def to_toml(self, origins: Mapping[str, str] | None = None) -> str:
+        """The effective configuration; `load` of it gives the same tree. With `origins`, each line tells its own."""
+        lines = []
+        for section in sections():
+            lines += ["", f"[{section}]"]
+            for key, value in self.model_dump()[section].items():
+                if value is None or (key == "steps" and self.run.epochs is not None):
+                    continue
+                origin = f"  # {printable(origins[f'{section}.{key}'])}" if origins else ""
+                lines.append(f"{key} = {toml_value(value)}{origin}")
+        return "\n".join(lines[1:]) + "\n"
+
+
+def sections() -> Mapping[str, type[BaseModel]]:
+    """The sections by name, in order."""
+    return {name: _model(field) for name, field in Config.model_fields.items()}
+
+
+def fields() -> Iterator[tuple[str, FieldInfo]]:
+    """Every `section.key` with its field, in order."""
+    for section, model in sections().items():
+        for key, field in model.model_fields.items():
+            yield f"{section}.{key}", field
+
+
+def _model(field: FieldInfo) -> type[BaseModel]:
+    assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    return field.annotation
