@@ -19,7 +19,9 @@ from coordinator.elastic import Elastic
 from coordinator.exact import Exact
 from coordinator.membership import Liveness
 from coordinator.pace import pace_of
+from coordinator.patience import Patience
 from coordinator.placement import place
+from coordinator.residuals import Residuals
 from coordinator.retirements import Retirements
 from coordinator.state import Member, State
 from coordinator.work import Standstill, Work
@@ -35,12 +37,6 @@ from wire.errors import (
 )
 from wire.layout import Layout
 
-STRAGGLER_UNITS = 3
-"""A worker straggles when others wait for a unit of it this many times the median (and the configured least)."""
-MEDIAN_UNITS = 10
-"""A worker makes no progress when it takes this many times the median unit (and the configured least)."""
-WINDOW = 50
-"""Unit times that the median is taken over."""
 BEFORE_IT_BEGAN = a.End("it asked to leave before the run began", "")
 HEARD_AFTER_THE_END = (
     a.Join
@@ -65,6 +61,8 @@ class Core:
         self._resumed = resumed
         self.desk = Desk(rules, state)
         self.liveness = Liveness(dead_s=rules.dead_s)
+        self.patience = Patience(rules)
+        self.residuals = Residuals(self.desk)
         self.crew = Crew()
         self.boundary = Boundary(self.desk)
         self.retirements = Retirements(self.desk)
@@ -72,13 +70,7 @@ class Core:
         self._waiting: dict[str, a.Declare] = {}
         self._uploader: int | None = None
         self._configured: set[int] = set()
-        self._progress: dict[int, float] = {}
-        self._announced: set[int] = set()
-        self._computed: set[int] = set()
-        self._residuals: dict[int, float] = {}
-        self._dropped: dict[int, float] = {}
         self._beginning: set[int] = set()
-        self._unit_times: list[float] = []
         self.recoveries = 0
         self.begun_at: float | None = None
         self._handlers: dict[type, Callable[[Any, float], None]] = {
@@ -90,7 +82,7 @@ class Core:
             a.Uploaded: self._uploaded,
             a.Ready: self._ready,
             a.Progressed: self._progressed,
-            a.Announced: lambda e, now: self._announced.add(e.incarnation),
+            a.Announced: lambda e, now: self.patience.announced(e.incarnation),
             a.StreamDeposited: lambda e, now: self.work.deposited(e),
             a.Holding: lambda e, now: self.work.holding(e),
             a.LossEvaluated: self._evaluated,
@@ -138,16 +130,8 @@ class Core:
             if self.begun:
                 self.work.advance(now)
                 self._begin_segment_if_over(now)
-            self._renew_patience(now)
+            self.patience.renew(self.desk.actions, now)
         return self.desk.actions
-
-    def _renew_patience(self, now: float) -> None:
-        """Whoever was just told what to do, or what has settled, owes from now on, however long it waited before."""
-        for action in self.desk.actions:
-            if isinstance(action, a.Tell) and action.incarnation in self._progress:
-                self._progress[action.incarnation] = now
-            elif isinstance(action, a.Journal) and isinstance(action.record, r.Closed):
-                self._progress = dict.fromkeys(self._progress, now)
 
     # --- joining -------------------------------------------------------------------------
 
@@ -230,7 +214,7 @@ class Core:
         except SparsyncError as refusal:
             self.desk.answer(event.key, refusal)
             return
-        self._progress[event.incarnation] = now
+        self.patience.heard(event.incarnation, now)
         self._waiting[event.key] = event
         self._place()
         self._answer_declared()
@@ -329,7 +313,7 @@ class Core:
             self.desk.answer(key, a.Declared(self.state.placement, self.state.plan, upload))
 
     def _uploaded(self, event: a.Uploaded, now: float) -> None:
-        self._progress[event.incarnation] = now
+        self.patience.heard(event.incarnation, now)
         if event.incarnation == self._uploader and not self.state.loaded:
             self._loaded(f"uploaded by {self.desk.name_of(event.incarnation)}")
 
@@ -351,7 +335,7 @@ class Core:
 
     def _ready(self, event: a.Ready, now: float) -> None:
         self._worker(event.incarnation)
-        self._progress[event.incarnation] = now
+        self.patience.heard(event.incarnation, now)
         dataset = r.Dataset(
             event.samples,
             event.digest,
@@ -446,22 +430,13 @@ class Core:
 
     def _progressed(self, event: a.Progressed, now: float) -> None:
         self._worker(event.incarnation)
-        self._progress[event.incarnation] = now
-        self._announced.discard(event.incarnation)
-        self._residuals[event.incarnation] = event.residual_norm
-        before, self._dropped[event.incarnation] = (
-            self._dropped.get(event.incarnation, 0.0),
-            event.dropped_norm,
-        )
-        self._lose(event.incarnation, event.dropped_norm - before)
+        self.patience.progressed(event.incarnation, now, unit_s=event.unit_s)
+        self.residuals.told(event)
         if event.unit_s > 0:
-            self._computed.add(event.incarnation)
             self.crew.computed(self.desk.name_of(event.incarnation), event.unit_s, now)
-            self._unit_times = [*self._unit_times[1 - WINDOW :], event.unit_s]
 
     def _evaluated(self, event: a.LossEvaluated, now: float) -> None:
-        self._progress[event.incarnation] = now
-        self._announced.discard(event.incarnation)
+        self.patience.progressed(event.incarnation, now)
         known = {(e.step, e.model) for e in self.state.evaluations}
         if (event.step, event.model) not in known:
             self.desk.decide(r.Evaluated(event.step, event.model, event.loss))
@@ -509,36 +484,22 @@ class Core:
     def _tick(self, event: a.Tick, now: float) -> None:
         if event.late_s:
             self.liveness.excuse(event.late_s, now)
-            self._progress = {i: min(since + event.late_s, now) for i, since in self._progress.items()}
+            self.patience.excuse(event.late_s, now)
             return
         for incarnation, reason in self.liveness.dead(now):
             self._depart(incarnation, reason)
         if self.begun:
-            owing = self.work.owing()
-            waiting = bool(self.crew.available - owing)
-            for incarnation in sorted(owing - self._announced):
-                idle_s = now - self._progress.get(incarnation, now)
-                self._judge_slow(incarnation, idle_s, now, others_wait=waiting)
+            self._give_up_the_slow(now)
         self.crew.forgive(now)
 
-    @property
-    def _median_unit_s(self) -> float:
-        times = sorted(self._unit_times)
-        return times[len(times) // 2] if times else 0.0
-
-    def _judge_slow(self, incarnation: int, idle_s: float, now: float, *, others_wait: bool) -> None:
+    def _give_up_the_slow(self, now: float) -> None:
         """A stuck worker is given up; a straggler too, where another one waits: it comes back by itself."""
-        rules, median, name = self.desk.rules, self._median_unit_s, self.desk.name_of(incarnation)
-        limit = max(rules.progress_timeout_s, MEDIAN_UNITS * median)
-        if idle_s > limit:
-            self._depart(incarnation, f"no progress for {idle_s:.0f} s, limit {limit:.0f} s")
-            return
-        budget = max(rules.straggler_s, STRAGGLER_UNITS * median)
-        if idle_s > budget and others_wait and incarnation in self._computed and self._bounded:
-            self.crew.straggled(name, idle_s, now)
-            self._depart(
-                incarnation, f"a straggler: its unit takes {idle_s:.1f} s, budget {budget:.1f} s", dead=False
-            )
+        owing = self.work.owing()
+        others_wait = self._bounded and bool(self.crew.available - owing)
+        for verdict in self.patience.verdicts(owing, now, others_wait=others_wait):
+            if verdict.straggles:
+                self.crew.straggled(self.desk.name_of(verdict.incarnation), verdict.idle_s, now)
+            self._depart(verdict.incarnation, verdict.reason, dead=not verdict.straggles)
 
     @property
     def _bounded(self) -> bool:
@@ -548,8 +509,7 @@ class Core:
     def _depart(self, incarnation: int, reason: str, *, dead: bool = True) -> None:
         """A worker is out of the run: fence what it carried, give its other duties on."""
         self.liveness.forget(incarnation)
-        self._progress.pop(incarnation, None)
-        self._announced.discard(incarnation)
+        self.patience.forget(incarnation)
         member = self.state.members.get(incarnation)
         if member is None or not member.present:
             return
@@ -568,17 +528,11 @@ class Core:
             self._answer_declared()
         stale = "StaleIncarnation" if dead or straggles else ""
         self.desk.tell(incarnation, a.End(f"given up: {reason}", stale))
-        self._lose(incarnation, self._residuals.pop(incarnation, 0.0))
+        self.residuals.gone(incarnation)
         self.crew.dismiss(incarnation)
         if self.begun:  # before, nobody had anything to push
             self.retirements.begin(incarnation)
             self.work.abandon(incarnation, f"{member.name} is gone: {reason}")
-
-    def _lose(self, incarnation: int, norm: float) -> None:
-        """What a worker held back for later pushes is gone: with it, or with a segment."""
-        if norm > 0:
-            self.desk.decide(r.Lost(incarnation, norm))
-            self.desk.note("mass_lost", name=self.desk.name_of(incarnation), residual_norm=norm)
 
     def _set(self, event: a.SetAsked, now: float) -> None:
         """Another mode, from the next boundary on. What is asked last before a boundary counts."""
