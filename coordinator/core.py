@@ -14,16 +14,16 @@ from coordinator import actions as a
 from coordinator import records as r
 from coordinator.boundary import Boundary
 from coordinator.crew import Crew
-from coordinator.desk import Desk, Rules, begin_of, close_of
+from coordinator.desk import Desk, Rules, begin_of, close_of, error_of
 from coordinator.elastic import Elastic
 from coordinator.exact import Exact
 from coordinator.membership import Liveness
+from coordinator.model import Model
 from coordinator.pace import pace_of
 from coordinator.patience import Patience
-from coordinator.placement import place
 from coordinator.residuals import Residuals
 from coordinator.retirements import Retirements
-from coordinator.state import Member, State
+from coordinator.state import State
 from coordinator.work import Standstill, Work
 from wire.errors import (
     Busy,
@@ -31,11 +31,8 @@ from wire.errors import (
     NameTaken,
     RunOver,
     SparsyncError,
-    StaleIncarnation,
     UsageError,
-    by_name,
 )
-from wire.layout import Layout
 
 BEFORE_IT_BEGAN = a.End("it asked to leave before the run began", "")
 HEARD_AFTER_THE_END = (
@@ -60,6 +57,7 @@ class Core:
     def __init__(self, rules: Rules, state: State, *, resumed: Mapping[str, object] | None = None) -> None:
         self._resumed = resumed
         self.desk = Desk(rules, state)
+        self.model = Model(self.desk)
         self.liveness = Liveness(dead_s=rules.dead_s)
         self.patience = Patience(rules)
         self.residuals = Residuals(self.desk)
@@ -67,9 +65,6 @@ class Core:
         self.boundary = Boundary(self.desk)
         self.retirements = Retirements(self.desk)
         self.work = self._work()
-        self._waiting: dict[str, a.Declare] = {}
-        self._uploader: int | None = None
-        self._configured: set[int] = set()
         self._beginning: set[int] = set()
         self.recoveries = 0
         self.begun_at: float | None = None
@@ -89,8 +84,8 @@ class Core:
             a.WorkerFailed: self._failed,
             a.WorkerLeaving: lambda e, now: self._leave(e.incarnation, e.reason),
             a.ShardAttached: self._shard_attached,
-            a.ShardConfigured: self._shard_configured,
-            a.ShardRestored: lambda e, now: self._loaded(f"checkpoint {self.state.checkpoint}"),
+            a.ShardConfigured: lambda e, now: self.model.configured(e.shard),
+            a.ShardRestored: lambda e, now: self.model.restored(),
             a.SegmentBegun: lambda e, now: self._segment_begun(e.shard, e.segment, now),
             a.UnitAccepted: self._unit_accepted,
             a.FenceAnswered: lambda e, now: self.work.fenced(e),
@@ -152,7 +147,7 @@ class Core:
         if event.role == "worker":
             self.liveness.expect(incarnation, now)
         self.desk.answer(event.key, a.Joined(incarnation))
-        self._place()
+        self.model.place()
 
     def _check_join(self, event: a.Join) -> None:
         """Raises: the refusal."""
@@ -194,72 +189,15 @@ class Core:
         workers = [m for m in self.state.members.values() if m.role == "worker"]
         return len({m.fingerprint for m in workers}) <= 1
 
-    def _worker(self, incarnation: int) -> Member:
-        """A worker that is in the run. Raises: StaleIncarnation."""
-        member = self.state.members.get(incarnation)
-        if member is None or not member.present:
-            reason = f"it was given up: {member.gone}" if member else "it never joined this run"
-            raise StaleIncarnation(f"incarnation {incarnation} is not in the run ({reason}); join anew")
-        return member
-
     # --- the model -----------------------------------------------------------------------
 
     def _declare(self, event: a.Declare, now: float) -> None:
-        try:
-            if self.state.ended is not None:
-                raise _how_it_ended(self.state.ended)
-            self._worker(event.incarnation)
-            if self.state.layout is not None:
-                self._check_model(event)
-        except SparsyncError as refusal:
-            self.desk.answer(event.key, refusal)
-            return
+        if self.model.declare(event):
+            self.patience.heard(event.incarnation, now)
+
+    def _uploaded(self, event: a.Uploaded, now: float) -> None:
         self.patience.heard(event.incarnation, now)
-        self._waiting[event.key] = event
-        self._place()
-        self._answer_declared()
-
-    def _check_model(self, event: a.Declare) -> None:
-        """Raises: ModelMismatch, naming what differs."""
-        assert self.state.layout is not None and self.state.optimizer is not None
-        name = self.desk.name_of(event.incarnation)
-        if event.layout != self.state.layout:
-            raise ModelMismatch(f"worker {name}: {_difference(self.state.layout, event.layout)}")
-        if event.optimizer != self.state.optimizer:
-            raise ModelMismatch(
-                f"worker {name}: its optimizer is {event.optimizer.kind} {list(event.optimizer.groups)}, the run's "
-                f"{self.state.optimizer.kind} {list(self.state.optimizer.groups)}; use the same on every worker"
-            )
-
-    def _place(self) -> None:
-        """The first declared model gets its servers, once all of those are here."""
-        servers = sorted(self.state.present("ps"), key=lambda m: (len(m.name), m.name))
-        if self.state.placement or not self._waiting or len(servers) < self.desk.rules.servers:
-            return
-        first = next(iter(self._waiting.values()))
-        parts = place(first.layout, len(servers))
-        self.desk.decide(
-            r.Modelled(
-                parameters=tuple((p.name, p.shape, p.dtype, p.group) for p in first.layout.parameters),
-                optimizer=first.optimizer.kind,
-                groups=tuple(tuple(sorted(g.items())) for g in first.optimizer.groups),
-                plan=self.state.plan + 1,
-                placement=tuple(
-                    (shard, m.address, m.incarnation, tuple((b.start, b.stop) for b in part))
-                    for shard, (m, part) in enumerate(zip(servers, parts, strict=True))
-                ),
-            )
-        )
-        self.desk.note(
-            "placed", parameters=first.layout.numel, blocks=first.layout.blocks, servers=len(servers)
-        )
-        self.desk.actions.append(a.OpenShards())
-        for key, event in list(self._waiting.items()):
-            try:
-                self._check_model(event)
-            except SparsyncError as refusal:
-                del self._waiting[key]
-                self.desk.answer(key, refusal)
+        self.model.uploaded(event.incarnation)
 
     def _shard_attached(self, event: a.ShardAttached, now: float) -> None:
         if self.state.ended is not None:
@@ -275,7 +213,7 @@ class Core:
             self.desk.actions.append(a.Command(event.shard, a.ConfigureShard()))
             self.retirements.again(event.shard)
             return
-        self._shard_configured(a.ShardConfigured(event.shard), now)
+        self.model.configured(event.shard)
         self._say_again(event, now)
 
     def _say_again(self, event: a.ShardAttached, now: float) -> None:
@@ -290,42 +228,10 @@ class Core:
         self._segment_begun(event.shard, event.segment, now)
         self.work.again(event)
 
-    def _shard_configured(self, event: a.ShardConfigured, now: float) -> None:
-        if event.shard in self._configured:
-            return
-        self._configured.add(event.shard)
-        if len(self._configured) == len(self.state.placement) and not self.state.loaded:
-            if self.state.checkpoint:
-                self.desk.actions.append(a.RestoreShards())
-            self._answer_declared()
-
-    def _answer_declared(self) -> None:
-        """Answer the workers that wait: all once the model is loaded, before that one to upload it."""
-        if len(self._configured) < len(self.state.placement) or not self.state.placement:
-            return
-        for key, event in list(self._waiting.items()):
-            upload = not self.state.loaded
-            if upload and (self.state.checkpoint or self._uploader not in (None, event.incarnation)):
-                continue
-            if upload:
-                self._uploader = event.incarnation
-            del self._waiting[key]
-            self.desk.answer(key, a.Declared(self.state.placement, self.state.plan, upload))
-
-    def _uploaded(self, event: a.Uploaded, now: float) -> None:
-        self.patience.heard(event.incarnation, now)
-        if event.incarnation == self._uploader and not self.state.loaded:
-            self._loaded(f"uploaded by {self.desk.name_of(event.incarnation)}")
-
-    def _loaded(self, source: str) -> None:
-        self.desk.decide(r.Loaded(source))
-        self.desk.note("loaded", source=source)
-        self._answer_declared()
-
     # --- workers at work -----------------------------------------------------------------
 
     def _attending(self, event: a.Attending, now: float) -> None:
-        self._worker(event.incarnation)
+        self.desk.worker(event.incarnation)
         if self.state.ended is not None:
             self.desk.tell(event.incarnation, a.End(self.state.ended.reason, self.state.ended.error))
         elif self.begun:
@@ -334,7 +240,7 @@ class Core:
             self.desk.tell(event.incarnation, BEFORE_IT_BEGAN)
 
     def _ready(self, event: a.Ready, now: float) -> None:
-        self._worker(event.incarnation)
+        self.desk.worker(event.incarnation)
         self.patience.heard(event.incarnation, now)
         dataset = r.Dataset(
             event.samples,
@@ -429,7 +335,7 @@ class Core:
         return rules.epochs * -(-event.samples // max(a_step, 1))
 
     def _progressed(self, event: a.Progressed, now: float) -> None:
-        self._worker(event.incarnation)
+        self.desk.worker(event.incarnation)
         self.patience.progressed(event.incarnation, now, unit_s=event.unit_s)
         self.residuals.told(event)
         if event.unit_s > 0:
@@ -452,7 +358,7 @@ class Core:
     # --- departures ----------------------------------------------------------------------
 
     def _leave(self, incarnation: int, reason: str) -> None:
-        self._worker(incarnation)
+        self.desk.worker(incarnation)
         if incarnation in self.crew.leaving:
             return
         self.desk.note("leaving", name=self.desk.name_of(incarnation), reason=reason)
@@ -464,7 +370,7 @@ class Core:
 
     def _drain(self, event: a.DrainAsked, now: float) -> None:
         if self.state.ended is not None:
-            self.desk.answer(event.key, _how_it_ended(self.state.ended))
+            self.desk.answer(event.key, error_of(self.state.ended))
             return
         named = [m for m in self.state.present("worker") if m.name == event.name]
         if not named:
@@ -520,12 +426,7 @@ class Core:
         event = "straggled" if straggles else "died" if dead else "left"
         self.desk.note(event, name=member.name, reason=reason, streams=carried)
         self.recoveries += bool(carried)
-        for key in [k for k, e in self._waiting.items() if e.incarnation == incarnation]:
-            del self._waiting[key]
-            self.desk.answer(key, StaleIncarnation(f"given up: {reason}; join anew"))
-        if self._uploader == incarnation and not self.state.loaded:
-            self._uploader = None
-            self._answer_declared()
+        self.model.dismiss(incarnation, reason)
         stale = "StaleIncarnation" if dead or straggles else ""
         self.desk.tell(incarnation, a.End(f"given up: {reason}", stale))
         self.residuals.gone(incarnation)
@@ -550,7 +451,7 @@ class Core:
         self.desk.answer(event.key, a.Done())
 
     def _failed(self, event: a.WorkerFailed, now: float) -> None:
-        name = self._worker(event.incarnation).name
+        name = self.desk.worker(event.incarnation).name
         self.desk.note("failed", name=name, error=event.error, message=event.message)
         if event.ends_run:
             self._end(f"worker {name}: {event.message}", event.error)
@@ -603,35 +504,14 @@ class Core:
     def _end(self, reason: str, error: str) -> None:
         if self.state.ended is not None:
             return
-        self.desk.decide(r.Ended(reason, error))
+        ended = r.Ended(reason, error)
+        self.desk.decide(ended)
         self.desk.note("ended", reason=reason, error=error, step=self.state.open_step)
-        for key in list(self._waiting):
-            self.desk.answer(key, _how_it_ended(r.Ended(reason, error)))
-        self._waiting.clear()
+        self.model.refuse_all(ended)
         for member in self.state.present("worker"):
             self.desk.tell(member.incarnation, a.End(reason, error))
         self.desk.command_all(a.FinishShard(reason))
         self.desk.actions.append(a.Quit())
-
-
-def _how_it_ended(ended: r.Ended) -> SparsyncError:
-    """What a worker is told that still waits to begin."""
-    return by_name(ended.error)(ended.reason) if ended.error else RunOver(f"the run is over: {ended.reason}")
-
-
-def _difference(expected: Layout, found: Layout) -> str:
-    """The first way in which two models differ."""
-    names, other = [p.name for p in expected.parameters], [p.name for p in found.parameters]
-    if names != other:
-        extra, missing = sorted(set(other) - set(names)), sorted(set(names) - set(other))
-        return f"its parameters differ from the run's: only here {extra[:3]}, only there {missing[:3]}"
-    for want, have in zip(expected.parameters, found.parameters, strict=True):
-        if want != have:
-            return (
-                f"parameter {want.name!r} has shape {list(have.shape)}, dtype {have.dtype}, group {have.group}; "
-                f"the run's has {list(want.shape)}, {want.dtype}, {want.group}; build the same model on every worker"
-            )
-    return "its model equals the run's"
 
 
 def _told(dataset: r.Dataset) -> str:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from coordinator import actions as a
 from coordinator.pace import pace_of
-from coordinator.records import Closed, Record, Segment
-from coordinator.state import State
+from coordinator.records import Closed, Ended, Record, Segment
+from coordinator.state import Member, State
+from wire.errors import RunOver, SparsyncError, StaleIncarnation, by_name
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,14 @@ class Desk:
         member = self.state.members.get(incarnation)
         return member.name if member else f"#{incarnation}"
 
+    def worker(self, incarnation: int) -> Member:
+        """A worker that is in the run. Raises: StaleIncarnation."""
+        member = self.state.members.get(incarnation)
+        if member is None or not member.present:
+            reason = f"it was given up: {member.gone}" if member else "it never joined this run"
+            raise StaleIncarnation(f"incarnation {incarnation} is not in the run ({reason}); join anew")
+        return member
+
 
 def close_of(record: Closed) -> a.CloseStep:
     """The command that carries a decided close out."""
@@ -84,3 +93,8 @@ def begin_of(segment: Segment) -> a.BeginSegment:
     """The command that tells a shard of a decided segment."""
     pace = pace_of(segment)
     return a.BeginSegment(segment.number, segment.step, elastic=not pace.exact, arrival=pace.arrival)
+
+
+def error_of(ended: Ended) -> SparsyncError:
+    """What is answered to those that still wait when the run ends, or come after it."""
+    return by_name(ended.error)(ended.reason) if ended.error else RunOver(f"the run is over: {ended.reason}")
