@@ -12,8 +12,10 @@ from typing import Any
 
 from coordinator import actions as a
 from coordinator import records as r
+from coordinator.admission import admit
 from coordinator.boundary import Boundary
 from coordinator.crew import Crew
+from coordinator.dataset import Data
 from coordinator.desk import Desk, Rules, begin_of, close_of, error_of
 from coordinator.elastic import Elastic
 from coordinator.exact import Exact
@@ -27,10 +29,7 @@ from coordinator.state import State
 from coordinator.work import Standstill, Work
 from wire.errors import (
     Busy,
-    ModelMismatch,
-    NameTaken,
     RunOver,
-    SparsyncError,
     UsageError,
 )
 
@@ -55,9 +54,9 @@ class Core:
     """
 
     def __init__(self, rules: Rules, state: State, *, resumed: Mapping[str, object] | None = None) -> None:
-        self._resumed = resumed
         self.desk = Desk(rules, state)
         self.model = Model(self.desk)
+        self.data = Data(self.desk, resumed)
         self.liveness = Liveness(dead_s=rules.dead_s)
         self.patience = Patience(rules)
         self.residuals = Residuals(self.desk)
@@ -130,53 +129,6 @@ class Core:
 
     # --- joining -------------------------------------------------------------------------
 
-    def _join(self, event: a.Join, now: float) -> None:
-        try:
-            self._check_join(event)
-        except SparsyncError as refusal:
-            self.desk.answer(event.key, refusal)
-            self.desk.note("join_refused", name=event.name, reason=str(refusal))
-            return
-        incarnation = self.state.next_incarnation
-        self.desk.decide(
-            r.Admitted(
-                incarnation, event.role, event.name, event.address, event.fingerprint, event.pid, event.host
-            )
-        )
-        self.desk.note("joined", role=event.role, name=event.name, incarnation=incarnation, pid=event.pid)
-        if event.role == "worker":
-            self.liveness.expect(incarnation, now)
-        self.desk.answer(event.key, a.Joined(incarnation))
-        self.model.place()
-
-    def _check_join(self, event: a.Join) -> None:
-        """Raises: the refusal."""
-        state = self.state
-        if state.ended is not None:
-            raise RunOver(f"run {state.run} is over ({state.ended.reason}); start a new one")
-        for member in state.present(event.role):
-            if member.name == event.name:
-                raise NameTaken(
-                    f"a {event.role} named {event.name!r} is in the run already (pid {member.pid} on {member.host}); "
-                    "give this one another --name, or wait until the other is given up"
-                )
-        if event.role == "ps":
-            if state.placement or len(state.present("ps")) >= self.desk.rules.servers:
-                raise UsageError(
-                    f"the run has its {self.desk.rules.servers} servers; raise cluster.servers and start a new run "
-                    "to use more"
-                )
-            return
-        past = (
-            [m for m in state.members.values() if m.role == "worker"] if state.last_close is not None else []
-        )
-        others = {m.fingerprint for m in state.present("worker") or past}
-        if others and event.fingerprint not in others and not self.desk.rules.mixed_fingerprints:
-            raise ModelMismatch(
-                f"worker {event.name} computes with {event.fingerprint}, the run with {others.pop()}: the result "
-                "would depend on who computes what; make them alike, or set cluster.allow_mixed_fingerprints = true"
-            )
-
     def lingering(self) -> bool:
         """Whether a worker of the ended run still beats."""
         return self.liveness.beating()
@@ -190,6 +142,14 @@ class Core:
         return len({m.fingerprint for m in workers}) <= 1
 
     # --- the model -----------------------------------------------------------------------
+
+    def _join(self, event: a.Join, now: float) -> None:
+        incarnation = admit(self.desk, event)
+        if incarnation is None:
+            return
+        if event.role == "worker":
+            self.liveness.expect(incarnation, now)
+        self.model.place()
 
     def _declare(self, event: a.Declare, now: float) -> None:
         if self.model.declare(event):
@@ -242,28 +202,11 @@ class Core:
     def _ready(self, event: a.Ready, now: float) -> None:
         self.desk.worker(event.incarnation)
         self.patience.heard(event.incarnation, now)
-        dataset = r.Dataset(
-            event.samples,
-            event.digest,
-            event.batch_size,
-            event.accumulate,
-            event.evaluates,
-            event.evaluate_every,
-            self._total_steps(event),
-        )
         if self.state.dataset is None:
-            if (problem := self._data_problem(event)) is not None:
+            if problem := self.data.take(event):
                 self._end(problem, "DataRefused")
                 return
-            self.desk.decide(dataset)
-            self.desk.note(
-                "dataset", samples=event.samples, digest=event.digest, total_steps=dataset.total_steps
-            )
-        elif dataset != self.state.dataset:
-            problem = (
-                f"worker {self.desk.name_of(event.incarnation)} has other data or batches than the run: found "
-                f"{_told(dataset)}, expected {_told(self.state.dataset)}; prepare the same data on every machine"
-            )
+        elif problem := self.data.difference(event):
             self.desk.tell(event.incarnation, a.End(problem, "DataRefused"))
             return
         self.crew.ready.add(event.incarnation)
@@ -302,37 +245,6 @@ class Core:
             self.boundary.resume()
             self.work = self._work()
             self.work.begin(now)
-
-    def _data_problem(self, event: a.Ready) -> str | None:
-        if event.samples == 0 and event.batch_size > 0:
-            return "the dataset is empty: found 0 samples, expected at least one"
-        if self.desk.rules.epochs is not None and event.samples == 0:
-            return "run.epochs needs a dataset: session.units() has no epochs; set run.steps instead"
-        for name, found in (
-            ("samples", event.samples),
-            ("digest", event.digest),
-            ("batch_size", event.batch_size),
-            ("accumulate", event.accumulate),
-        ):
-            if self._resumed is not None and self._resumed[name] != found:
-                return (
-                    f"the checkpoint was trained on data with {name} {self._resumed[name]!r}, found {found!r}: its "
-                    "samples would not be counted once; resume with the same data and batches"
-                )
-        if self.state.first_step >= self._total_steps(event):
-            return (
-                f"the checkpoint is of step {self.state.first_step} and the run has {self._total_steps(event)} steps: "
-                "nothing is left to do; raise run.steps"
-            )
-        return None
-
-    def _total_steps(self, event: a.Ready) -> int:
-        rules = self.desk.rules
-        if rules.epochs is None:
-            assert rules.steps is not None
-            return rules.steps
-        a_step = event.batch_size * event.accumulate * rules.units_per_step
-        return rules.epochs * -(-event.samples // max(a_step, 1))
 
     def _progressed(self, event: a.Progressed, now: float) -> None:
         self.desk.worker(event.incarnation)
@@ -512,10 +424,3 @@ class Core:
             self.desk.tell(member.incarnation, a.End(reason, error))
         self.desk.command_all(a.FinishShard(reason))
         self.desk.actions.append(a.Quit())
-
-
-def _told(dataset: r.Dataset) -> str:
-    return (
-        f"{dataset.samples} samples (digest {dataset.digest[:12] or 'none'}), batches of {dataset.batch_size} "
-        f"x {dataset.accumulate}, evaluation every {dataset.evaluate_every}"
-    )

@@ -1,0 +1,62 @@
+"""Who may enter the run: one process a name, as many servers as are configured, workers that compute alike."""
+
+from __future__ import annotations
+
+from coordinator import actions as a
+from coordinator.desk import Desk
+from coordinator.records import Admitted
+from wire.errors import ModelMismatch, NameTaken, RunOver, SparsyncError, UsageError
+
+
+def admit(desk: Desk, event: a.Join) -> int | None:
+    """Answer a process that asks to enter. Returns its incarnation, or None if it was refused."""
+    try:
+        _check(desk, event)
+    except SparsyncError as refusal:
+        desk.answer(event.key, refusal)
+        desk.note("join_refused", name=event.name, reason=str(refusal))
+        return None
+    incarnation = desk.state.next_incarnation
+    desk.decide(
+        Admitted(incarnation, event.role, event.name, event.address, event.fingerprint, event.pid, event.host)
+    )
+    desk.note("joined", role=event.role, name=event.name, incarnation=incarnation, pid=event.pid)
+    desk.answer(event.key, a.Joined(incarnation))
+    return incarnation
+
+
+def _check(desk: Desk, event: a.Join) -> None:
+    """Raises: the refusal."""
+    state = desk.state
+    if state.ended is not None:
+        raise RunOver(f"run {state.run} is over ({state.ended.reason}); start a new one")
+    for member in state.present(event.role):
+        if member.name == event.name:
+            raise NameTaken(
+                f"a {event.role} named {event.name!r} is in the run already (pid {member.pid} on {member.host}); "
+                "give this one another --name, or wait until the other is given up"
+            )
+    if event.role == "ps":
+        _check_server(desk)
+    else:
+        _check_worker(desk, event)
+
+
+def _check_server(desk: Desk) -> None:
+    servers = desk.rules.servers
+    if desk.state.placement or len(desk.state.present("ps")) >= servers:
+        raise UsageError(
+            f"the run has its {servers} servers; raise cluster.servers and start a new run to use more"
+        )
+
+
+def _check_worker(desk: Desk, event: a.Join) -> None:
+    """Workers compute alike; those that are gone count once a step is closed."""
+    state = desk.state
+    past = [m for m in state.members.values() if m.role == "worker"] if state.last_close is not None else []
+    others = {m.fingerprint for m in state.present("worker") or past}
+    if others and event.fingerprint not in others and not desk.rules.mixed_fingerprints:
+        raise ModelMismatch(
+            f"worker {event.name} computes with {event.fingerprint}, the run with {others.pop()}: the result "
+            "would depend on who computes what; make them alike, or set cluster.allow_mixed_fingerprints = true"
+        )

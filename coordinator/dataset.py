@@ -1,0 +1,93 @@
+"""The run's data: told by the first ready worker, checked against the run, and the same for all the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from coordinator import actions as a
+from coordinator.desk import Desk
+from coordinator.records import Dataset
+
+
+class Data:
+    """Whether a worker's data are fit for the run.
+
+    Args:
+        resumed: the data of the checkpoint that is being resumed (fields of `records.Dataset`).
+    """
+
+    def __init__(self, desk: Desk, resumed: Mapping[str, object] | None) -> None:
+        self._desk = desk
+        self._resumed = resumed
+
+    def take(self, event: a.Ready) -> str:
+        """Make the first ready worker's data the run's. Returns why no run can be made of them, or nothing."""
+        if problem := self._problem(event):
+            return problem
+        dataset = self._dataset(event)
+        self._desk.decide(dataset)
+        self._desk.note(
+            "dataset", samples=event.samples, digest=event.digest, total_steps=dataset.total_steps
+        )
+        return ""
+
+    def difference(self, event: a.Ready) -> str:
+        """How the data of a later worker differ from the run's, or nothing."""
+        found, expected = self._dataset(event), self._desk.state.dataset
+        assert expected is not None
+        if found == expected:
+            return ""
+        return (
+            f"worker {self._desk.name_of(event.incarnation)} has other data or batches than the run: found "
+            f"{_told(found)}, expected {_told(expected)}; prepare the same data on every machine"
+        )
+
+    def _dataset(self, event: a.Ready) -> Dataset:
+        return Dataset(
+            event.samples,
+            event.digest,
+            event.batch_size,
+            event.accumulate,
+            event.evaluates,
+            event.evaluate_every,
+            self._total_steps(event),
+        )
+
+    def _problem(self, event: a.Ready) -> str:
+        first_step = self._desk.state.first_step
+        if event.samples == 0 and event.batch_size > 0:
+            return "the dataset is empty: found 0 samples, expected at least one"
+        if self._desk.rules.epochs is not None and event.samples == 0:
+            return "run.epochs needs a dataset: session.units() has no epochs; set run.steps instead"
+        for name, found in (
+            ("samples", event.samples),
+            ("digest", event.digest),
+            ("batch_size", event.batch_size),
+            ("accumulate", event.accumulate),
+        ):
+            if self._resumed is not None and self._resumed[name] != found:
+                return (
+                    f"the checkpoint was trained on data with {name} {self._resumed[name]!r}, found {found!r}: its "
+                    "samples would not be counted once; resume with the same data and batches"
+                )
+        if first_step >= self._total_steps(event):
+            return (
+                f"the checkpoint is of step {first_step} and the run has {self._total_steps(event)} steps: "
+                "nothing is left to do; raise run.steps"
+            )
+        return ""
+
+    def _total_steps(self, event: a.Ready) -> int:
+        rules = self._desk.rules
+        if rules.epochs is None:
+            assert rules.steps is not None
+            return rules.steps
+        a_step = event.batch_size * event.accumulate * rules.units_per_step
+        return rules.epochs * -(-event.samples // max(a_step, 1))
+
+
+def _told(dataset: Dataset) -> str:
+    return (
+        f"{dataset.samples} samples (digest {dataset.digest[:12] or 'none'}), batches of {dataset.batch_size} "
+        f"x {dataset.accumulate}, evaluation every {dataset.evaluate_every}"
+    )
