@@ -1,8 +1,9 @@
 """The deciding core: `handle(event, now)` returns what is to be done. No sockets, threads or clock reads.
 
-Membership and the run's life are here; `lanes` decides who computes what, `steps` when a step
-closes. Every decision is a record: applied to the state and journaled before the message
-that reveals it.
+What each event means is here, and what a departure brings about; the parts decide: `admission` who enters,
+`model` and `dataset` what is trained, `segments` in which mode, `work` who computes what and what settles,
+`membership` and `patience` who is given up, `ending` how the run ends. Every decision is a record: applied to
+the state and journaled before the message that reveals it.
 """
 
 from __future__ import annotations
@@ -17,21 +18,16 @@ from coordinator.boundary import Boundary
 from coordinator.crew import Crew
 from coordinator.dataset import Data
 from coordinator.desk import Desk, Rules, begin_of, close_of, error_of
-from coordinator.elastic import Elastic
-from coordinator.exact import Exact
+from coordinator.ending import Ending
 from coordinator.membership import Liveness
 from coordinator.model import Model
-from coordinator.pace import pace_of
 from coordinator.patience import Patience
 from coordinator.residuals import Residuals
 from coordinator.retirements import Retirements
+from coordinator.segments import Segments
 from coordinator.state import State
-from coordinator.work import Standstill, Work
-from wire.errors import (
-    Busy,
-    RunOver,
-    UsageError,
-)
+from coordinator.work import Work
+from wire.errors import UsageError
 
 BEFORE_IT_BEGAN = a.End("it asked to leave before the run began", "")
 HEARD_AFTER_THE_END = (
@@ -63,10 +59,9 @@ class Core:
         self.crew = Crew()
         self.boundary = Boundary(self.desk)
         self.retirements = Retirements(self.desk)
-        self.work = self._work()
-        self._beginning: set[int] = set()
+        self.segments = Segments(self.desk, self.crew, self.boundary, self.retirements)
+        self.ending = Ending(self.desk, self.boundary, self.model)
         self.recoveries = 0
-        self.begun_at: float | None = None
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             a.Join: self._join,
             a.Declare: self._declare,
@@ -85,32 +80,35 @@ class Core:
             a.ShardAttached: self._shard_attached,
             a.ShardConfigured: lambda e, now: self.model.configured(e.shard),
             a.ShardRestored: lambda e, now: self.model.restored(),
-            a.SegmentBegun: lambda e, now: self._segment_begun(e.shard, e.segment, now),
+            a.SegmentBegun: lambda e, now: self.segments.begun_on(e.shard, e.segment, now),
             a.UnitAccepted: self._unit_accepted,
             a.FenceAnswered: lambda e, now: self.work.fenced(e),
             a.WorkerRetired: self._worker_retired,
             a.StepSettled: lambda e, now: self.boundary.settle(e.shard, e.step + 1),
-            a.ShardRefused: self._shard_refused,
-            a.ShardLost: lambda e, now: self._end(e.reason, "ServerLost"),
-            a.CheckpointWritten: self._checkpoint_written,
-            a.CheckpointFailed: self._checkpoint_failed,
-            a.StopAsked: self._stop,
-            a.SetAsked: self._set,
+            a.ShardRefused: lambda e, now: self.ending.end(f"server {e.shard} refuses: {e.message}", e.error),
+            a.ShardLost: lambda e, now: self.ending.end(e.reason, "ServerLost"),
+            a.CheckpointWritten: lambda e, now: self.ending.checkpoint_written(e),
+            a.CheckpointFailed: lambda e, now: self.ending.checkpoint_failed(e),
+            a.StopAsked: lambda e, now: self.ending.stop(e),
+            a.SetAsked: lambda e, now: self.segments.set(e),
             a.DrainAsked: self._drain,
             a.Tick: self._tick,
         }
 
-    def _work(self) -> Work:
-        """What decides in the segment at hand."""
-        pace = pace_of(self.state.segment)
-        if pace.exact:
-            return Exact(self.desk, self.crew, self.boundary, pace)
-        return Elastic(self.desk, self.crew, self.boundary, self.retirements, pace)
-
     @property
     def begun(self) -> bool:
         """Whether work was dealt: enough workers were ready at one moment."""
-        return self.begun_at is not None
+        return self.segments.begun
+
+    @property
+    def begun_at(self) -> float | None:
+        """When work was first dealt, in monotonic seconds."""
+        return self.segments.begun_at
+
+    @property
+    def work(self) -> Work:
+        """What decides in the segment at hand."""
+        return self.segments.work
 
     @property
     def state(self) -> State:
@@ -121,13 +119,9 @@ class Core:
         self.desk.actions = []
         if self.state.ended is None or isinstance(event, HEARD_AFTER_THE_END):
             self._handlers[type(event)](event, now)
-            if self.begun:
-                self.work.advance(now)
-                self._begin_segment_if_over(now)
+            self.segments.advance(now)
             self.patience.renew(self.desk.actions, now)
         return self.desk.actions
-
-    # --- joining -------------------------------------------------------------------------
 
     def lingering(self) -> bool:
         """Whether a worker of the ended run still beats."""
@@ -141,7 +135,7 @@ class Core:
         workers = [m for m in self.state.members.values() if m.role == "worker"]
         return len({m.fingerprint for m in workers}) <= 1
 
-    # --- the model -----------------------------------------------------------------------
+    # --- joining -------------------------------------------------------------------------
 
     def _join(self, event: a.Join, now: float) -> None:
         incarnation = admit(self.desk, event)
@@ -159,13 +153,15 @@ class Core:
         self.patience.heard(event.incarnation, now)
         self.model.uploaded(event.incarnation)
 
+    # --- shards --------------------------------------------------------------------------
+
     def _shard_attached(self, event: a.ShardAttached, now: float) -> None:
         if self.state.ended is not None:
             self.desk.actions.append(a.Command(event.shard, a.FinishShard(self.state.ended.reason)))
             return
         placed = self.state.placement[event.shard]
         if event.incarnation != placed.incarnation:
-            self._end(
+            self.ending.end(
                 f"server {event.shard} at {placed.address} was started anew and lost its shard", "ServerLost"
             )
             return
@@ -185,8 +181,17 @@ class Core:
             self.desk.actions.append(a.Command(event.shard, close_of(last)))
         if event.segment < segment.number:
             self.desk.actions.append(a.Command(event.shard, begin_of(segment)))
-        self._segment_begun(event.shard, event.segment, now)
+        self.segments.begun_on(event.shard, event.segment, now)
         self.work.again(event)
+
+    def _unit_accepted(self, event: a.UnitAccepted, now: float) -> None:
+        self.work.accept(event)
+        if problem := self.work.disagreement():
+            self.ending.end(problem, "ModelMismatch")
+
+    def _worker_retired(self, event: a.WorkerRetired, now: float) -> None:
+        if self.retirements.answered(event.shard, event.incarnation):
+            self.work.retired(event.incarnation)
 
     # --- workers at work -----------------------------------------------------------------
 
@@ -204,47 +209,12 @@ class Core:
         self.patience.heard(event.incarnation, now)
         if self.state.dataset is None:
             if problem := self.data.take(event):
-                self._end(problem, "DataRefused")
+                self.ending.end(problem, "DataRefused")
                 return
         elif problem := self.data.difference(event):
             self.desk.tell(event.incarnation, a.End(problem, "DataRefused"))
             return
-        self.crew.ready.add(event.incarnation)
-        if self.begun:
-            self.work.welcome(event.incarnation)
-        elif len(self.crew.available) >= self.desk.rules.workers_to_begin:
-            self.desk.note("begun", workers=len(self.crew.available), step=self.state.open_step)
-            self.begun_at = now
-            self.work.begin(now)
-
-    def _begin_segment_if_over(self, now: float) -> None:
-        """The next mode, once the run stands still at its boundary and nobody who is gone can push any more."""
-        switching = self.state.switching
-        if switching is None or self._beginning or not self.boundary.segment_over or self.retirements.pending:
-            return
-        segment = r.Segment(
-            self.state.segment.number + 1,
-            self.state.open_step,
-            switching.mode,
-            switching.staleness,
-            switching.quorum,
-            switching.deadline_s,
-        )
-        self.desk.decide(segment)
-        self.desk.note("segment", number=segment.number, mode=segment.mode, step=segment.step)
-        self.desk.command_all(begin_of(segment))
-        self.work = Standstill(self.desk, self.crew)
-        self._beginning = {placed.shard for placed in self.state.placement}
-
-    def _segment_begun(self, shard: int, segment: int, now: float) -> None:
-        """Work is dealt once every shard settles in the new way: a unit must not come before that."""
-        if segment != self.state.segment.number or shard not in self._beginning:
-            return
-        self._beginning.discard(shard)
-        if not self._beginning:
-            self.boundary.resume()
-            self.work = self._work()
-            self.work.begin(now)
+        self.segments.welcome(event.incarnation, now)
 
     def _progressed(self, event: a.Progressed, now: float) -> None:
         self.desk.worker(event.incarnation)
@@ -261,11 +231,6 @@ class Core:
             self.desk.note(
                 "evaluated", step=event.step, model=event.model, loss=event.loss, seconds=event.seconds
             )
-
-    def _unit_accepted(self, event: a.UnitAccepted, now: float) -> None:
-        self.work.accept(event)
-        if problem := self.work.disagreement():
-            self._end(problem, "ModelMismatch")
 
     # --- departures ----------------------------------------------------------------------
 
@@ -295,10 +260,6 @@ class Core:
         self._leave(named[0].incarnation, "an operator asked")
         self.desk.answer(event.key, a.Done(named[0].incarnation))
 
-    def _worker_retired(self, event: a.WorkerRetired, now: float) -> None:
-        if self.retirements.answered(event.shard, event.incarnation):
-            self.work.retired(event.incarnation)
-
     def _tick(self, event: a.Tick, now: float) -> None:
         if event.late_s:
             self.liveness.excuse(event.late_s, now)
@@ -313,16 +274,11 @@ class Core:
     def _give_up_the_slow(self, now: float) -> None:
         """A stuck worker is given up; a straggler too, where another one waits: it comes back by itself."""
         owing = self.work.owing()
-        others_wait = self._bounded and bool(self.crew.available - owing)
+        others_wait = self.segments.bounded and bool(self.crew.available - owing)
         for verdict in self.patience.verdicts(owing, now, others_wait=others_wait):
             if verdict.straggles:
                 self.crew.straggled(self.desk.name_of(verdict.incarnation), verdict.idle_s, now)
             self._depart(verdict.incarnation, verdict.reason, dead=not verdict.straggles)
-
-    @property
-    def _bounded(self) -> bool:
-        """Whether a slow worker stops the others."""
-        return pace_of(self.state.segment).ahead is not None
 
     def _depart(self, incarnation: int, reason: str, *, dead: bool = True) -> None:
         """A worker is out of the run: fence what it carried, give its other duties on."""
@@ -347,80 +303,10 @@ class Core:
             self.retirements.begin(incarnation)
             self.work.abandon(incarnation, f"{member.name} is gone: {reason}")
 
-    def _set(self, event: a.SetAsked, now: float) -> None:
-        """Another mode, from the next boundary on. What is asked last before a boundary counts."""
-        state, wanted = self.state, event.wanted
-        if state.ended is not None or state.final:
-            self.desk.answer(event.key, RunOver("the run is at its end: its mode changes no more"))
-            return
-        if state.paused:
-            refusal = f"the run stands still at step {state.open_step} while its mode changes; ask again in a moment"
-            self.desk.answer(event.key, Busy(refusal))
-            return
-        if pace_of(wanted) != pace_of(state.switching or state.segment):
-            self.desk.decide(wanted)
-            self.desk.note("switching", mode=wanted.mode, step=state.open_step)
-        self.desk.answer(event.key, a.Done())
-
     def _failed(self, event: a.WorkerFailed, now: float) -> None:
         name = self.desk.worker(event.incarnation).name
         self.desk.note("failed", name=name, error=event.error, message=event.message)
         if event.ends_run:
-            self._end(f"worker {name}: {event.message}", event.error)
+            self.ending.end(f"worker {name}: {event.message}", event.error)
         else:
             self._depart(event.incarnation, f"{event.error}: {event.message}")
-
-    def _shard_refused(self, event: a.ShardRefused, now: float) -> None:
-        self._end(f"server {event.shard} refuses: {event.message}", event.error)
-
-    # --- the end -------------------------------------------------------------------------
-
-    def _stop(self, event: a.StopAsked, now: float) -> None:
-        state = self.state
-        self.desk.answer(event.key, a.Stopped(state.open_step))
-        if state.final and state.ended is None and state.stopping is None:
-            self.desk.decide(
-                r.Stopping(event.reason, "Interrupted")
-            )  # the last evaluations are not waited for
-        if state.ended is not None or state.final:
-            return
-        self.desk.note("stopping", reason=event.reason, step=state.open_step)
-        if state.open_step == state.first_step and state.last_close is None:
-            self._end(f"stopped before the first closed step: {event.reason}", "Interrupted")
-        elif not state.present("worker"):
-            self._end(
-                f"stopped without a worker to take a last checkpoint with: {event.reason}", "Interrupted"
-            )
-        elif state.stopping is None:
-            self.desk.decide(r.Stopping(event.reason, "Interrupted"))
-        else:
-            self._end(
-                f"asked to stop a second time, without a checkpoint of the open step: {event.reason}",
-                "Interrupted",
-            )
-
-    def _checkpoint_written(self, event: a.CheckpointWritten, now: float) -> None:
-        self.boundary.written(event)
-        if self.state.final:
-            stopping = self.state.stopping
-            if stopping is None:
-                self._end("all steps are done", "")
-            else:
-                self._end(stopping.reason, stopping.error)
-
-    def _checkpoint_failed(self, event: a.CheckpointFailed, now: float) -> None:
-        self.boundary.failed(event)
-        if self.state.final:
-            self._end(f"the last checkpoint could not be written: {event.message}", "DamagedFile")
-
-    def _end(self, reason: str, error: str) -> None:
-        if self.state.ended is not None:
-            return
-        ended = r.Ended(reason, error)
-        self.desk.decide(ended)
-        self.desk.note("ended", reason=reason, error=error, step=self.state.open_step)
-        self.model.refuse_all(ended)
-        for member in self.state.present("worker"):
-            self.desk.tell(member.incarnation, a.End(reason, error))
-        self.desk.command_all(a.FinishShard(reason))
-        self.desk.actions.append(a.Quit())

@@ -18,6 +18,7 @@ from coordinator.lanes import Lanes
 from coordinator.leases import Leases
 from coordinator.pace import Standing
 from coordinator.retirements import Retirements
+from coordinator.segments import Segments
 from coordinator.state import State
 from ps.ledger import Ledger, Verdict
 from tests.coordinator.ground import Broken
@@ -231,14 +232,14 @@ def test_a_unit_dealt_beyond_the_bar_is_caught(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_switch_that_does_not_wait_for_retirements_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = Core._begin_segment_if_over
+    begin = Segments._begin_next_if_over
 
-    def hasty(self: Core, now: float) -> None:
-        asked, self.retirements._asked = self.retirements._asked, {}
-        begin(self, now)
-        self.retirements._asked = asked
+    def hasty(self: Segments) -> None:
+        asked, self._retirements._asked = self._retirements._asked, {}
+        begin(self)
+        self._retirements._asked = asked
 
-    monkeypatch.setattr(Core, "_begin_segment_if_over", hasty)
+    monkeypatch.setattr(Segments, "_begin_next_if_over", hasty)
     assert "still takes from" in caught(seeds=400, modes=("sync", *ELASTIC))
 
 

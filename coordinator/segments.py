@@ -1,0 +1,120 @@
+"""The run's segments, one after the other: when work is first dealt, who decides in each, and how the next begins.
+
+An operator's wish for another mode is a record; the segment at hand makes for a boundary because of it. Where the run
+stands still there, the shards are told of the next segment, and work is dealt once every one settles in the new way.
+"""
+
+from __future__ import annotations
+
+from coordinator import actions as a
+from coordinator import records as r
+from coordinator.boundary import Boundary
+from coordinator.crew import Crew
+from coordinator.desk import Desk, begin_of
+from coordinator.elastic import Elastic
+from coordinator.exact import Exact
+from coordinator.pace import pace_of
+from coordinator.retirements import Retirements
+from coordinator.work import Standstill, Work
+from wire.errors import Busy, RunOver
+
+
+class Segments:
+    """What decides in the segment at hand.
+
+    Attributes:
+        work: the deciding half of this segment.
+        begun_at: when work was first dealt, in monotonic seconds, or None.
+    """
+
+    def __init__(self, desk: Desk, crew: Crew, boundary: Boundary, retirements: Retirements) -> None:
+        self._desk = desk
+        self._crew = crew
+        self._boundary = boundary
+        self._retirements = retirements
+        self._beginning: set[int] = set()
+        """Shards that have not said that the next segment has begun there."""
+        self.work = self._work()
+        self.begun_at: float | None = None
+
+    def _work(self) -> Work:
+        pace = pace_of(self._desk.state.segment)
+        if pace.exact:
+            return Exact(self._desk, self._crew, self._boundary, pace)
+        return Elastic(self._desk, self._crew, self._boundary, self._retirements, pace)
+
+    @property
+    def begun(self) -> bool:
+        """Whether work was dealt: enough workers were ready at one moment."""
+        return self.begun_at is not None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a slow worker stops the others."""
+        return pace_of(self._desk.state.segment).ahead is not None
+
+    def welcome(self, incarnation: int, now: float) -> None:
+        """A worker is ready. The run begins with it, if it is the last one that was waited for."""
+        self._crew.ready.add(incarnation)
+        if self.begun:
+            self.work.welcome(incarnation)
+        elif len(self._crew.available) >= self._desk.rules.workers_to_begin:
+            self._desk.note("begun", workers=len(self._crew.available), step=self._desk.state.open_step)
+            self.begun_at = now
+            self.work.begin(now)
+
+    def advance(self, now: float) -> None:
+        """Settle what can be settled, then go on to the next segment, once the run has begun."""
+        if self.begun:
+            self.work.advance(now)
+            self._begin_next_if_over()
+
+    def _begin_next_if_over(self) -> None:
+        """The next mode, once the run stands still at its boundary and nobody who is gone can push any more."""
+        state = self._desk.state
+        switching = state.switching
+        if (
+            switching is None
+            or self._beginning
+            or not self._boundary.segment_over
+            or self._retirements.pending
+        ):
+            return
+        segment = r.Segment(
+            state.segment.number + 1,
+            state.open_step,
+            switching.mode,
+            switching.staleness,
+            switching.quorum,
+            switching.deadline_s,
+        )
+        self._desk.decide(segment)
+        self._desk.note("segment", number=segment.number, mode=segment.mode, step=segment.step)
+        self._desk.command_all(begin_of(segment))
+        self.work = Standstill(self._desk, self._crew)
+        self._beginning = {placed.shard for placed in state.placement}
+
+    def begun_on(self, shard: int, segment: int, now: float) -> None:
+        """Work is dealt once every shard settles in the new way: a unit must not come before that."""
+        if segment != self._desk.state.segment.number or shard not in self._beginning:
+            return
+        self._beginning.discard(shard)
+        if not self._beginning:
+            self._boundary.resume()
+            self.work = self._work()
+            self.work.begin(now)
+
+    def set(self, event: a.SetAsked) -> None:
+        """Another mode, from the next boundary on. What is asked last before a boundary counts."""
+        state, wanted = self._desk.state, event.wanted
+        if state.ended is not None or state.final:
+            self._desk.answer(event.key, RunOver("the run is at its end: its mode changes no more"))
+            return
+        if state.paused:
+            refusal = f"the run stands still at step {state.open_step} while its mode changes; ask again in a moment"
+            self._desk.answer(event.key, Busy(refusal))
+            return
+        if pace_of(wanted) != pace_of(state.switching or state.segment):
+            self._desk.decide(wanted)
+            self._desk.note("switching", mode=wanted.mode, step=state.open_step)
+        self._desk.answer(event.key, a.Done())
