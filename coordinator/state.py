@@ -1,8 +1,8 @@
 """The coordinator's durable state: what the journal says, and nothing else.
 
 `State.apply(record)` is its single mutating call; replaying a journal gives the state that
-wrote it. What is only heard (heartbeats, acceptances, rates) lives in `core` and is told
-again by those who know.
+wrote it. What is only heard (heartbeats, acceptances, rates) lives with those who judge by it
+(`membership`, `patience`, `crew`, `arrivals`, `steps`), and is told again by those who know.
 """
 
 from __future__ import annotations
