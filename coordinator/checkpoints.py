@@ -23,10 +23,11 @@ import grpc
 from coordinator.pace import pace_of
 from coordinator.shards import ShardLine, as_error
 from coordinator.state import State
-from wire.checkpoint import CheckpointWriter, Manifest, TensorFileReader, TensorFileWriter, load_manifest
+from wire.checkpoint import CheckpointWriter, Manifest, load_manifest
 from wire.errors import ModelMismatch
 from wire.layout import BlockRange, Layout, intersect
 from wire.messages import term_to_proto
+from wire.tensor_file import TensorFileReader, TensorFileWriter
 from wire.v1 import common_pb2, shard_pb2
 
 FILES = {"x": "model", "published": "published"}
