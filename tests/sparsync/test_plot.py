@@ -10,17 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsync.plot import (
-    HEIGHT,
-    MAX_POINTS,
-    WIDTH,
-    Losses,
-    loss_svg,
-    nice_ticks,
-    read_losses,
-    smooth,
-    thin,
-)
+from sparsync.drawing import HEIGHT, WIDTH, nice_ticks
+from sparsync.plot import MAX_POINTS, Losses, loss_svg, read_losses, smooth, thin
 
 SVG = "{http://www.w3.org/2000/svg}"
 
