@@ -36,6 +36,7 @@ COMMANDS = {
     "set": Entry("sparsync.cli.steer", "Change the pace of a live run."),
     "drain": Entry("sparsync.cli.steer", "Have a worker leave a live run."),
     "stop": Entry("sparsync.cli.steer", "End a live run, with a checkpoint."),
+    "bench": Entry("sparsync.cli.bench", "Measure codecs and the data path."),
     "data": Entry("sparsync.cli.data", "List and prepare corpora."),
     "config": Entry("sparsync.cli.config", "Show or check the configuration."),
 }
