@@ -1,36 +1,16 @@
-"""A whole cluster on this machine: real processes, started, watched and ended together.
-
-thread · owns · blocks on: the main thread runs one event loop and owns everything; it waits for the
-next signal (SIGCHLD among them) or 0.1 s. What to do about an exit or an interrupt is decided by
-`sparsync.supervision`; here it is carried out. Each process has a session of its own, so that a
-Ctrl-C reaches only us, and ends with us (`sparsync.orphan_guard`).
-"""
+"""`sparsync train`: a launch becomes a cluster, and what is said before and after it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
-import signal
-import subprocess
-from collections.abc import Coroutine
 from typing import Any
 
 import click
 
-from sparsync.control import Control
-from sparsync.launch_plan import (
-    COORDINATOR,
-    SPARSYNC,
-    Launch,
-    create_run,
-    error_with_code,
-    prepare_data,
-    role_arguments,
-    role_environment,
-)
-from sparsync.live import Display, EventTail, event_line, open_display, parse_event
+from sparsync.cluster import Cluster
+from sparsync.launch_plan import COORDINATOR, Launch, create_run, error_with_code, prepare_data
+from sparsync.live import Display, open_display, parse_event
 from sparsync.plot import loss_svg, read_losses
 from sparsync.report_lines import (
     continue_command,
@@ -38,36 +18,11 @@ from sparsync.report_lines import (
     real_machine_lines,
     resume_command,
     sample_lines,
-    steering_lines,
     summary_lines,
 )
-from sparsync.run_directory import RunDirectory, last_error, read_address, read_json, write_whole
-from sparsync.supervision import (
-    Action,
-    Event,
-    Exited,
-    Joined,
-    RequestStop,
-    Say,
-    Seen,
-    Send,
-    Serving,
-    Start,
-    StopAnswered,
-    Supervisor,
-    Tick,
-    UserInterrupt,
-    exit_order,
-)
-from wire.clock import monotonic_clock
-from wire.config import DEFAULT, environment
+from sparsync.run_directory import RunDirectory, last_error, read_json, write_whole
+from wire.config import DEFAULT
 from wire.errors import SparsyncError
-
-TICK_S = 0.1
-STATUS_EVERY_S = 0.5
-STATUS_TIMEOUT_S = 2.0
-LAST_LOOK_S = 1.0
-STOP_TIMEOUT_S = 3.0
 
 
 def train(launch: Launch, *, terminal: bool, json_out: bool) -> int:
@@ -217,209 +172,3 @@ def next_lines(launch: Launch) -> list[str]:
         "the same roles on machines of their own:",
         *(f"  {line}" for line in machines),
     ]
-
-
-# ── the cluster ─────────────────────────────────────────────────────────────────────────────────
-
-
-class Cluster:
-    """Runs a `Launch` until no process of it is left."""
-
-    def __init__(self, launch: Launch, display: Display) -> None:
-        self._launch = launch
-        self._run = launch.run
-        self._display = display
-        self._clock = monotonic_clock
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._log_starts: dict[str, int] = {}
-        self._events: list[Event] = []
-        self._interrupts = 0
-        self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._broken: BaseException | None = None
-        self._control: Control | None = None
-        self._tail = EventTail(launch.run.events)
-        first = launch.checkpoint.step if launch.checkpoint else 0
-        self.supervisor = Supervisor(
-            launch.roles, restarts=launch.config.cluster.restarts, first_step=first, now=self._clock.now()
-        )
-
-    async def run(self) -> None:
-        """Returns when all processes are gone, however it came to that."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGCHLD, self._wake.set)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupted)
-        try:
-            self._start(COORDINATOR)
-            while not self.supervisor.ended:
-                await self._turn()
-            self._show_events()
-        finally:
-            self._kill_everything()
-            await self._close()
-
-    async def _turn(self) -> None:
-        if self._broken is not None:
-            raise self._broken
-        self._look_for_address()
-        names = {popen.pid: name for name, popen in self._processes.items()}
-        ended = self._reap()
-        seen = self._show_events()  # after the exits: all that a coordinator wrote before its own is there
-        joins: list[Event] = [Joined(names[pid]) for pid in seen if pid in names]
-        events, self._events = [*self._events, *joins, *ended], []
-        for event in [*events, Tick()]:
-            for action in self.supervisor.handle(event, self._clock.now()):
-                self._act(action)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), TICK_S)
-        self._wake.clear()
-
-    def _act(self, action: Action) -> None:
-        match action:
-            case Start(process):
-                self._start(process)
-            case Say(text):
-                self._display.note(text)
-            case RequestStop(reason):
-                self._spawn(self._request_stop(reason))
-            case Send(number, processes):
-                for name in processes:
-                    self._send(name, number)
-
-    # ── processes ───────────────────────────────────────────────────────────────────────────────
-
-    def _start(self, process: str) -> None:
-        address = self._control.address if self._control else None
-        role, *arguments = role_arguments(self._launch, process, address=address)
-        log = self._run.log(process)
-        with log.open("ab") as file:
-            self._log_starts[process] = file.tell()
-            popen = subprocess.Popen(
-                [*SPARSYNC, role, "--parent-pid", str(os.getpid()), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=role_environment(self._launch, process, address=address, environ=environment()),
-                start_new_session=True,
-            )
-        self._processes[process] = popen
-
-    def _look_for_address(self) -> None:
-        """Starts the other roles as soon as the coordinator says where it serves."""
-        if self._control is not None or COORDINATOR not in self._processes:
-            return
-        address = read_address(self._run)
-        if address is None:
-            return
-        self._control = Control(address, self._launch.security)
-        self._display.note(f"address    {address}")
-        for i, line in enumerate(steering_lines(self._run.path)):
-            self._display.note(f"{'' if i else 'steer':<11}{line}")
-        self._events.append(Serving())
-        for process in self._launch.roles:
-            if process != COORDINATOR:
-                self._start(process)
-        self._spawn(self._watch())
-
-    def _reap(self) -> list[Event]:
-        """The processes that ended, those that tell the cause first."""
-        codes = {name: popen.poll() for name, popen in self._processes.items()}
-        ended = [(name, code) for name, code in codes.items() if code is not None]
-        roles = self._launch.roles
-        ended.sort(key=lambda e: exit_order(roles[e[0]], e[1]))
-        for name, _ in ended:
-            self._sweep(self._processes.pop(name))
-        return [Exited(name, code) for name, code in ended]
-
-    def _send(self, process: str, number: signal.Signals) -> None:
-        popen = self._processes.get(process)
-        if popen is None:
-            return
-        if number == signal.SIGKILL:
-            self._sweep(popen)
-        else:
-            popen.send_signal(number)
-
-    def _sweep(self, popen: subprocess.Popen[bytes]) -> None:
-        """Kills a process's whole session: its heartbeat, its data loaders."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(popen.pid, signal.SIGKILL)
-
-    def _kill_everything(self) -> None:
-        for popen in self._processes.values():
-            self._sweep(popen)
-            popen.wait()
-        self._processes.clear()
-
-    # ── the coordinator ─────────────────────────────────────────────────────────────────────────
-
-    async def _watch(self) -> None:
-        while True:
-            await self._look(STATUS_TIMEOUT_S)
-            await asyncio.sleep(STATUS_EVERY_S)
-
-    async def _look(self, timeout_s: float) -> None:
-        """Asks for the status and shows it. No answer is no news: the process's exit is what counts."""
-        if self._control is None:
-            return
-        try:
-            status = await self._control.status(timeout_s=timeout_s)
-        except SparsyncError:
-            return
-        self._events.append(Seen(status.get("state") or "", status.get("step") or 0))
-        self._display.update(status, self._clock.now())
-
-    async def _request_stop(self, reason: str) -> None:
-        assert self._control is not None
-        try:
-            at_step = await self._control.stop(reason, timeout_s=STOP_TIMEOUT_S)
-        except SparsyncError:
-            self._events.append(StopAnswered(None))
-        else:
-            self._events.append(StopAnswered(at_step))
-        self._wake.set()
-
-    def _interrupted(self) -> None:
-        self._interrupts += 1
-        if self._interrupts == 1:
-            self._spawn(self._interrupt_after_a_look())
-        else:
-            self._events.append(UserInterrupt())
-            self._wake.set()
-
-    async def _interrupt_after_a_look(self) -> None:
-        """Whether a step is closed decides what an interrupt does, so the newest status comes first."""
-        await self._look(LAST_LOOK_S)
-        self._events.append(UserInterrupt())
-        self._wake.set()
-
-    def _show_events(self) -> list[int]:
-        """Tells the user what has happened; the process ids of those that joined."""
-        events = self._tail.read()
-        for event in events:
-            if line := event_line(event):
-                self._display.note(line)
-        return [event["pid"] for event in events if event.get("event") == "joined"]
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._broken = error
-            self._wake.set()
-
-    async def _close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._control is not None:
-            await self._control.close()
-
-    def log_start(self, process: str) -> int:
-        """Where the newest process of this name began to write its log."""
-        return self._log_starts.get(process, 0)
