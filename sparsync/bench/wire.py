@@ -22,9 +22,10 @@ from sparsync.bench.about import about
 from sparsync.bench.cpu import CpuWatch
 from sparsync.bench.figures import distribution
 from sparsync.bench.load import WARM_UP
+from sparsync.cluster import Cluster
 from sparsync.control import Control
 from sparsync.launch_plan import Launch, create_run
-from sparsync.launcher import Cluster, run_error
+from sparsync.launcher import run_error
 from sparsync.live import EventTail, NoDisplay
 from sparsync.run_directory import RunDirectory, read_address
 from wire.config import Loaded, load
