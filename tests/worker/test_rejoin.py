@@ -12,16 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 import torch
 
+from tests.worker.far_end import serving
 from wire.config import Config
 from wire.errors import RunOver
 from wire.ids import PROTOCOL_VERSION
 from wire.rpc.identity import Security
-from wire.rpc.server import serve
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 from worker.runtime import Attachment
 
@@ -54,33 +52,19 @@ class Handing(coordinator_pb2_grpc.CoordinatorServicer):
 
 @contextmanager
 def attached(far_end: Handing) -> Iterator[Attachment]:
-    """A process in the run of `far_end`, which serves on a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    def run(work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
-
-    def add(server: grpc.aio.Server) -> None:
-        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(far_end, server)
-
-    serving = run(serve(listen="127.0.0.1:0", security=Security(), add=add, services=[]))
-    attachment = Attachment(
-        coordinator=serving.address,
-        name="worker-3",
-        security=Security(),
-        reply=far_end.reply(1),
-        device=torch.device("cpu"),
-    )
-    try:
-        yield attachment
-    finally:
-        attachment.detach()
-        run(serving.stop(0))
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    """A process in the run of `far_end`."""
+    with serving(far_end) as address:
+        attachment = Attachment(
+            coordinator=address,
+            name="worker-3",
+            security=Security(),
+            reply=far_end.reply(1),
+            device=torch.device("cpu"),
+        )
+        try:
+            yield attachment
+        finally:
+            attachment.detach()
 
 
 def test_it_comes_back_under_its_name_as_another_incarnation(tmp_path: Path) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
 
+from tests.worker.far_end import serving
 from wire.rpc.identity import Security
-from wire.rpc.server import serve
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 from worker.transfer import Transfer
 
@@ -43,33 +39,10 @@ class BreakingLines(coordinator_pb2_grpc.CoordinatorServicer):
         yield coordinator_pb2.WorkerOrder()
 
 
-@contextmanager
-def listening(far_end: BreakingLines) -> Iterator[str]:
-    """The address of `far_end`, on an event loop in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    def run(work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
-
-    def add(server: grpc.aio.Server) -> None:
-        coordinator_pb2_grpc.add_CoordinatorServicer_to_server(far_end, server)
-
-    serving = run(serve(listen="127.0.0.1:0", security=Security(), add=add, services=[]))
-    try:
-        yield serving.address
-    finally:
-        run(serving.stop(0))
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
 @pytest.mark.parametrize("breaks", [0, 1, 3])
 def test_what_is_told_after_a_break_arrives(breaks: int) -> None:
     far_end = BreakingLines(breaks)
-    with listening(far_end) as address:
+    with serving(far_end) as address:
         transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
         try:
             transfer.begin_attending()
@@ -86,7 +59,7 @@ def test_what_is_told_after_a_break_arrives(breaks: int) -> None:
 
 def test_what_must_not_be_lost_is_told_on_every_line_once_more() -> None:
     far_end = BreakingLines(0)
-    with listening(far_end) as address:
+    with serving(far_end) as address:
         transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
         try:
             transfer.report(uploaded={})
