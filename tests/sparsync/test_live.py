@@ -20,46 +20,11 @@ from sparsync.live import (
     open_display,
     progress_line,
 )
-
-STATUS: dict[str, Any] = {
-    "run": "r1",
-    "state": "running",
-    "step": 120,
-    "total_steps": 400,
-    "loss": 2.91342,
-    "val_loss": 2.87,
-    "val_loss_step": 100,
-    "tokens_per_s": 18234.0,
-    "bytes_pushed": 24_100_000,
-    "bytes_pulled": 20_900_000,
-    "bytes_dense": 1_080_000_000,
-    "workers": [
-        {
-            "name": "worker-0",
-            "state": "computing",
-            "streams": [0, 1],
-            "units": 240,
-            "unit_s": 0.21,
-            "tokens_per_s": 9100.0,
-            "wait_share": 0.07,
-        },
-        {"name": "worker-1", "state": "dead", "streams": []},
-    ],
-    "servers": [
-        {
-            "shard": 0,
-            "name": "ps-0",
-            "address": "127.0.0.1:4001",
-            "version": 120,
-            "blocks": 390,
-            "delta_bytes": 7,
-        }
-    ],
-}
+from tests.sparsync.statuses import SYNC
 
 
 def test_progress_in_one_line() -> None:
-    assert progress_line(STATUS) == (
+    assert progress_line(SYNC) == (
         "step 120/400  loss 2.9134  val 2.8700 (step 100)  18.2k tokens/s  sent 24.1 MB  received 20.9 MB  "
         "24.0x fewer bytes than dense  1 worker (worker-1 dead)"
     )
@@ -75,15 +40,15 @@ def test_a_worker_that_was_started_again_is_shown_once() -> None:
     assert progress_line(twice).endswith("1 worker")
 
 
-@pytest.mark.parametrize("missing", STATUS)
+@pytest.mark.parametrize("missing", SYNC)
 def test_any_key_may_be_missing_or_null(missing: str) -> None:
-    assert progress_line({**STATUS, missing: None})
-    assert progress_line({key: value for key, value in STATUS.items() if key != missing})
+    assert progress_line({**SYNC, missing: None})
+    assert progress_line({key: value for key, value in SYNC.items() if key != missing})
 
 
 def test_an_elastic_pace_is_told_in_the_line() -> None:
     status = {
-        **STATUS,
+        **SYNC,
         "staleness": {"0": 90, "1": 10},
         "units_owed": 2,
         "workers": [{"name": "worker-0", "state": "computing", "straggler": True}],
@@ -170,7 +135,7 @@ def test_plain_lines_keep_their_pace_and_leave_standard_output_alone(
 ) -> None:
     display = PlainLines()
     for tenth in range(int(LINE_EVERY_S * 10) * 2):
-        display.update(STATUS, 1000 + tenth / 10)
+        display.update(SYNC, 1000 + tenth / 10)
     display.note("a note")
     display.close()
     out, err = capsys.readouterr()
@@ -193,7 +158,7 @@ def test_a_table_that_json_needs_out_of_the_way_goes_to_standard_error(
 ) -> None:
     table = open_display("table", terminal=True, json_out=True)
     table.note("[run] is not markup")
-    table.update(STATUS, 1.0)
+    table.update(SYNC, 1.0)
     table.note("a note over the table")
     table.close()
     out, err = capsys.readouterr()
