@@ -1,0 +1,116 @@
+"""Indices of the kept elements: distances in bytes, or a bitmap.
+
+A gap is the distance of an index from the one before, less one (of the first: the index); 255 stands for 255 more to
+come. A bitmap has one bit an element, low bits first; each block begins at a byte.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wire.codec.kernels.kernel import I32, U8, U16, kernel
+from wire.codec.kernels.select import ONES, PLACES
+
+ESCAPE = 255
+
+
+@kernel
+def write_gaps(chosen: U16, k: int, gaps: U8, at: int) -> int:
+    """Gaps of the ascending chosen[:k], k > 0, from gaps[at]; where they end."""
+    largest, one = np.uint16(chosen[0]), np.uint16(1)
+    gaps[at] = np.uint8(largest)
+    for j in range(1, k):
+        gap = np.uint16(chosen[j] - chosen[j - 1] - one)
+        largest = max(largest, gap)
+        gaps[at + j] = np.uint8(gap)
+    if largest < ESCAPE:
+        return at + k
+    expected = 0
+    for j in range(k):
+        gap = np.int64(chosen[j]) - expected
+        while gap >= ESCAPE:
+            gaps[at] = ESCAPE
+            at += 1
+            gap -= ESCAPE
+        gaps[at] = gap
+        at += 1
+        expected = np.int64(chosen[j]) + 1
+    return at
+
+
+@kernel
+def bitmap_from_gaps(gaps: U8, counts: U16, lengths: I32, bitmap: U8) -> None:
+    """The same indices as one bit an element; each block begins at a byte. `bitmap` comes zeroed."""
+    at, start = 0, 0
+    for b in range(counts.size):
+        i = 0
+        for _ in range(np.int64(counts[b])):
+            while gaps[at] == ESCAPE:
+                i += ESCAPE
+                at += 1
+            i += np.int64(gaps[at])
+            at += 1
+            bitmap[start + (i >> 3)] |= np.uint8(1 << (i & 7))
+            i += 1
+        start += (np.int64(lengths[b]) + 7) >> 3
+
+
+@kernel
+def _escapes(gaps: U8, at: int, size: int) -> bool:
+    """Whether one of `size` bytes is an escape."""
+    largest = np.uint8(0)
+    for i in range(at, at + size):
+        largest = max(largest, gaps[i])
+    return largest == np.uint8(ESCAPE)
+
+
+@kernel
+def read_gaps(gaps: U8, counts: U16, lengths: I32, indices: U16) -> bool:
+    """indices uint16[K] of all blocks; False where they leave their block or the section does not fit."""
+    at, out = 0, 0
+    for b in range(counts.size):
+        i, n, k = -1, np.int64(lengths[b]), np.int64(counts[b])
+        if at + k > gaps.size:
+            return False
+        if k <= n and not _escapes(gaps, at, k):
+            for j in range(k):
+                i += np.int64(gaps[at + j]) + 1
+                indices[out + j] = np.uint16(i)
+            at += k
+        else:
+            for j in range(k):
+                while at < gaps.size and gaps[at] == ESCAPE and i < n:
+                    i += ESCAPE
+                    at += 1
+                if at >= gaps.size or i >= n:
+                    return False
+                i += np.int64(gaps[at]) + 1
+                at += 1
+                indices[out + j] = np.uint16(i)
+        if i >= n:
+            return False
+        out += k
+    return at == gaps.size
+
+
+@kernel
+def read_bitmap(bitmap: U8, counts: U16, lengths: I32, indices: U16) -> bool:
+    """indices uint16[K] of all blocks; False where a block has another count or a bit beyond its length."""
+    start, out = 0, 0
+    for b in range(counts.size):
+        n, found = np.int64(lengths[b]), 0
+        size = (n + 7) >> 3
+        for p in range(start, start + size):
+            found += np.int64(ONES[bitmap[p]])
+        if found != np.int64(counts[b]):
+            return False
+        if n & 7 and bitmap[start + size - 1] >> (n & 7):
+            return False
+        for p in range(size):
+            byte, base = bitmap[start + p], np.uint16(8 * p)
+            ones = np.int64(ONES[byte])
+            for u in range(ones):
+                indices[out + u] = base + PLACES[byte, u]
+            out += ones
+        start += size
+    return True
