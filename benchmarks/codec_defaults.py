@@ -44,6 +44,8 @@ WARMUP_STEPS, MIN_LR_RATIO, WEIGHT_DECAY, BETA2 = 20, 0.1, 0.1, 0.95
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 FORMS = ((1 / 16, 1), (1 / 16, 2), (1 / 8, 1), (1 / 8, 2), (1 / 4, 1), (1 / 4, 2), (1 / 2, 0), (1, 0), (1, 1))
 """(density, magnitude bits) of a push or a delta."""
+VALUES = ("sign", "sign1", "sign2")
+"""By magnitude bits."""
 EVALUATE_EVERY = 100
 RESULTS = Path(__file__).parent / "results" / "codec_defaults.json"
 
@@ -109,9 +111,9 @@ class Job:
             density=s.push_density,
             feedback=s.feedback,
             momentum=s.eta,
-            magnitude_bits=s.push_bits,
+            values=VALUES[s.push_bits],
         )
-        self.pull = delta_codec(codec=s.codec, density=s.pull_density, magnitude_bits=s.pull_bits)
+        self.pull = delta_codec(codec=s.codec, density=s.pull_density, values=VALUES[s.pull_bits])
         self.streams = [{name: self._plane() for name in self.push.state_planes} for _ in range(STREAMS)]
 
     def _place_parameters(self) -> None:
@@ -179,7 +181,7 @@ class Job:
         """Encode for each shard, add what was decoded; the bytes of it."""
         sent = 0
         for blocks in self.shards:
-            frame = self.push.encode(self.gradient, self.streams[stream], blocks)
+            frame = b"".join(self.push.encode(self.gradient, self.streams[stream], blocks))
             self.push.add(frame, self.total, blocks)
             sent += len(frame)
         return sent

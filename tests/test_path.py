@@ -20,8 +20,8 @@ def test_the_path_of_a_gradient() -> None:
     layout = Layout((Parameter("weight", (100, 100), "float32", 0),))  # a model: three blocks of 4,096
     whole = (BlockRange(0, layout.blocks),)
     blocks = Blocks.of(layout, whole)
-    push = push_codec(codec="topk", density=0.25, feedback="ef", momentum=1.0, magnitude_bits=2)
-    pull = delta_codec(codec="topk", density=0.25, magnitude_bits=2)
+    push = push_codec(codec="topk", density=0.25, feedback="ef", values="sign2")
+    pull = delta_codec(codec="topk", density=0.25, values="sign2")
     sgd = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "nesterov": 0.0, "maximize": 0.0}
     optimizer = OptimizerSpec("sgd", (sgd,))
     shard = Shard(
@@ -40,7 +40,7 @@ def test_the_path_of_a_gradient() -> None:
         loss.backward()  # collect: the gradient, in blocks
         gradient = np.zeros_like(replica)
         gradient.reshape(-1)[:10_000] = weight.grad.numpy()  # type: ignore[union-attr]
-        frame = push.encode(gradient, state, blocks)  # compress
+        frame = b"".join(push.encode(gradient, state, blocks))  # compress
         assert len(frame) < 4 * layout.numel / 8
         commit = Commit("", samples=1, tokens=1, loss=loss.item(), norm_sq=1.0, learning_rates=(0.5,))
         log.append(Accept(UnitId(1, step, 0), 0, 1, commit, frame))  # push: a frame and its commit

@@ -48,22 +48,22 @@ def sgd(*, momentum: float = 0.0, nesterov: bool = False, decay: float = 0.0) ->
 
 def dense() -> tuple[PushCodec, DeltaCodec]:
     return (
-        push_codec(codec="dense", density=1.0, feedback="ef", momentum=1.0, magnitude_bits=0),
-        delta_codec(codec="dense", density=1.0, magnitude_bits=0),
+        push_codec(codec="dense"),
+        delta_codec(codec="dense"),
     )
 
 
 def topk() -> tuple[PushCodec, DeltaCodec]:
     return (
-        push_codec(codec="topk", density=0.25, feedback="ef21", momentum=0.5, magnitude_bits=2),
-        delta_codec(codec="topk", density=0.25, magnitude_bits=2),
+        push_codec(codec="topk", density=0.25, feedback="ef21", momentum=0.5, values="sign2"),
+        delta_codec(codec="topk", density=0.25, values="sign2"),
     )
 
 
 def returning() -> tuple[PushCodec, DeltaCodec]:
     """Dense both ways, for units that may be given back in part."""
     return (
-        push_codec(codec="dense", density=1.0, feedback="ef", momentum=1.0, magnitude_bits=0, carries=True),
+        push_codec(codec="dense", carries=True),
         dense()[1],
     )
 
@@ -140,7 +140,9 @@ class Cluster:
     def unit(self, shard: int, step: int, stream: int, *, attempt: int = 0, empty: str = "") -> Accept:
         frame = b""
         if not empty:
-            frame = self.push.encode(gradient(step, stream), self.states[stream], self.blocks(shard))
+            frame = b"".join(
+                self.push.encode(gradient(step, stream), self.states[stream], self.blocks(shard))
+            )
         return Accept(UnitId(1, step, stream), attempt, 7, commit(empty=empty), frame)
 
     def step(self, step: int, *, order: Sequence[int] = (0, 1, 2), empty: Sequence[int] = ()) -> None:
@@ -181,7 +183,7 @@ class Worker:
         frame = b""
         if not empty:
             values = plane(number) if gradient is None else gradient
-            frame = self.cluster.push.encode(values, self.state, self.cluster.blocks(shard))
+            frame = b"".join(self.cluster.push.encode(values, self.state, self.cluster.blocks(shard)))
         unit = UnitId.of(1, number, STREAMS)
         return Accept(unit, 0, self.incarnation, commit(rates, empty=empty), frame, base)
 

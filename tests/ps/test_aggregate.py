@@ -26,7 +26,7 @@ class Lane:
         self.total = np.zeros((LAYOUT.blocks, BLOCK))
 
     def send(self, seed: int, factor: float = 1.0) -> None:
-        frame = self.codec.encode(plane(seed), self.state, BLOCKS)
+        frame = b"".join(self.codec.encode(plane(seed), self.state, BLOCKS))
         self.lanes.add(self.incarnation, frame, factor)
         part = np.zeros((LAYOUT.blocks, BLOCK), np.float32)
         self.codec.add(frame, part, BLOCKS, factor=factor)

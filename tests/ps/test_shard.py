@@ -176,7 +176,7 @@ def test_sum_adds_each_unit_once() -> None:
             pushed = np.zeros((LAYOUT.blocks, BLOCK), np.float32)
             pushed[:, stream] = -1.0
             pushed[np.arange(BLOCK) >= np.asarray(LAYOUT.lengths)[:, None]] = 0.0
-            frame = cluster.push.encode(pushed, {}, cluster.blocks(index))
+            frame = b"".join(cluster.push.encode(pushed, {}, cluster.blocks(index)))
             shard.apply(Accept(UnitId(1, 0, stream), 0, 7, commit((1.0, 1.0)), frame))
         shard.apply(close(0))
     moved = cluster.whole("x") - plane(1)
@@ -252,7 +252,7 @@ def test_a_repeated_close_gives_the_same_delta() -> None:
 def test_a_model_that_overflows_ends_the_run_by_name() -> None:
     cluster = Cluster(optimizer=sgd())
     huge = np.where(plane(1) != 0, np.float32(3e38), np.float32(0))
-    frame = cluster.push.encode(huge, {}, cluster.blocks(0))
+    frame = b"".join(cluster.push.encode(huge, {}, cluster.blocks(0)))
     for stream in range(STREAMS):
         cluster.shards[0].apply(Accept(UnitId(1, 0, stream), 0, 7, commit(), frame))
     with np.errstate(over="ignore"), pytest.raises(BadUnit, match="step 0 made the model infinite"):
@@ -274,7 +274,7 @@ def test_a_shard_without_blocks_takes_part() -> None:
 
 
 def _empty_frame(push: PushCodec) -> bytes:
-    return push.encode(np.zeros((1, BLOCK), np.float32), {}, Blocks.of(LAYOUT, []))
+    return b"".join(push.encode(np.zeros((1, BLOCK), np.float32), {}, Blocks.of(LAYOUT, [])))
 
 
 def test_the_whole_model_on_one_shard_is_the_layout() -> None:

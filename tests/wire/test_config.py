@@ -109,7 +109,7 @@ def test_an_unknown_variable_is_refused_but_foreign_ones_are_not() -> None:
         ("run.on_bad_unit=halt", '"stop" or "skip"', 'the string "halt"'),
         ("sync.mode=bulk", '"sync" or "ssp" or "async"', 'the string "bulk"'),
         ("sync.quorum=0", "integer ≥ 1 or none", "the integer 0"),
-        ("push.magnitude_bits=3", "integer ≥ 0 and ≤ 2", "the integer 3"),
+        ("push.decay=3", "number > 0 and ≤ 1", "the integer 3"),
         ("push.density=0", "number > 0 and ≤ 1", "the integer 0"),
         ("push.density=nan", "number > 0 and ≤ 1", "the number nan"),
         ("optimizer.lr=inf", "number > 0", "the number inf"),

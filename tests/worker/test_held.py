@@ -16,7 +16,7 @@ from worker.exact import ExactSegment
 from worker.streams import Kind, Task
 
 ROWS = 3
-BLOCKS = Blocks(np.arange(ROWS), np.full(ROWS, BLOCK, np.int32))
+BLOCKS = Blocks(np.arange(ROWS), np.full(ROWS, BLOCK, np.int32), np.arange(ROWS))
 
 
 def segment(codec: PushCodec, *, elastic: bool, held: Any) -> Any:
@@ -32,12 +32,10 @@ def segment(codec: PushCodec, *, elastic: bool, held: Any) -> Any:
 
 
 def codec(kind: str, feedback: str = "ef", *, carries: bool = False) -> PushCodec:
-    return push_codec(
-        codec=kind, density=0.25, feedback=feedback, momentum=1.0, magnitude_bits=1, carries=carries
-    )
+    return push_codec(codec=kind, density=0.25, feedback=feedback, carries=carries)
 
 
-@pytest.mark.parametrize("made", [codec("topk"), codec("dense", carries=True)], ids=["topk", "dense"])
+@pytest.mark.parametrize("made", [codec("topk"), codec("dense", "none", carries=True)], ids=["topk", "dense"])
 def test_an_elastic_segment_goes_on_from_what_was_held(made: PushCodec) -> None:
     held = np.random.default_rng(1).standard_normal((ROWS, BLOCK)).astype(np.float32)
     before = segment(made, elastic=True, held=held)
@@ -57,7 +55,7 @@ def test_the_first_stream_without_a_state_begins_with_it() -> None:
 
 @pytest.mark.parametrize(
     ("made", "elastic"),
-    [(codec("topk", "ef21"), False), (codec("dense"), False), (codec("topk", "ef21"), True)],
+    [(codec("topk", "ef21"), False), (codec("dense", "none"), False), (codec("topk", "ef21"), True)],
 )
 def test_a_codec_that_holds_nothing_back_has_no_place_for_it(made: PushCodec, elastic: bool) -> None:
     assert segment(made, elastic=elastic, held=np.ones((ROWS, BLOCK), np.float32)).held is None

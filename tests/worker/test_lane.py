@@ -20,12 +20,10 @@ SHARDS = [Blocks.of(LAYOUT, [BlockRange(0, 2)]), Blocks.of(LAYOUT, [BlockRange(2
 
 
 def codec(name: str) -> PushCodec:
-    feedback = "ef21" if name.startswith("ef21") else "ef"
+    feedback = "none" if name == "dense" else "ef21" if name.startswith("ef21") else "ef"
     momentum = 0.3 if name.endswith("momentum") else 1.0
     kind = "dense" if name == "dense" else "topk"
-    return push_codec(
-        codec=kind, density=0.1, feedback=feedback, momentum=momentum, magnitude_bits=1, carries=True
-    )
+    return push_codec(codec=kind, density=0.1, feedback=feedback, momentum=momentum, carries=True)
 
 
 def zeros() -> Plane:

@@ -77,7 +77,7 @@ class Toy:
         half = layout.blocks // 2
         ranges = ((BlockRange(0, half),), (BlockRange(half, layout.blocks),))
         self.placement = tuple(ShardPlacement(i, "", 1, r) for i, r in enumerate(ranges))
-        self.push, self.pull = codecs_of(CONFIG, optimizer="sgd", elastic=True)
+        self.push, self.pull = codecs_of(CONFIG, layout, optimizer="sgd", elastic=True)
         x = np.zeros((layout.blocks, BLOCK), np.float32)
         self.shards = [ToyShard(i, Blocks.of(layout, r), x) for i, r in enumerate(ranges)]
         for shard in self.shards:

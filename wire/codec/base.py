@@ -8,7 +8,7 @@ one server or four give the same bits. This module imports neither numba nor tor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -28,25 +28,29 @@ class DamagedFrame(ProtocolMismatch):
     """A frame that is cut, altered, or does not fit the blocks that both sides know."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Blocks:
-    """Which blocks a frame covers, in the order of the frame.
+    """Which blocks a frame covers.
 
     rows: int64[n], rows of the planes at hand. lengths: int32[n], real elements of each block, 1..4096.
+    numbers: int64[n], numbers of the blocks in the layout, the same on every process.
     Raises: ValueError where they are not that.
     """
 
     rows: Rows
     lengths: Lengths
+    numbers: Rows
 
     def __post_init__(self) -> None:
-        if self.rows.dtype != np.int64 or self.lengths.dtype != np.int32 or self.rows.ndim != 1:
+        if self.rows.dtype != np.int64 or self.lengths.dtype != np.int32 or self.numbers.dtype != np.int64:
             raise ValueError(
-                f"rows {self.rows.dtype}, lengths {self.lengths.dtype}: expected int64[n] and int32[n]"
+                f"rows {self.rows.dtype}, lengths {self.lengths.dtype}, numbers {self.numbers.dtype}: expected "
+                "int64[n], int32[n] and int64[n]"
             )
-        if self.rows.shape != self.lengths.shape:
+        if not (self.rows.ndim == 1 and self.rows.shape == self.lengths.shape == self.numbers.shape):
             raise ValueError(
-                f"{self.rows.size} rows, but {self.lengths.size} lengths: expected as many of both"
+                f"{self.rows.size} rows, but {self.lengths.size} lengths and {self.numbers.size} numbers: expected "
+                "as many of each"
             )
         if self.count and (self.rows.min() < 0 or self.lengths.min() < 1 or self.lengths.max() > BLOCK):
             raise ValueError(f"a row below 0 or a length outside 1..{BLOCK}: take the blocks from the layout")
@@ -65,7 +69,11 @@ class Blocks:
         if rows.size and (rows.min() < 0 or rows.max() >= layout.blocks):
             raise ValueError(f"blocks {rows.min()}..{rows.max()} of a layout of {layout.blocks}")
         lengths = np.asarray(layout.lengths, dtype=np.int32)[rows]
-        return cls(rows if local_to is None else _positions(rows, _numbers(local_to)), lengths)
+        return cls(rows if local_to is None else _positions(rows, _numbers(local_to)), lengths, rows)
+
+    def take(self, positions: Rows) -> Blocks:
+        """Some of the blocks, in the order of `positions`."""
+        return Blocks(self.rows[positions], self.lengths[positions], self.numbers[positions])
 
     @property
     def count(self) -> int:
@@ -93,6 +101,14 @@ class Blocks:
         return kept
 
 
+class Decoded(Protocol):
+    """A frame taken apart and found good as a whole."""
+
+    def add_to(self, into: Plane, *, factor: float = 1.0) -> None:
+        """into += factor * values: each product rounded to float32, then added, in element order."""
+        ...
+
+
 class PushCodec(Protocol):
     """A worker's update for one shard: gradient in, frame out, frame summed on the server.
 
@@ -110,18 +126,23 @@ class PushCodec(Protocol):
     @property
     def estimates(self) -> bool: ...
 
-    def encode(self, gradient: Plane, state: Mapping[str, Plane], blocks: Blocks) -> bytes:
-        """Frame of `gradient`; changes `state` in place, in the rows of `blocks` only.
+    def encode(
+        self, gradient: Plane, state: Mapping[str, Plane], blocks: Blocks, *, unit: int = 0
+    ) -> Iterator[bytes]:
+        """The pieces of a frame of `gradient` in order, each made when it is asked for; joined they are the frame.
 
-        Raises: FloatingPointError where the gradient is not finite (state is then as it was).
+        Changes `state` in place, in the rows of `blocks` only. `unit`: its number, the key of random rounding.
+        Raises: FloatingPointError where the gradient is not finite (at once; state is then as it was), or, on
+        the way, where gradient and state together overflow (state is then damaged in these rows).
         """
         ...
 
-    def add(self, frame: bytes, into: Plane, blocks: Blocks, *, factor: float = 1.0) -> None:
-        """into += factor * decoded frame: each product rounded to float32, then added, in element order.
+    def decode(self, frame: bytes, blocks: Blocks) -> Decoded:
+        """Raises: DamagedFrame."""
+        ...
 
-        Raises: DamagedFrame, before `into` is touched.
-        """
+    def add(self, frame: bytes, into: Plane, blocks: Blocks, *, factor: float = 1.0) -> None:
+        """`decode` and `add_to`. Raises: DamagedFrame, before `into` is touched."""
         ...
 
     def give_back(self, frame: bytes, state: Mapping[str, Plane], blocks: Blocks, *, share: float) -> None:
@@ -132,11 +153,19 @@ class PushCodec(Protocol):
         ...
 
     def validate(self, frame: bytes, blocks: Blocks) -> None:
-        """Everything that `add` checks. Raises: DamagedFrame."""
+        """Everything that `decode` checks. Raises: DamagedFrame."""
         ...
 
     def max_frame_bytes(self, blocks: Blocks) -> int:
         """No frame of these blocks is longer."""
+        ...
+
+
+class DecodedDelta(Protocol):
+    """A delta's frame taken apart and found good as a whole."""
+
+    def apply_to(self, published: Plane) -> None:
+        """Do to `published`, bit for bit, what `publish` did."""
         ...
 
 
@@ -153,8 +182,12 @@ class DeltaCodec(Protocol):
         """
         ...
 
+    def decode(self, frame: bytes, blocks: Blocks) -> DecodedDelta:
+        """Raises: DamagedFrame."""
+        ...
+
     def apply(self, frame: bytes, published: Plane, blocks: Blocks) -> None:
-        """Do to `published`, bit for bit, what `publish` did. Raises: DamagedFrame, before it is touched."""
+        """`decode` and `apply_to`. Raises: DamagedFrame, before `published` is touched."""
         ...
 
     def max_frame_bytes(self, blocks: Blocks) -> int:
@@ -175,6 +208,15 @@ def check_plane(plane: Plane, blocks: Blocks) -> None:
         )
     if blocks.count and int(blocks.rows.max()) >= plane.shape[0]:
         raise ValueError(f"block row {int(blocks.rows.max())} of a plane of {plane.shape[0]} rows")
+
+
+def refuse_not_finite(bad: int, blocks: Blocks) -> None:
+    """Raises: FloatingPointError where `bad`, a position in `blocks`, is not -1."""
+    if bad >= 0:
+        raise FloatingPointError(
+            f"NaN or infinity in block {int(blocks.numbers[bad])} of what is to be sent: commit the unit empty with a "
+            "reason"
+        )
 
 
 def check_density(density: float) -> None:

@@ -3,65 +3,115 @@
 from __future__ import annotations
 
 from wire.codec.base import DeltaCodec, PushCodec
-from wire.codec.dense import DenseDelta, DensePush
-from wire.codec.topk import Feedback, TopkDelta, TopkPush
+from wire.codec.cut import Chain, Classes, main_chain
+from wire.codec.delta import Delta
+from wire.codec.feedback import Feedback
+from wire.codec.push import Push
 from wire.config import Config
+from wire.layout import Layout
+
+LOSSY_POLICY = ("1d=fp16",)
+"""Where a configuration names no policy and its codec loses something: norms and biases are worth their bytes."""
 
 
 def push_codec(
-    *, codec: str, density: float, feedback: str, momentum: float, magnitude_bits: int, carries: bool = False
+    *,
+    codec: str,
+    density: float = 1.0,
+    values: str = "auto",
+    feedback: str = "none",
+    momentum: float = 1.0,
+    decay: float = 1.0,
+    carries: bool = False,
+    classes: Classes | None = None,
+    threads: int = 1,
 ) -> PushCodec:
-    """`codec`: "dense" (all but `carries` is then without meaning) or "topk".
+    """`codec`: "dense" (whole blocks; `density` is then without meaning) or "topk".
 
-    density: kept share of each block. feedback: "ef21" (EF21-SGDM, for optimizers on the server) or "ef" (error
-    feedback, for linear consumers). momentum: weight eta of a new gradient in EF21-SGDM, 1 = none.
-    magnitude_bits: 0, 1 or 2. carries: whether what is pushed may be given back in part.
-    Raises: ValueError for a value out of range.
+    density: kept share of each block. values: their code, "auto" = fp32 for whole blocks and sign1 for top-k.
+    feedback: "ef21" (EF21-SGDM, for optimizers on the server), "ef" (error feedback, for linear consumers) or
+    "none" (for whole blocks in values that are exact or unbiased). momentum: weight eta of a new gradient in
+    EF21-SGDM, 1 = none. decay: of the residual of "ef". carries: whether what is pushed may be given back in part.
+    Raises: ValueError for a value out of range, or a combination that would lose mass for good.
     """
-    if codec == "dense":
-        return DensePush(carries)
-    if codec != "topk":
-        raise ValueError(f"push codec {codec!r}: expected 'dense' or 'topk'")
-    kinds = {"ef": Feedback.RESIDUAL, "ef21": Feedback.TRACK if momentum == 1 else Feedback.MOMENTUM}
+    chain = main_chain(codec=codec, density=density, values=values)
+    kinds = {
+        "none": Feedback.CARRY if carries else Feedback.PLAIN,
+        "ef": Feedback.RESIDUAL,
+        "ef21": Feedback.TRACK if momentum == 1 else Feedback.MOMENTUM,
+    }
     if feedback not in kinds:
-        raise ValueError(f"feedback {feedback!r}: expected 'ef21' or 'ef'")
-    return TopkPush(density=density, magnitude_bits=magnitude_bits, feedback=kinds[feedback], eta=momentum)
+        raise ValueError(f"feedback {feedback!r}: expected 'ef21', 'ef' or 'none'")
+    if feedback == "none" and not chain.unbiased:
+        raise ValueError(
+            f"feedback 'none' with codec {codec!r} and values {chain.values.name.lower()!r} would lose what is not "
+            "sent: use 'ef' or 'ef21', or codec 'dense' with fp32, fp16, bf16 or int8"
+        )
+    return Push(chain, kinds[feedback], decay, momentum, classes, threads)
 
 
-def delta_codec(*, codec: str, density: float, magnitude_bits: int) -> DeltaCodec:
-    """`codec`: "dense" (sets; the other arguments are then without meaning) or "topk" (EF21-P).
+FLUSH = push_codec(codec="dense")
+"""The codec of what a leaver held back: exact, whatever that of pushes is."""
+
+
+def delta_codec(
+    *,
+    codec: str,
+    density: float = 1.0,
+    values: str = "auto",
+    classes: Classes | None = None,
+    threads: int = 1,
+) -> DeltaCodec:
+    """`codec`: "dense" (whole blocks; in fp32 they are set, not added) or "topk".
 
     Raises: ValueError for a value out of range.
     """
-    if codec == "dense":
-        return DenseDelta()
-    if codec != "topk":
-        raise ValueError(f"pull codec {codec!r}: expected 'dense' or 'topk'")
-    return TopkDelta(density=density, magnitude_bits=magnitude_bits)
+    return Delta(main_chain(codec=codec, density=density, values=values), classes, threads)
 
 
-def codecs_of(config: Config, *, optimizer: str, elastic: bool = False) -> tuple[PushCodec, DeltaCodec]:
-    """The codecs of a run whose servers run `optimizer` ("adamw" or "sgd").
+def codecs_of(
+    config: Config, layout: Layout, *, optimizer: str, elastic: bool = False
+) -> tuple[PushCodec, DeltaCodec]:
+    """The codecs of a run whose servers run `optimizer` ("adamw" or "sgd") on a model of that layout.
 
     In an `elastic` segment what is pushed may be given back in part.
 
-    `push.feedback = "auto"` is EF21-SGDM before AdamW, which would take error feedback's spikes for large
-    second moments, and error feedback before SGD, a linear consumer. In an elastic segment it is error
-    feedback before both: estimates of single units are repeated there by each publication, noise and all,
-    while moments that reach back over more publications smooth spikes (docs/decisions/0013).
+    `push.feedback = "auto"` is none where values can do without. Else it is EF21-SGDM before AdamW, which would take
+    error feedback's spikes for large second moments, and error feedback before SGD, a linear consumer. In an elastic
+    segment it is error feedback before both: estimates of single units are repeated there by each publication, noise
+    and all, while moments that reach back over more publications smooth spikes (docs/decisions/0013).
     """
     push, pull = config.push, config.pull
-    feedback = push.feedback
+    up = main_chain(codec=push.codec, density=push.density, values=push.values)
+    down = main_chain(codec=pull.codec, density=pull.density, values=pull.values)
+    feedback: str = push.feedback
     if feedback == "auto":
-        feedback = "ef21" if optimizer == "adamw" and not elastic else "ef"
+        lossless = "none" if up.unbiased else "ef"
+        feedback = "ef21" if lossless == "ef" and optimizer == "adamw" and not elastic else lossless
+    threads = config.cluster.compute_threads
     return (
         push_codec(
             codec=push.codec,
             density=push.density,
+            values=push.values,
             feedback=feedback,
             momentum=push.momentum,
-            magnitude_bits=push.magnitude_bits,
+            decay=push.decay,
             carries=elastic,
+            classes=_classes(layout, up, push.policy),
+            threads=threads,
         ),
-        delta_codec(codec=pull.codec, density=pull.density, magnitude_bits=pull.magnitude_bits),
+        delta_codec(
+            codec=pull.codec,
+            density=pull.density,
+            values=pull.values,
+            classes=_classes(layout, down, pull.policy),
+            threads=threads,
+        ),
     )
+
+
+def _classes(layout: Layout, chain: Chain, policy: tuple[str, ...] | None) -> Classes | None:
+    if policy is None:
+        policy = () if chain.exact else LOSSY_POLICY
+    return Classes.by_policy(layout, policy)

@@ -9,10 +9,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wire.codec.policy import rules
+from wire.codec.values import Values
+
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Density = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-MagnitudeBits = Annotated[int, Field(ge=0, le=2)]
+Weight = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+ValueCode = Literal["auto", "fp32", "fp16", "bf16", "int8", "int4", "sign", "sign1", "sign2"]
+Policy = tuple[str, ...] | None
 
 
 class Section(BaseModel):
@@ -128,20 +133,44 @@ class PushConfig(Section):
     """Updates on their way up, from workers to parameter servers."""
 
     codec: Literal["topk", "dense"] = Field(
-        "topk", description="`topk` sends the largest elements of each block; `dense` sends all in fp32"
+        "topk", description="`topk` sends the largest elements of each block; `dense` sends all of them"
     )
     density: Density = Field(0.25, description="share of each block's elements that `topk` sends")
-    feedback: Literal["auto", "ef21", "ef"] = Field(
+    values: ValueCode = Field(
         "auto",
-        description="what happens to the rest: `ef21` keeps an estimate on both sides, `ef` adds it to the next push; "
-        "`auto` takes `ef21` for AdamW in `sync` without a quorum, else `ef`",
+        description="how a sent element is written: exactly, rounded, or as its sign with a level of 0, 1 or 2 bits; "
+        "`auto` is `fp32` for `dense` and `sign1` for `topk`",
     )
-    momentum: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+    feedback: Literal["auto", "none", "ef", "ef21"] = Field(
+        "auto",
+        description="what happens to the rest: `ef21` keeps an estimate on both sides, `ef` adds it to the next push, "
+        "`none` is for `dense` with values that lose nothing on average (`int8` is then rounded at random); "
+        "`auto` takes `none` where it may, else `ef21` for AdamW in `sync` without a quorum, else `ef`",
+    )
+    momentum: Weight = Field(
         1.0, description="share η of the new gradient in the average that `ef21` follows; 1: no averaging"
     )
-    magnitude_bits: MagnitudeBits = Field(
-        1, description="bits of each sent element's magnitude; 0: its sign alone"
+    decay: Weight = Field(
+        1.0,
+        description="share β of the rest that `ef` keeps from unit to unit; below 1 old gradients are forgotten",
     )
+    policy: Policy = Field(
+        None,
+        description="parameters that are sent whole, as rules `PATTERN=VALUES` of which the first that fits counts; "
+        "a pattern is a glob over names, or `1d` for norms and biases. Without it `1d=fp16`, and no rule where "
+        "the codec is exact",
+    )
+
+    @model_validator(mode="after")
+    def _nothing_is_lost_for_good(self) -> Self:
+        _check_policy(self.policy)
+        code = Values.named(self.values, codec=self.codec)
+        if self.feedback == "none" and not (self.codec == "dense" and code.unbiased):
+            raise ValueError(
+                f'push.feedback = "none" beside push.codec = "{self.codec}" with {code.name.lower()} values would lose '
+                'what is not sent: use "ef" or "ef21", or "dense" with fp32, fp16, bf16 or int8'
+            )
+        return self
 
 
 class PullConfig(Section):
@@ -149,12 +178,24 @@ class PullConfig(Section):
 
     codec: Literal["topk", "dense"] = Field(
         "topk",
-        description="`topk` publishes the largest differences of each block; `dense` publishes x itself",
+        description="`topk` publishes the largest differences of each block; `dense` publishes all of them, and in "
+        "`fp32` x itself",
     )
     density: Density = Field(0.25, description="share of each block's elements that `topk` publishes")
-    magnitude_bits: MagnitudeBits = Field(
-        1, description="bits of each published element's magnitude; 0: its sign alone"
+    values: ValueCode = Field(
+        "auto", description="how a published element is written; as `push.values`, rounded to nearest"
     )
+    policy: Policy = Field(None, description="parameters that are published whole; as `push.policy`")
+
+    @model_validator(mode="after")
+    def _policy_is_one(self) -> Self:
+        _check_policy(self.policy)
+        return self
+
+
+def _check_policy(policy: tuple[str, ...] | None) -> None:
+    """Raises: ValueError for a rule that is none."""
+    rules(policy or ())
 
 
 class OptimizerConfig(Section):

@@ -62,6 +62,8 @@ def _in_words(annotation: Any, bounds: str = "") -> str:
         return _in_words(arguments[0], bounds or _bounds(arguments[1:]))
     if origin is Literal:
         return " or ".join(toml_value(choice) for choice in arguments)
+    if origin is tuple and arguments[-1] is ...:
+        return f"list of {_in_words(arguments[0])}"
     if origin is tuple:
         return f"list of {len(arguments)} with {_in_words(arguments[0])} each"
     if annotation is type(None):

@@ -50,7 +50,7 @@ def test_segments_end_at_padding_and_at_jumps() -> None:
 
 
 def test_kept_is_the_ceiling_and_never_nothing() -> None:
-    blocks = Blocks(np.arange(3, dtype=np.int64), np.array([1, 65, 4096], np.int32))
+    blocks = Blocks(np.arange(3), np.array([1, 65, 4096], np.int32), np.arange(3))
     assert blocks.kept(1 / 64).tolist() == [1, 2, 64]
     assert blocks.kept(1.0).tolist() == [1, 65, 4096]
 
@@ -58,7 +58,7 @@ def test_kept_is_the_ceiling_and_never_nothing() -> None:
 @pytest.mark.parametrize("rows, lengths", [([-1], [1]), ([0], [0]), ([0], [4097]), ([0, 1], [1])])
 def test_impossible_blocks_are_refused(rows: list[int], lengths: list[int]) -> None:
     with pytest.raises(ValueError):
-        Blocks(np.array(rows, np.int64), np.array(lengths, np.int32))
+        Blocks(np.array(rows, np.int64), np.array(lengths, np.int32), np.array(rows, np.int64))
 
 
 def test_planes_of_another_shape_type_or_order_are_refused() -> None:

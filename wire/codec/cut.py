@@ -1,0 +1,145 @@
+"""How a frame is cut: blocks into classes by policy, classes into parts that are encoded and sent one by one.
+
+A *chain* is one choice of selection and values. Class 0 is the codec's main chain; the classes after it
+belong to parameters that a policy sends whole. Both ends make the same cut from the configuration and the
+layout, so that a frame only repeats what its reader knows. This module imports neither numba nor torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wire.codec.base import Blocks, check_density
+from wire.codec.policy import rules
+from wire.codec.values import AUTO, Values
+from wire.layout import BLOCK, Layout
+
+PART_VALUES = 32_768
+"""About so many elements are kept in a part: enough to hide its header and table, few enough to overlap."""
+LEAST_BLOCKS, MOST_BLOCKS = 64, 512
+"""Of a part."""
+
+
+class Chain(NamedTuple):
+    """density: share of each block that is kept, None = whole blocks. values: their code."""
+
+    density: float | None
+    values: Values
+
+    @property
+    def whole(self) -> bool:
+        """Whether every element is sent."""
+        return self.density is None
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is lost."""
+        return self.whole and self.values is Values.FP32
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether it can do without feedback: what is lost is lost in both directions alike."""
+        return self.whole and self.values.unbiased
+
+    @property
+    def part_blocks(self) -> int:
+        """Most blocks of a part."""
+        kept = BLOCK if self.density is None else max(math.ceil(self.density * BLOCK), 1)
+        return min(max(PART_VALUES // kept, LEAST_BLOCKS), MOST_BLOCKS)
+
+    def kept(self, blocks: Blocks) -> NDArray[np.int32]:
+        """int32[n]: most elements of each block; -1 where it is sent whole, zeros included."""
+        if self.density is None:
+            return np.full(blocks.count, -1, np.int32)
+        return blocks.kept(self.density)
+
+
+class Part(NamedTuple):
+    """One part of a frame: `blocks`, which begin at position `first` of the frame's order, in one chain."""
+
+    first: int
+    chain: Chain
+    blocks: Blocks
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """Which chain each block of a layout has.
+
+    of_block: uint8 by global block number, 0 = the main chain. chains: of the classes 1, 2, ….
+    """
+
+    of_block: NDArray[np.uint8]
+    chains: tuple[Chain, ...]
+
+    @classmethod
+    def by_policy(cls, layout: Layout, policy: Sequence[str]) -> Classes | None:
+        """The classes of a policy (`wire.codec.policy`); None where no rule fits any parameter.
+
+        Raises: ValueError for a rule that is not one.
+        """
+        found = rules(policy)
+        values = sorted({rule.values for rule in found})
+        of_parameter = [
+            next((values.index(r.values) + 1 for r in found if r.fits(p)), 0) for p in layout.parameters
+        ]
+        if not any(of_parameter):
+            return None
+        of_block = np.repeat(np.array(of_parameter, np.uint8), [p.blocks for p in layout.parameters])
+        return cls(of_block, tuple(Chain(None, v) for v in values))
+
+
+class Cuts:
+    """The parts of frames, by the blocks that they cover; each cut is made once.
+
+    Args:
+        main: the chain of class 0.
+    """
+
+    def __init__(self, main: Chain, classes: Classes | None) -> None:
+        self._main, self._classes = main, classes
+        self._made: WeakKeyDictionary[Blocks, tuple[Part, ...]] = WeakKeyDictionary()
+
+    def of(self, blocks: Blocks) -> tuple[Part, ...]:
+        """The parts of a frame over `blocks`: class by class, in each the blocks in the order given."""
+        parts = self._made.get(blocks)
+        if parts is None:
+            parts = self._made[blocks] = tuple(_parts(blocks, self._main, self._classes))
+        return parts
+
+
+def _parts(blocks: Blocks, main: Chain, classes: Classes | None) -> Iterator[Part]:
+    if classes is None:
+        yield from _slices(blocks, np.arange(blocks.count), main, 0)
+        return
+    of_block, first = classes.of_block[blocks.numbers], 0
+    for number, chain in enumerate((main, *classes.chains)):
+        chosen = np.flatnonzero(of_block == number)
+        yield from _slices(blocks, chosen, chain, first)
+        first += chosen.size
+
+
+def _slices(blocks: Blocks, chosen: NDArray[np.int64], chain: Chain, first: int) -> Iterator[Part]:
+    for start in range(0, chosen.size, chain.part_blocks):
+        yield Part(first + start, chain, blocks.take(chosen[start : start + chain.part_blocks]))
+
+
+def main_chain(*, codec: str, density: float, values: str) -> Chain:
+    """The chain of `codec` ("dense" or "topk"); `values` "auto": fp32 and sign1.
+
+    Raises: ValueError for a value out of range.
+    """
+    if codec not in AUTO:
+        raise ValueError(f"codec {codec!r}: expected 'dense' or 'topk'")
+    code = Values.named(values, codec=codec)
+    if codec == "dense":
+        return Chain(None, code)
+    check_density(density)
+    return Chain(density, code)

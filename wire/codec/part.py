@@ -1,0 +1,252 @@
+"""One part of a frame as bytes: what the kernels make of a few blocks, in five sections, and back.
+
+Sections:
+    counts   uint16 a block          kept elements (top-k only): ceil(density * length), fewer where the rest is zero
+    scales   bfloat16 numbers        as many a block as the values have (`wire.codec.values`); finite, not negative
+    indices  gaps, or a bitmap       gap = distance from the index before, less one; 255 = 255 and more to come
+    signs    one bit an element      1 = negative; each block begins at a byte
+    codes    bits of the values      each block begins at a byte
+What the reader decodes are the same float32 numbers that the writer took out of its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wire.codec import kernels
+from wire.codec.base import Blocks, DamagedFrame, Plane, refuse_not_finite
+from wire.codec.cut import Part
+from wire.codec.feedback import Feedback
+from wire.codec.frame import (
+    PART_HEADER_BYTES,
+    Content,
+    Indices,
+    Kind,
+    Section,
+    Shape,
+    build_part,
+    read_header,
+    read_part,
+    squeeze,
+)
+from wire.codec.parallel import in_order
+from wire.codec.values import Values
+
+F32 = NDArray[np.float32]
+U16 = NDArray[np.uint16]
+U8 = NDArray[np.uint8]
+EMPTY: Section = (0, b"")
+
+
+class Update(NamedTuple):
+    """How a part's state moves: the mode, its weights, and the key of random rounding (0: round to nearest).
+
+    decay: of the residual. eta: weight of the new gradient in the momentum.
+    """
+
+    feedback: Feedback
+    decay: float = 1.0
+    eta: float = 1.0
+    key: int = 0
+
+    @property
+    def weights(self) -> F32:
+        return np.array([self.decay, 1.0 - self.eta, self.eta], dtype=np.float32)
+
+
+class Planes(NamedTuple):
+    """What a part is encoded from: planes [rows, 4096]. `momentum` and `state` may be the same, or the source."""
+
+    source: Plane
+    momentum: Plane
+    state: Plane
+
+
+@dataclass(frozen=True)
+class Values32:
+    """A decoded part: values float32[K], in the order of the blocks; indices uint16[K] where not all are there."""
+
+    part: Part
+    counts: U16
+    indices: U16 | None
+    values: F32
+
+    def add_to(self, into: Plane, *, factor: float = 1.0) -> None:
+        """into += factor * values, each product rounded to float32."""
+        blocks = self.part.blocks
+        values = self.values if factor == 1.0 else self.values * np.float32(factor)
+        if self.indices is None:
+            kernels.add_all(values, blocks.lengths, blocks.rows, into)
+        else:
+            kernels.scatter_add(self.indices, values, self.counts, blocks.rows, into)
+
+    def set_in(self, into: Plane) -> None:
+        """into = values; of whole blocks only."""
+        kernels.set_all(self.values, self.part.blocks.lengths, self.part.blocks.rows, into)
+
+
+def raw_limits(part: Part) -> tuple[int, ...]:
+    """Largest raw bytes of each section of a part."""
+    chain, blocks = part.chain, part.blocks
+    kept = (blocks.lengths if chain.whole else chain.kept(blocks)).astype(np.int64)
+    gaps = 0 if chain.whole else int((kept + (blocks.lengths - kept) // kernels.ESCAPE).sum())
+    return (
+        0 if chain.whole else 2 * blocks.count,
+        2 * chain.values.scales * blocks.count,
+        0 if chain.whole else max(gaps, _bitmap_bytes(blocks)),
+        int(((kept + 7) >> 3).sum()) if chain.values.signed_apart else 0,
+        int(((kept * chain.values.code_bits + 7) >> 3).sum()),
+    )
+
+
+def max_part_bytes(part: Part) -> int:
+    """No part of this shape is longer."""
+    return PART_HEADER_BYTES + sum(raw_limits(part))
+
+
+def encode_part(part: Part, update: Update, planes: Planes) -> bytes:
+    """The part's bytes; moves the state in its rows.
+
+    Raises: FloatingPointError where what is to be compressed is not finite.
+    """
+    chain, blocks = part.chain, part.blocks
+    _, _, gap_limit, sign_limit, code_limit = raw_limits(part)
+    counts = np.empty(blocks.count, np.uint16)
+    scales = np.empty((blocks.count, chain.values.scales), np.uint16)
+    gaps, signs, codes = (np.empty(size, np.uint8) for size in (gap_limit, sign_limit, code_limit))
+    gap_bytes, sign_bytes, code_bytes, bad = kernels.encode_blocks(
+        int(update.feedback), update.weights, *planes, blocks.rows, blocks.lengths, chain.kept(blocks),
+        int(chain.values), np.uint64(update.key), blocks.numbers, counts, scales, gaps, signs, codes,
+    )  # fmt: skip
+    refuse_not_finite(bad, blocks)
+    indices, index_section = (
+        (Indices.NONE, EMPTY) if chain.whole else _indices(gaps[:gap_bytes], counts, blocks)
+    )
+    sections = [
+        EMPTY if chain.whole else _section(counts, squeezed=True),
+        _section(scales, squeezed=True),
+        index_section,
+        _section(signs[:sign_bytes]),
+        _section(codes[:code_bytes], squeezed=chain.values.entropy),
+    ]
+    return build_part(_shape(part), indices, sections)
+
+
+def decode_parts(frame: bytes, kind: Kind, parts: Sequence[Part], *, threads: int) -> list[Values32]:
+    """All parts of a frame of that cut. Raises: DamagedFrame."""
+    blocks = sum(part.blocks.count for part in parts)
+    rest = read_header(memoryview(frame), kind, parts=len(parts), blocks=blocks)
+    found: list[tuple[Part, Content]] = []
+    for part in parts:
+        content, rest = read_part(rest, _shape(part), raw_limits(part))
+        found.append((part, content))
+    if len(rest):
+        raise DamagedFrame(f"{len(rest)} bytes behind the last part: fetch the frame again")
+    return list(in_order(lambda pair: _decode_part(*pair), found, threads=threads))
+
+
+def _decode_part(part: Part, content: Content) -> Values32:
+    """A part from its checked envelope. Raises: DamagedFrame."""
+    chain, blocks = part.chain, part.blocks
+    indices, sections = content.open()
+    counts_raw, scales_raw, indices_raw, signs, codes = sections
+    if chain.whole != (indices is Indices.NONE):
+        raise DamagedFrame(
+            f"indices {indices.name} in a part of {'whole blocks' if chain.whole else 'top-k'}"
+        )
+    counts = blocks.lengths.astype(np.uint16) if chain.whole else _counts(counts_raw, part)
+    found = None if chain.whole else _read_indices(indices_raw, indices, counts, blocks)
+    scales = _scales(scales_raw, blocks, chain.values)
+    return Values32(part, counts, found, _values(chain.values, scales, signs, codes, counts))
+
+
+def _shape(part: Part) -> Shape:
+    return Shape(part.first, part.blocks.count, 0 if part.chain.whole else 1, int(part.chain.values))
+
+
+def _bitmap_bytes(blocks: Blocks) -> int:
+    return int(((blocks.lengths + 7) >> 3).sum(dtype=np.int64))
+
+
+def _section(values: U8 | U16, *, squeezed: bool = False) -> Section:
+    raw = values.reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
+    return len(raw), squeeze(raw) if squeezed else raw
+
+
+def _indices(gaps: U8, counts: U16, blocks: Blocks) -> tuple[Indices, Section]:
+    """The gaps, or a bitmap where that is shorter."""
+    section = _section(gaps, squeezed=True)
+    if len(section[1]) <= _bitmap_bytes(blocks):
+        return Indices.GAPS, section
+    bitmap = np.zeros(_bitmap_bytes(blocks), np.uint8)
+    kernels.bitmap_from_gaps(gaps, counts, blocks.lengths, bitmap)
+    return Indices.BITMAP, _section(bitmap, squeezed=True)
+
+
+def _counts(raw: memoryview, part: Part) -> U16:
+    _expect_bytes("counts", raw, 2 * part.blocks.count)
+    counts: U16 = np.frombuffer(raw, dtype="<u2").astype(np.uint16)
+    if (counts > part.chain.kept(part.blocks)).any():
+        raise DamagedFrame(
+            f"a block keeps more than density = {part.chain.density} allows: use one configuration everywhere"
+        )
+    return counts
+
+
+def _scales(raw: memoryview, blocks: Blocks, values: Values) -> F32:
+    """float32[n, scales]."""
+    _expect_bytes("scales", raw, 2 * values.scales * blocks.count)
+    bits = np.frombuffer(raw, dtype="<u2").reshape(blocks.count, values.scales)
+    if (bits > kernels.LARGEST_BFLOAT16).any():
+        raise DamagedFrame("a scale that is negative, infinite or NaN: the frame was not made by this codec")
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _read_indices(raw: memoryview, kind: Indices, counts: U16, blocks: Blocks) -> U16:
+    """uint16[K]."""
+    indices = np.empty(int(counts.sum(dtype=np.int64)), np.uint16)
+    data = np.frombuffer(raw, dtype=np.uint8)
+    if kind is Indices.BITMAP:
+        _expect_bytes("bitmap", raw, _bitmap_bytes(blocks))
+        fits = kernels.read_bitmap(data, counts, blocks.lengths, indices)
+    else:
+        fits = kernels.read_gaps(data, counts, blocks.lengths, indices)
+    if not fits:
+        raise DamagedFrame("indices that leave their block or do not match its count: fetch the frame again")
+    return indices
+
+
+def _values(kind: Values, scales: F32, signs: memoryview, codes: memoryview, counts: U16) -> F32:
+    """float32[K]."""
+    wide = counts.astype(np.int64)
+    _expect_bytes("signs", signs, int(((wide + 7) >> 3).sum()) if kind.signed_apart else 0)
+    _expect_bytes("codes", codes, int(((wide * kind.code_bits + 7) >> 3).sum()))
+    if kind is Values.FP32:
+        return _floats(codes)
+    values = np.empty(int(wide.sum()), np.float32)
+    sign_bytes, code_bytes = (np.frombuffer(raw, dtype=np.uint8) for raw in (signs, codes))
+    if not kernels.read_values(int(kind), scales, counts, sign_bytes, code_bytes, values):
+        raise DamagedFrame(
+            "codes that no writer makes, or bits behind the end of a block: use one build everywhere"
+        )
+    return values
+
+
+def _floats(codes: memoryview) -> F32:
+    """float32[K] without a copy, where the machine can read them in place."""
+    values: F32 = np.frombuffer(codes, dtype="<f4")
+    if not values.flags.aligned:
+        values = values.copy()
+    if not np.isfinite(values).all():
+        raise DamagedFrame("NaN or infinity among the values: the frame was not made by this codec")
+    return values
+
+
+def _expect_bytes(section: str, raw: memoryview, expected: int) -> None:
+    if len(raw) != expected:
+        raise DamagedFrame(f"{section}: {len(raw)} bytes, expected {expected} for these blocks and counts")

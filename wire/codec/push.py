@@ -1,0 +1,111 @@
+"""A worker's update: selection, values and feedback composed, block by block, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from wire.codec import kernels
+from wire.codec.base import Blocks, Plane, check_plane, refuse_not_finite
+from wire.codec.cut import Chain, Classes, Cuts
+from wire.codec.feedback import Feedback
+from wire.codec.frame import HEADER, Kind, build_header
+from wire.codec.parallel import in_order
+from wire.codec.part import Planes, Update, Values32, decode_parts, encode_part, max_part_bytes
+
+
+@dataclass(frozen=True)
+class DecodedPush:
+    """A push's frame, checked as a whole."""
+
+    parts: Sequence[Values32]
+    blocks: Blocks
+
+    def add_to(self, into: Plane, *, factor: float = 1.0) -> None:
+        """into += factor * values: each product rounded to float32, then added, in element order."""
+        check_plane(into, self.blocks)
+        for part in self.parts:
+            part.add_to(into, factor=factor)
+
+
+@dataclass(frozen=True)
+class Push:
+    """The composed push codec.
+
+    decay: of the residual at each unit. eta: weight of a new gradient in EF21-SGDM. threads: parts that are encoded
+    side by side.
+    """
+
+    chain: Chain
+    feedback: Feedback
+    decay: float = 1.0
+    eta: float = 1.0
+    classes: Classes | None = None
+    threads: int = 1
+    _cuts: Cuts = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, value in (("decay", self.decay), ("momentum", self.eta)):
+            if not 0 < value <= 1:
+                raise ValueError(f"{name} = {value}: expected a weight, above 0 and at most 1")
+        object.__setattr__(self, "_cuts", Cuts(self.chain, self.classes))
+
+    @property
+    def name(self) -> str:
+        return "dense" if self.chain.whole else "topk"
+
+    @property
+    def state_planes(self) -> tuple[str, ...]:
+        return self.feedback.planes
+
+    @property
+    def estimates(self) -> bool:
+        return self.feedback.estimates
+
+    def encode(
+        self, gradient: Plane, state: Mapping[str, Plane], blocks: Blocks, *, unit: int = 0
+    ) -> Iterator[bytes]:
+        """The pieces of a frame in order; see `wire.codec.base.PushCodec`."""
+        planes = [state[name] for name in self.state_planes]
+        for plane in (gradient, *planes):
+            check_plane(plane, blocks)
+        refuse_not_finite(kernels.first_not_finite(gradient, blocks.rows, blocks.lengths), blocks)
+        sources = Planes(gradient, *((planes[0], planes[-1]) if planes else (gradient, gradient)))
+        update = Update(self.feedback, self.decay, self.eta, self._key(unit))
+        return self._pieces(blocks, update, sources)
+
+    def _key(self, unit: int) -> int:
+        """Random rounding where nothing takes the error back, never key 0."""
+        return unit + 1 if self.feedback <= Feedback.CARRY else 0
+
+    def _pieces(self, blocks: Blocks, update: Update, sources: Planes) -> Iterator[bytes]:
+        parts = self._cuts.of(blocks)
+        head = build_header(Kind.PUSH, parts=len(parts), blocks=blocks.count)
+        if not parts:
+            yield head
+        for piece in in_order(lambda part: encode_part(part, update, sources), parts, threads=self.threads):
+            yield head + piece if head else piece
+            head = b""
+
+    def decode(self, frame: bytes, blocks: Blocks) -> DecodedPush:
+        """Raises: DamagedFrame."""
+        return DecodedPush(
+            decode_parts(frame, Kind.PUSH, self._cuts.of(blocks), threads=self.threads), blocks
+        )
+
+    def add(self, frame: bytes, into: Plane, blocks: Blocks, *, factor: float = 1.0) -> None:
+        """into += factor * decoded values. Raises: DamagedFrame, before `into` is touched."""
+        self.decode(frame, blocks).add_to(into, factor=factor)
+
+    def give_back(self, frame: bytes, state: Mapping[str, Plane], blocks: Blocks, *, share: float) -> None:
+        """held += share * values; an estimate, which had run ahead of the server's, goes back by as much."""
+        sign = -1.0 if self.estimates else 1.0
+        self.add(frame, state[self.state_planes[-1]], blocks, factor=sign * share)
+
+    def validate(self, frame: bytes, blocks: Blocks) -> None:
+        """Raises: DamagedFrame."""
+        self.decode(frame, blocks)
+
+    def max_frame_bytes(self, blocks: Blocks) -> int:
+        """No frame of these blocks is longer."""
+        return HEADER.size + sum(map(max_part_bytes, self._cuts.of(blocks)))
