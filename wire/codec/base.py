@@ -86,6 +86,11 @@ class Blocks:
         return int(self.lengths.sum(dtype=np.int64))
 
     @cached_property
+    def bitmap_bytes(self) -> int:
+        """Of one bit an element, each block beginning at a byte."""
+        return int(((self.lengths + 7) >> 3).sum(dtype=np.int64))
+
+    @cached_property
     def segments(self) -> tuple[tuple[int, int], ...]:
         """(first element of the flattened plane, number of elements) of each stretch without padding in it."""
         if not self.count:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,8 @@ PART_VALUES = 32_768
 """About so many elements are kept in a part: enough to hide its header and table, few enough to overlap."""
 LEAST_BLOCKS, MOST_BLOCKS = 64, 512
 """Of a part."""
+ESCAPE = 255
+"""A gap of so much and more to come."""
 
 
 class Chain(NamedTuple):
@@ -61,12 +64,32 @@ class Chain(NamedTuple):
         return blocks.kept(self.density)
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Part:
     """One part of a frame: `blocks`, which begin at position `first` of the frame's order, in one chain."""
 
     first: int
     chain: Chain
     blocks: Blocks
+
+    @cached_property
+    def kept(self) -> NDArray[np.int32]:
+        """int32[n]: most elements of each block; -1 where it is sent whole, zeros included."""
+        return self.chain.kept(self.blocks)
+
+    @cached_property
+    def raw_limits(self) -> tuple[int, ...]:
+        """Largest raw bytes of each section: counts, scales, indices, signs, codes."""
+        chain, blocks = self.chain, self.blocks
+        kept = (blocks.lengths if chain.whole else self.kept).astype(np.int64)
+        gaps = 0 if chain.whole else int((kept + (blocks.lengths - kept) // ESCAPE).sum())
+        return (
+            0 if chain.whole else 2 * blocks.count,
+            2 * chain.values.scales * blocks.count,
+            0 if chain.whole else max(gaps, blocks.bitmap_bytes),
+            int(((kept + 7) >> 3).sum()) if chain.values.signed_apart else 0,
+            int(((kept * chain.values.code_bits + 7) >> 3).sum()),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +109,18 @@ class Classes:
         Raises: ValueError for a rule that is not one.
         """
         found = rules(policy)
-        values = sorted({rule.values for rule in found})
-        of_parameter = [
-            next((values.index(r.values) + 1 for r in found if r.fits(p)), 0) for p in layout.parameters
-        ]
-        if not any(of_parameter):
+        chosen = [next((rule.values for rule in found if rule.fits(p)), None) for p in layout.parameters]
+        values = sorted({v for v in chosen if v is not None})
+        if not values:
             return None
-        of_block = np.repeat(np.array(of_parameter, np.uint8), [p.blocks for p in layout.parameters])
+        of_parameter = np.array([0 if v is None else values.index(v) + 1 for v in chosen], np.uint8)
+        of_block = np.repeat(of_parameter, [p.blocks for p in layout.parameters])
         return cls(of_block, tuple(Chain(None, v) for v in values))
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether all of them can do without feedback."""
+        return all(chain.unbiased for chain in self.chains)
 
 
 class Cuts:

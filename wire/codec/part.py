@@ -90,23 +90,9 @@ class Values32:
         kernels.set_all(self.values, self.part.blocks.lengths, self.part.blocks.rows, into)
 
 
-def raw_limits(part: Part) -> tuple[int, ...]:
-    """Largest raw bytes of each section of a part."""
-    chain, blocks = part.chain, part.blocks
-    kept = (blocks.lengths if chain.whole else chain.kept(blocks)).astype(np.int64)
-    gaps = 0 if chain.whole else int((kept + (blocks.lengths - kept) // kernels.ESCAPE).sum())
-    return (
-        0 if chain.whole else 2 * blocks.count,
-        2 * chain.values.scales * blocks.count,
-        0 if chain.whole else max(gaps, _bitmap_bytes(blocks)),
-        int(((kept + 7) >> 3).sum()) if chain.values.signed_apart else 0,
-        int(((kept * chain.values.code_bits + 7) >> 3).sum()),
-    )
-
-
 def max_part_bytes(part: Part) -> int:
     """No part of this shape is longer."""
-    return PART_HEADER_BYTES + sum(raw_limits(part))
+    return PART_HEADER_BYTES + sum(part.raw_limits)
 
 
 def encode_part(part: Part, update: Update, planes: Planes) -> bytes:
@@ -115,12 +101,12 @@ def encode_part(part: Part, update: Update, planes: Planes) -> bytes:
     Raises: FloatingPointError where what is to be compressed is not finite.
     """
     chain, blocks = part.chain, part.blocks
-    _, _, gap_limit, sign_limit, code_limit = raw_limits(part)
+    _, _, gap_limit, sign_limit, code_limit = part.raw_limits
     counts = np.empty(blocks.count, np.uint16)
     scales = np.empty((blocks.count, chain.values.scales), np.uint16)
     gaps, signs, codes = (np.empty(size, np.uint8) for size in (gap_limit, sign_limit, code_limit))
     gap_bytes, sign_bytes, code_bytes, bad = kernels.encode_blocks(
-        int(update.feedback), update.weights, *planes, blocks.rows, blocks.lengths, chain.kept(blocks),
+        int(update.feedback), update.weights, *planes, blocks.rows, blocks.lengths, part.kept,
         int(chain.values), np.uint64(update.key), blocks.numbers, counts, scales, gaps, signs, codes,
     )  # fmt: skip
     refuse_not_finite(bad, blocks)
@@ -143,7 +129,7 @@ def decode_parts(frame: bytes, kind: Kind, parts: Sequence[Part], *, threads: in
     rest = read_header(memoryview(frame), kind, parts=len(parts), blocks=blocks)
     found: list[tuple[Part, Content]] = []
     for part in parts:
-        content, rest = read_part(rest, _shape(part), raw_limits(part))
+        content, rest = read_part(rest, _shape(part), part.raw_limits)
         found.append((part, content))
     if len(rest):
         raise DamagedFrame(f"{len(rest)} bytes behind the last part: fetch the frame again")
@@ -169,10 +155,6 @@ def _shape(part: Part) -> Shape:
     return Shape(part.first, part.blocks.count, 0 if part.chain.whole else 1, int(part.chain.values))
 
 
-def _bitmap_bytes(blocks: Blocks) -> int:
-    return int(((blocks.lengths + 7) >> 3).sum(dtype=np.int64))
-
-
 def _section(values: U8 | U16, *, squeezed: bool = False) -> Section:
     raw = values.reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
     return len(raw), squeeze(raw) if squeezed else raw
@@ -181,9 +163,9 @@ def _section(values: U8 | U16, *, squeezed: bool = False) -> Section:
 def _indices(gaps: U8, counts: U16, blocks: Blocks) -> tuple[Indices, Section]:
     """The gaps, or a bitmap where that is shorter."""
     section = _section(gaps, squeezed=True)
-    if len(section[1]) <= _bitmap_bytes(blocks):
+    if len(section[1]) <= blocks.bitmap_bytes:
         return Indices.GAPS, section
-    bitmap = np.zeros(_bitmap_bytes(blocks), np.uint8)
+    bitmap = np.zeros(blocks.bitmap_bytes, np.uint8)
     kernels.bitmap_from_gaps(gaps, counts, blocks.lengths, bitmap)
     return Indices.BITMAP, _section(bitmap, squeezed=True)
 
@@ -191,7 +173,7 @@ def _indices(gaps: U8, counts: U16, blocks: Blocks) -> tuple[Indices, Section]:
 def _counts(raw: memoryview, part: Part) -> U16:
     _expect_bytes("counts", raw, 2 * part.blocks.count)
     counts: U16 = np.frombuffer(raw, dtype="<u2").astype(np.uint16)
-    if (counts > part.chain.kept(part.blocks)).any():
+    if (counts > part.kept).any():
         raise DamagedFrame(
             f"a block keeps more than density = {part.chain.density} allows: use one configuration everywhere"
         )
@@ -212,7 +194,7 @@ def _read_indices(raw: memoryview, kind: Indices, counts: U16, blocks: Blocks) -
     indices = np.empty(int(counts.sum(dtype=np.int64)), np.uint16)
     data = np.frombuffer(raw, dtype=np.uint8)
     if kind is Indices.BITMAP:
-        _expect_bytes("bitmap", raw, _bitmap_bytes(blocks))
+        _expect_bytes("bitmap", raw, blocks.bitmap_bytes)
         fits = kernels.read_bitmap(data, counts, blocks.lengths, indices)
     else:
         fits = kernels.read_gaps(data, counts, blocks.lengths, indices)
