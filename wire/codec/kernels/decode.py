@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from wire.codec.kernels.kernel import F32, I32, I64, INFINITY, MAGNITUDE, SLACK, U8, U16, kernel
+from wire.codec.kernels.select import BITS_OF
 from wire.codec.kernels.values import BF16, FP16, FP32, INT4, INT8, SIGN, copy_bytes, expand_halves
+
+EIGHT_OF = np.ascontiguousarray(BITS_OF).view(np.uint64).reshape(256)
+"""The bits of a byte, one a byte."""
+FOUR_OF = np.ascontiguousarray(BITS_OF[:, ::2] + 2 * BITS_OF[:, 1::2]).view(np.uint32).reshape(256)
+"""The four two-bit codes of a byte, one a byte."""
 
 
 @kernel
@@ -38,75 +44,87 @@ def _read_halves(scales: F32, counts: U16, codes: U8, out: F32, out_bits: I32) -
 
 @kernel
 def _read_int8(scales: F32, counts: U16, codes: U8, out: F32) -> bool:
-    numbers, at, least = codes.view(np.int8), 0, np.int8(0)
+    at, least = 0, np.int8(0)
     for b in range(counts.size):
-        scale = scales[b, 0]
-        for j in range(at, at + np.int64(counts[b])):
+        end, scale = at + np.int64(counts[b]), scales[b, 0]
+        numbers, into = codes[at:end].view(np.int8), out[at:end]
+        for j in range(end - at):
             q = numbers[j]
             least = min(least, q)
-            out[j] = np.float32(q) * scale
-        at += np.int64(counts[b])
+            into[j] = np.float32(q) * scale
+        at = end
     return least > np.int8(-128)
 
 
 @kernel
 def _read_int4(scales: F32, counts: U16, codes: U8, out: F32) -> bool:
-    nibbles, code_at, at, worst = np.empty(SLACK, np.uint8), 0, 0, False
-    pairs, low = nibbles.view(np.uint16), np.uint16(0x0F)
+    nibbles, code_at, at, least = np.empty(SLACK, np.uint8), 0, 0, np.int32(0)
+    pairs, low, high = nibbles.view(np.uint16), np.uint16(0x0F), np.uint16(0x0F00)
     for b in range(counts.size):
         k, scale = np.int64(counts[b]), scales[b, 0]
         size = (k + 1) >> 1
+        own, into = codes[code_at : code_at + size], out[at : at + k]
         for p in range(size):
-            w = np.uint16(codes[code_at + p])
-            pairs[p] = np.uint16((w & low) | ((w << np.uint16(4)) & np.uint16(0x0F00)))
+            w = np.uint16(own[p])
+            pairs[p] = np.uint16((w & low) | ((w << np.uint16(4)) & high))
         if k & 1 and nibbles[k]:
             return False
         for j in range(k):
             q = np.int32(np.int32(nibbles[j] ^ np.uint8(8)) - np.int32(8))
-            worst = worst or q == np.int32(-8)
-            out[at + j] = np.float32(q) * scale
+            least = min(least, q)
+            into[j] = np.float32(q) * scale
         code_at += size
         at += k
-    return not worst
+    return least > np.int32(-8)
+
+
+@kernel
+def _spread(packed: U8, code_bits: int, spread: U8) -> None:
+    """Codes of one or two bits, one a byte."""
+    if code_bits == 1:
+        words = spread.view(np.uint64)
+        for p in range(packed.size):
+            words[p] = EIGHT_OF[packed[p]]
+    else:
+        quarters = spread.view(np.uint32)
+        for p in range(packed.size):
+            quarters[p] = FOUR_OF[packed[p]]
 
 
 @kernel
 def _read_signs(code_bits: int, scales: F32, counts: U16, signs: U8, codes: U8, out_bits: I32) -> bool:
-    levels, out, sign_at, code_at = scales.view(np.int32), 0, 0, 0
-    buffer = np.empty(8, np.int32)
+    levels, at, sign_at, code_at = scales.view(np.int32), 0, 0, 0
+    negative, code = np.empty(SLACK, np.uint8), np.zeros(SLACK, np.uint8)
     for b in range(counts.size):
         k = np.int64(counts[b])
-        sign_size, code_size = (k + 7) >> 3, (k * code_bits + 7) >> 3
-        if k & 7 and signs[sign_at + sign_size - 1] >> np.uint8(k & 7):
+        sign_end, code_end = sign_at + ((k + 7) >> 3), code_at + ((k * code_bits + 7) >> 3)
+        if k & 7 and signs[sign_end - 1] >> np.uint8(k & 7):
             return False
         used = (k * code_bits) & 7
-        if used and codes[code_at + code_size - 1] >> np.uint8(used):
+        if used and codes[code_end - 1] >> np.uint8(used):
             return False
-        first = levels[b, 0]
-        second = levels[b, 1] if code_bits else first
-        for p in range(sign_size):
-            sign = np.int32(signs[sign_at + p])
-            if code_bits == 1:
-                code = np.int32(codes[code_at + p])
-                for u in range(8):
-                    level = second if code & np.int32(1 << u) else first
-                    buffer[u] = level ^ ((sign << np.int32(31 - u)) & np.int32(-0x80000000))
-            else:
-                wide = np.int32(0)
-                if code_bits == 2:
-                    wide = np.int32(codes[code_at + 2 * p])
-                    if 2 * p + 1 < code_size:
-                        wide |= np.int32(codes[code_at + 2 * p + 1]) << np.int32(8)
-                for u in range(8):
-                    level = (
-                        levels[b, np.uint32((wide >> np.int32(2 * u)) & np.int32(3))] if code_bits else first
-                    )
-                    buffer[u] = level ^ ((sign << np.int32(31 - u)) & np.int32(-0x80000000))
-            for u in range(min(8, k - 8 * p)):
-                out_bits[out + 8 * p + u] = buffer[u]
-        out += k
-        sign_at += sign_size
-        code_at += code_size
+        into, level = out_bits[at : at + k], levels[b]
+        _spread(signs[sign_at:sign_end], 1, negative)
+        if code_bits:
+            _spread(codes[code_at:code_end], code_bits, code)
+        first, places = level[0], np.int32(31)
+        if code_bits == 0:
+            for j in range(k):
+                into[j] = first ^ (np.int32(negative[j]) << places)
+        elif code_bits == 1:
+            second = level[1]
+            for j in range(k):
+                chosen = second if code[j] else first
+                into[j] = chosen ^ (np.int32(negative[j]) << places)
+        else:
+            second, third, fourth = level[1], level[2], level[3]
+            two = np.uint8(2)
+            for j in range(k):
+                lower = second if code[j] & np.uint8(1) else first
+                upper = fourth if code[j] & np.uint8(1) else third
+                chosen = upper if code[j] >= two else lower
+                into[j] = chosen ^ (np.int32(negative[j]) << places)
+        at, sign_at, code_at = at + k, sign_end, code_end
     return True
 
 
@@ -148,10 +166,10 @@ def scatter_add(indices: U16, values: F32, counts: U16, rows: I64, into: F32) ->
     """into[row, index] += value, in element order."""
     at = 0
     for b in range(counts.size):
-        row = into[rows[b]]
-        end = at + np.int64(counts[b])
-        for j in range(at, end):
-            row[indices[j]] += values[j]
+        row, end = into[rows[b]], at + np.int64(counts[b])
+        where, what = indices[at:end], values[at:end]
+        for j in range(end - at):
+            row[where[j]] += what[j]
         at = end
 
 
@@ -161,8 +179,9 @@ def add_all(values: F32, lengths: I32, rows: I64, into: F32) -> None:
     at = 0
     for b in range(rows.size):
         row, n = into[rows[b]], np.int64(lengths[b])
+        what = values[at : at + n]
         for i in range(n):
-            row[i] += values[at + i]
+            row[i] += what[i]
         at += n
 
 
@@ -172,6 +191,7 @@ def set_all(values: F32, lengths: I32, rows: I64, into: F32) -> None:
     at = 0
     for b in range(rows.size):
         row, n = into[rows[b]], np.int64(lengths[b])
+        what = values[at : at + n]
         for i in range(n):
-            row[i] = values[at + i]
+            row[i] = what[i]
         at += n

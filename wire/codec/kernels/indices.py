@@ -19,10 +19,11 @@ def write_gaps(chosen: U16, k: int, gaps: U8, at: int) -> int:
     """Gaps of the ascending chosen[:k], k > 0, from gaps[at]; where they end."""
     largest, one = np.uint16(chosen[0]), np.uint16(1)
     gaps[at] = np.uint8(largest)
-    for j in range(1, k):
-        gap = np.uint16(chosen[j] - chosen[j - 1] - one)
+    into, later = gaps[at + 1 : at + k], chosen[1:k]
+    for j in range(k - 1):
+        gap = np.uint16(later[j] - chosen[j] - one)
         largest = max(largest, gap)
-        gaps[at + j] = np.uint8(gap)
+        into[j] = np.uint8(gap)
     if largest < ESCAPE:
         return at + k
     expected = 0
@@ -56,11 +57,11 @@ def bitmap_from_gaps(gaps: U8, counts: U16, lengths: I32, bitmap: U8) -> None:
 
 
 @kernel
-def _escapes(gaps: U8, at: int, size: int) -> bool:
-    """Whether one of `size` bytes is an escape."""
+def _escapes(gaps: U8) -> bool:
+    """Whether one of them is an escape."""
     largest = np.uint8(0)
-    for i in range(at, at + size):
-        largest = max(largest, gaps[i])
+    for j in range(gaps.size):
+        largest = max(largest, gaps[j])
     return largest == np.uint8(ESCAPE)
 
 
@@ -72,10 +73,11 @@ def read_gaps(gaps: U8, counts: U16, lengths: I32, indices: U16) -> bool:
         i, n, k = -1, np.int64(lengths[b]), np.int64(counts[b])
         if at + k > gaps.size:
             return False
-        if k <= n and not _escapes(gaps, at, k):
+        own, into = gaps[at : at + k], indices[out : out + k]
+        if k <= n and not _escapes(own):
             for j in range(k):
-                i += np.int64(gaps[at + j]) + 1
-                indices[out + j] = np.uint16(i)
+                i += np.int64(own[j]) + 1
+                into[j] = np.uint16(i)
             at += k
         else:
             for j in range(k):
@@ -86,7 +88,7 @@ def read_gaps(gaps: U8, counts: U16, lengths: I32, indices: U16) -> bool:
                     return False
                 i += np.int64(gaps[at]) + 1
                 at += 1
-                indices[out + j] = np.uint16(i)
+                into[j] = np.uint16(i)
         if i >= n:
             return False
         out += k

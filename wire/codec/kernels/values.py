@@ -68,8 +68,9 @@ def _bits_of(number: np.float32) -> int:
 @kernel
 def copy_bytes(source: U8, at: int, target: U8, to: int, size: int) -> None:
     """target[to : to + size] = source[at : at + size], at any alignment."""
+    into, out_of = target[to : to + size], source[at : at + size]
     for i in range(size):
-        target[to + i] = source[at + i]
+        into[i] = out_of[i]
 
 
 @kernel
@@ -282,8 +283,9 @@ def encode_integers(
 def pack_nibbles(whole: U8, k: int, codes: U8, at: int) -> int:
     """Two codes a byte, the first one low. `whole` is zero at k."""
     pairs, size = whole.view(np.uint16), (k + 1) >> 1
+    into = codes[at : at + size]
     for p in range(size):
-        codes[at + p] = np.uint8((pairs[p] | (pairs[p] >> np.uint16(4))) & np.uint16(0xFF))
+        into[p] = np.uint8((pairs[p] | (pairs[p] >> np.uint16(4))) & np.uint16(0xFF))
     return at + size
 
 
@@ -291,8 +293,9 @@ def pack_nibbles(whole: U8, k: int, codes: U8, at: int) -> int:
 def pack_bits(ones: U8, k: int, packed: U8, at: int) -> int:
     """Eight ones or zeros a byte, the first one lowest. `ones` is zero from k to the next multiple of 8."""
     words, size = ones.view(np.uint64), (k + 7) >> 3
+    into = packed[at : at + size]
     for p in range(size):
-        packed[at + p] = np.uint8((words[p] * GATHER_BITS) >> TOP_BYTE)
+        into[p] = np.uint8((words[p] * GATHER_BITS) >> TOP_BYTE)
     return at + size
 
 
@@ -300,10 +303,11 @@ def pack_bits(ones: U8, k: int, packed: U8, at: int) -> int:
 def pack_pairs(twos: U8, k: int, packed: U8, at: int) -> int:
     """Four two-bit codes a byte, the first one lowest. `twos` is zero from k to the next multiple of 4."""
     words, size = twos.view(np.uint32), (k + 3) >> 2
+    into = packed[at : at + size]
     for p in range(size):
         w = words[p]
         w = np.uint32(w | (w >> np.uint32(6)))
-        packed[at + p] = np.uint8((w | (w >> np.uint32(12))) & np.uint32(0xFF))
+        into[p] = np.uint8((w | (w >> np.uint32(12))) & np.uint32(0xFF))
     return at + size
 
 
