@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wire.codec.base import DeltaCodec, PushCodec
-from wire.codec.cut import Chain, Classes, main_chain
+from wire.codec.cut import Chain, Classes, main_chain, unbiased
 from wire.codec.delta import Delta
 from wire.codec.feedback import Feedback
 from wire.codec.push import Push
@@ -42,10 +42,10 @@ def push_codec(
     }
     if feedback not in kinds:
         raise ValueError(f"feedback {feedback!r}: expected 'ef21', 'ef' or 'none'")
-    if feedback == "none" and not chain.unbiased:
+    if feedback == "none" and not unbiased(chain, classes):
         raise ValueError(
-            f"feedback 'none' with codec {codec!r} and values {chain.values.name.lower()!r} would lose what is not "
-            "sent: use 'ef' or 'ef21', or codec 'dense' with fp32, fp16, bf16 or int8"
+            f"feedback 'none' with codec {codec!r} and values {chain.values.name.lower()!r}, or those of its policy, "
+            "would lose what is not sent: use 'ef' or 'ef21', or codec 'dense' with fp32, fp16, bf16 or int8"
         )
     return Push(chain, kinds[feedback], decay, momentum, classes, threads)
 
@@ -85,8 +85,9 @@ def codecs_of(
     up = main_chain(codec=push.codec, density=push.density, values=push.values)
     down = main_chain(codec=pull.codec, density=pull.density, values=pull.values)
     feedback: str = push.feedback
+    up_classes = _classes(layout, up, push.policy)
     if feedback == "auto":
-        lossless = "none" if up.unbiased else "ef"
+        lossless = "none" if unbiased(up, up_classes) else "ef"
         feedback = "ef21" if lossless == "ef" and optimizer == "adamw" and not elastic else lossless
     threads = config.cluster.compute_threads
     return (
@@ -98,7 +99,7 @@ def codecs_of(
             momentum=push.momentum,
             decay=push.decay,
             carries=elastic,
-            classes=_classes(layout, up, push.policy),
+            classes=up_classes,
             threads=threads,
         ),
         delta_codec(

@@ -117,10 +117,10 @@ class Classes:
         of_block = np.repeat(of_parameter, [p.blocks for p in layout.parameters])
         return cls(of_block, tuple(Chain(None, v) for v in values))
 
-    @property
-    def unbiased(self) -> bool:
-        """Whether all of them can do without feedback."""
-        return all(chain.unbiased for chain in self.chains)
+
+def unbiased(main: Chain, classes: Classes | None) -> bool:
+    """Whether all chains can do without feedback."""
+    return all(chain.unbiased for chain in (main, *(classes.chains if classes else ())))
 
 
 class Cuts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ R = TypeVar("R")
 def in_order(function: Callable[[T], R], items: Iterable[T], *, threads: int) -> Iterator[R]:
     """`function` of each item, in order; with one thread each when it is asked for, with more `threads` ahead.
 
-    Raises: what `function` raises, at its place; nothing behind it is begun after that.
+    Raises: what `function` raises, at its place; nothing behind it is begun or at work after that.
     """
     if threads == 1:
         yield from map(function, items)
@@ -31,6 +31,8 @@ def in_order(function: Callable[[T], R], items: Iterable[T], *, threads: int) ->
     finally:
         for future in ahead:
             future.cancel()
+        # What is at work writes to planes that the caller may use again as soon as it has the error.
+        wait(ahead)
 
 
 @lru_cache

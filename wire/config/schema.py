@@ -163,12 +163,12 @@ class PushConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_is_lost_for_good(self) -> Self:
-        _check_policy(self.policy)
-        code = Values.named(self.values, codec=self.codec)
-        if self.feedback == "none" and not (self.codec == "dense" and code.unbiased):
+        codes = [Values.named(self.values, codec=self.codec), *(r.values for r in rules(self.policy or ()))]
+        if self.feedback == "none" and (self.codec != "dense" or not all(code.unbiased for code in codes)):
             raise ValueError(
-                f'push.feedback = "none" beside push.codec = "{self.codec}" with {code.name.lower()} values would lose '
-                'what is not sent: use "ef" or "ef21", or "dense" with fp32, fp16, bf16 or int8'
+                f'push.feedback = "none" beside push.codec = "{self.codec}" with '
+                f"{', '.join(code.name.lower() for code in codes)} values would lose what is not sent: "
+                'use "ef" or "ef21", or "dense" with fp32, fp16, bf16 or int8'
             )
         return self
 

@@ -36,3 +36,19 @@ def test_an_error_comes_at_its_place(threads: int) -> None:
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(FloatingPointError, match="two"):
         next(results)
+
+
+def test_nothing_is_at_work_any_more_when_the_error_comes() -> None:
+    failed, done = threading.Event(), threading.Event()
+
+    def work(n: int) -> None:
+        if n == 0:
+            failed.set()
+            raise FloatingPointError("zero")
+        failed.wait(10)
+        threading.Event().wait(0.1)
+        done.set()
+
+    with pytest.raises(FloatingPointError):
+        list(in_order(work, range(2), threads=2))
+    assert done.is_set()
