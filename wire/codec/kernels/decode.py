@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wire.codec.kernels.kernel import F32, I32, I64, INFINITY, MAGNITUDE, SLACK, U8, U16, kernel
+from wire.codec.kernels.kernel import F32, I32, I64, INFINITY, MAGNITUDE, SLACK, U8, U16, int64, kernel
 from wire.codec.kernels.select import BITS_OF
 from wire.codec.kernels.values import BF16, FP16, FP32, INT4, INT8, SIGN, copy_bytes, expand_halves
 
@@ -17,9 +17,9 @@ FOUR_OF = np.ascontiguousarray(BITS_OF[:, ::2] + 2 * BITS_OF[:, 1::2]).view(np.u
 @kernel
 def _bytes_of(counts: U16, bits: int) -> int:
     """Bytes of a section of so many bits an element, each block beginning at a byte."""
-    total = np.int64(0)
+    total = int64(0)
     for b in range(counts.size):
-        total += (np.int64(counts[b]) * bits + 7) >> 3
+        total += (int64(counts[b]) * bits + 7) >> 3
     return total
 
 
@@ -35,7 +35,7 @@ def _largest(bits: I32) -> np.int32:
 def _read_halves(scales: F32, counts: U16, codes: U8, out: F32, out_bits: I32) -> bool:
     halves, at, fine = np.empty(SLACK, np.uint16), 0, True
     for b in range(counts.size):
-        k = np.int64(counts[b])
+        k = int64(counts[b])
         copy_bytes(codes, 2 * at, halves.view(np.uint8), 0, 2 * k)
         fine = expand_halves(halves, k, scales[b, 0], out[at : at + k], out_bits[at : at + k]) and fine
         at += k
@@ -46,14 +46,14 @@ def _read_halves(scales: F32, counts: U16, codes: U8, out: F32, out_bits: I32) -
 def _read_int8(scales: F32, counts: U16, codes: U8, out: F32) -> bool:
     at, least = 0, np.int8(0)
     for b in range(counts.size):
-        end, scale = at + np.int64(counts[b]), scales[b, 0]
+        end, scale = at + int64(counts[b]), scales[b, 0]
         numbers, into = codes[at:end].view(np.int8), out[at:end]
         for j in range(end - at):
             q = numbers[j]
             least = min(least, q)
             into[j] = np.float32(q) * scale
         at = end
-    return least > np.int8(-128)
+    return bool(least > np.int8(-128))
 
 
 @kernel
@@ -61,7 +61,7 @@ def _read_int4(scales: F32, counts: U16, codes: U8, out: F32) -> bool:
     nibbles, code_at, at, least = np.empty(SLACK, np.uint8), 0, 0, np.int32(0)
     pairs, low, high = nibbles.view(np.uint16), np.uint16(0x0F), np.uint16(0x0F00)
     for b in range(counts.size):
-        k, scale = np.int64(counts[b]), scales[b, 0]
+        k, scale = int64(counts[b]), scales[b, 0]
         size = (k + 1) >> 1
         own, into = codes[code_at : code_at + size], out[at : at + k]
         for p in range(size):
@@ -75,7 +75,7 @@ def _read_int4(scales: F32, counts: U16, codes: U8, out: F32) -> bool:
             into[j] = np.float32(q) * scale
         code_at += size
         at += k
-    return least > np.int32(-8)
+    return bool(least > np.int32(-8))
 
 
 @kernel
@@ -96,7 +96,7 @@ def _read_signs(code_bits: int, scales: F32, counts: U16, signs: U8, codes: U8, 
     levels, at, sign_at, code_at = scales.view(np.int32), 0, 0, 0
     negative, code = np.empty(SLACK, np.uint8), np.zeros(SLACK, np.uint8)
     for b in range(counts.size):
-        k = np.int64(counts[b])
+        k = int64(counts[b])
         sign_end, code_end = sign_at + ((k + 7) >> 3), code_at + ((k * code_bits + 7) >> 3)
         if k & 7 and signs[sign_end - 1] >> np.uint8(k & 7):
             return False
@@ -158,7 +158,7 @@ def read_values(values: int, scales: F32, counts: U16, signs: U8, codes: U8, out
         fine = _read_int4(scales, counts, codes, out)
     else:
         return _read_signs(code_bits, scales, counts, signs, codes, bits)
-    return fine and _largest(bits) < INFINITY
+    return bool(fine and _largest(bits) < INFINITY)
 
 
 @kernel
@@ -166,7 +166,7 @@ def scatter_add(indices: U16, values: F32, counts: U16, rows: I64, into: F32) ->
     """into[row, index] += value, in element order."""
     at = 0
     for b in range(counts.size):
-        row, end = into[rows[b]], at + np.int64(counts[b])
+        row, end = into[rows[b]], at + int64(counts[b])
         where, what = indices[at:end], values[at:end]
         for j in range(end - at):
             row[where[j]] += what[j]
@@ -178,7 +178,7 @@ def add_all(values: F32, lengths: I32, rows: I64, into: F32) -> None:
     """into[row, :length] += values, block after block."""
     at = 0
     for b in range(rows.size):
-        row, n = into[rows[b]], np.int64(lengths[b])
+        row, n = into[rows[b]], int64(lengths[b])
         what = values[at : at + n]
         for i in range(n):
             row[i] += what[i]
@@ -190,7 +190,7 @@ def set_all(values: F32, lengths: I32, rows: I64, into: F32) -> None:
     """into[row, :length] = values, block after block."""
     at = 0
     for b in range(rows.size):
-        row, n = into[rows[b]], np.int64(lengths[b])
+        row, n = into[rows[b]], int64(lengths[b])
         what = values[at : at + n]
         for i in range(n):
             row[i] = what[i]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wire.codec.kernels.indices import write_gaps
-from wire.codec.kernels.kernel import BLOCK, F32, I32, I64, INFINITY, MAGNITUDE, SLACK, U8, U16, kernel
+from wire.codec.kernels.kernel import BLOCK, F32, I32, I64, INFINITY, MAGNITUDE, SLACK, U8, U16, int64, kernel
 from wire.codec.kernels.levels import BIN_BITS, fixed_point, lloyd, round_levels
 from wire.codec.kernels.select import I16, select
 from wire.codec.kernels.values import (
@@ -76,7 +76,7 @@ def _measure(bits: I32, n: int, keys: I32, upper: I16) -> int:
         keys[i] = 0
     for i in range((n + 7) & ~7):
         upper[i] = np.int16(keys[i] >> np.int32(16))
-    return np.int64(largest)
+    return int64(largest)
 
 
 @kernel
@@ -150,7 +150,7 @@ def encode_blocks(
     c_bits, x_bits, v_bits = c.view(np.int32), x.view(np.int32), v.view(np.int32)
     gap_at, sign_at, code_at, guess = 0, 0, 0, 0
     for b in range(rows.size):
-        row, n, k = rows[b], np.int64(lengths[b]), np.int64(kept[b])
+        row, n, k = rows[b], int64(lengths[b]), int64(kept[b])
         _load(mode, weights, source[row], momentum[row], state[row], c, n)
         largest = _measure(c_bits, n, keys, upper)
         if largest >= INFINITY:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wire.codec.kernels.kernel import I32, U8, U16, kernel
+from wire.codec.kernels.kernel import I32, U8, U16, int64, kernel
 from wire.codec.kernels.select import ONES, PLACES
 
 ESCAPE = 255
@@ -17,25 +17,25 @@ ESCAPE = 255
 @kernel
 def write_gaps(chosen: U16, k: int, gaps: U8, at: int) -> int:
     """Gaps of the ascending chosen[:k], k > 0, from gaps[at]; where they end."""
-    largest, one = np.uint16(chosen[0]), np.uint16(1)
-    gaps[at] = np.uint8(largest)
+    most, one = chosen[0], np.uint16(1)
+    gaps[at] = np.uint8(most)
     into, later = gaps[at + 1 : at + k], chosen[1:k]
     for j in range(k - 1):
         gap = np.uint16(later[j] - chosen[j] - one)
-        largest = max(largest, gap)
+        most = max(most, gap)
         into[j] = np.uint8(gap)
-    if largest < ESCAPE:
+    if most < ESCAPE:
         return at + k
     expected = 0
     for j in range(k):
-        gap = np.int64(chosen[j]) - expected
-        while gap >= ESCAPE:
+        left = int64(chosen[j]) - expected
+        while left >= ESCAPE:
             gaps[at] = ESCAPE
             at += 1
-            gap -= ESCAPE
-        gaps[at] = gap
+            left -= ESCAPE
+        gaps[at] = left
         at += 1
-        expected = np.int64(chosen[j]) + 1
+        expected = int64(chosen[j]) + 1
     return at
 
 
@@ -45,15 +45,15 @@ def bitmap_from_gaps(gaps: U8, counts: U16, lengths: I32, bitmap: U8) -> None:
     at, start = 0, 0
     for b in range(counts.size):
         i = 0
-        for _ in range(np.int64(counts[b])):
+        for _ in range(int64(counts[b])):
             while gaps[at] == ESCAPE:
                 i += ESCAPE
                 at += 1
-            i += np.int64(gaps[at])
+            i += int64(gaps[at])
             at += 1
             bitmap[start + (i >> 3)] |= np.uint8(1 << (i & 7))
             i += 1
-        start += (np.int64(lengths[b]) + 7) >> 3
+        start += (int64(lengths[b]) + 7) >> 3
 
 
 @kernel
@@ -62,7 +62,7 @@ def _escapes(gaps: U8) -> bool:
     largest = np.uint8(0)
     for j in range(gaps.size):
         largest = max(largest, gaps[j])
-    return largest == np.uint8(ESCAPE)
+    return bool(largest == np.uint8(ESCAPE))
 
 
 @kernel
@@ -70,13 +70,13 @@ def read_gaps(gaps: U8, counts: U16, lengths: I32, indices: U16) -> bool:
     """indices uint16[K] of all blocks; False where they leave their block or the section does not fit."""
     at, out = 0, 0
     for b in range(counts.size):
-        i, n, k = -1, np.int64(lengths[b]), np.int64(counts[b])
+        i, n, k = -1, int64(lengths[b]), int64(counts[b])
         if at + k > gaps.size:
             return False
         own, into = gaps[at : at + k], indices[out : out + k]
         if k <= n and not _escapes(own):
             for j in range(k):
-                i += np.int64(own[j]) + 1
+                i += int64(own[j]) + 1
                 into[j] = np.uint16(i)
             at += k
         else:
@@ -86,7 +86,7 @@ def read_gaps(gaps: U8, counts: U16, lengths: I32, indices: U16) -> bool:
                     at += 1
                 if at >= gaps.size or i >= n:
                     return False
-                i += np.int64(gaps[at]) + 1
+                i += int64(gaps[at]) + 1
                 at += 1
                 into[j] = np.uint16(i)
         if i >= n:
@@ -100,17 +100,17 @@ def read_bitmap(bitmap: U8, counts: U16, lengths: I32, indices: U16) -> bool:
     """indices uint16[K] of all blocks; False where a block has another count or a bit beyond its length."""
     start, out = 0, 0
     for b in range(counts.size):
-        n, found = np.int64(lengths[b]), 0
+        n, found = int64(lengths[b]), 0
         size = (n + 7) >> 3
         for p in range(start, start + size):
-            found += np.int64(ONES[bitmap[p]])
-        if found != np.int64(counts[b]):
+            found += int64(ONES[bitmap[p]])
+        if found != int64(counts[b]):
             return False
         if n & 7 and bitmap[start + size - 1] >> (n & 7):
             return False
         for p in range(size):
             byte, base = bitmap[start + p], np.uint16(8 * p)
-            ones = np.int64(ONES[byte])
+            ones = int64(ONES[byte])
             for u in range(ones):
                 indices[out + u] = base + PLACES[byte, u]
             out += ones

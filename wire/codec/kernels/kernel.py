@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -28,6 +28,13 @@ I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 U16 = NDArray[np.uint16]
 U8 = NDArray[np.uint8]
+# To Numba a 64-bit integer, whatever the argument; numpy's own type would not pass for an int in annotations.
+if TYPE_CHECKING:
+
+    def int64(number: object) -> int: ...
+else:
+    int64 = np.int64
+
 Function = TypeVar("Function", bound=Callable[..., object])
 
 _SOURCES = sorted(Path(__file__).parent.glob("*.py"))
@@ -37,5 +44,7 @@ _STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdig
 def kernel(function: Function) -> Function:
     """Compiled on first use, cached, without the GIL; no fastmath, no threads."""
     dispatcher: Any = numba.njit(nogil=True, cache=True)(function)
-    dispatcher._cache._cache_file._source_stamp = _STAMP
+    file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if file is not None:
+        file._source_stamp = _STAMP
     return cast(Function, dispatcher)

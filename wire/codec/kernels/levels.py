@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from wire.codec.kernels.kernel import F32, I32, I64, LARGEST_BFLOAT16, U16, kernel
+from wire.codec.kernels.kernel import F32, I32, I64, LARGEST_BFLOAT16, U16, int64, kernel
 
 LLOYD_ROUNDS = 16
 BIN_BITS = 9
@@ -35,7 +35,7 @@ def fixed_point(x: F32, k: int, largest: int, fixed: I32) -> int:
     for j in range(k):
         fixed[j] = np.int32(np.float64(abs(x[j])) * up)
     for j in range(k):
-        total += np.int64(fixed[j])
+        total += int64(fixed[j])
     return total
 
 
@@ -48,8 +48,8 @@ def _fill(keys: I32, fixed: I32, k: int, base: int, shift: int, bins: I32, sums:
     for t in range(sums.size):
         sums[t] = 0
     for j in range(k):
-        sums[np.uint32(bins[j]) + np.uint32(1)] += NUMBER + np.int64(fixed[j])
-    held = np.int64(0)
+        sums[np.uint32(bins[j]) + np.uint32(1)] += NUMBER + int64(fixed[j])
+    held = int64(0)
     for t in range(sums.size):
         held += sums[t]
         sums[t] = held
@@ -67,7 +67,7 @@ def _mean(sums: I64, low: int, high: int, otherwise: int) -> int:
 def _boundary(middle: int, down: float, base: int, shift: int, last: int, one: F32) -> int:
     """The bin boundary that is nearest to the fixed-point number `middle`."""
     one[0] = np.float32(middle * down)
-    bits = np.int64(one.view(np.int32)[0])
+    bits = int64(one.view(np.int32)[0])
     return max(min((bits - base + ((1 << shift) >> 1)) >> shift, last), 1)
 
 
@@ -87,7 +87,7 @@ def lloyd(
     smallest = np.int32(0x7FFFFFFF)
     for j in range(k):
         smallest = min(smallest, keys[j])
-    base, shift = max(np.int64(smallest), largest - REACH), 0
+    base, shift = max(int64(smallest), largest - REACH), 0
     while (largest - base) >> shift >= 1 << BIN_BITS:
         shift += 1
     _fill(keys, fixed, k, base, shift, bins, sums)
@@ -123,7 +123,7 @@ def round_levels(means: I64, largest: int, levels: U16, bits: I32) -> None:
     down, one = math.ldexp(1.0, max(largest >> 23, 1) - 157), np.empty(1, np.float32)
     for level in range(means.size):
         one[0] = np.float32(means[level] * down)
-        b = np.int64(one.view(np.int32)[0])
+        b = int64(one.view(np.int32)[0])
         short = min((b + 0x7FFF + ((b >> 16) & 1)) >> 16, LARGEST_BFLOAT16)
         levels[level] = short
         bits[level] = short << 16

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wire.codec.kernels.kernel import I32, U8, U16, kernel
+from wire.codec.kernels.kernel import I32, U8, U16, int64, kernel
 
 I16 = NDArray[np.int16]
 U64 = NDArray[np.uint64]
@@ -32,7 +32,7 @@ def _count_upper(upper: I16, n: int, bound: int) -> int:
     least, count = np.int16(bound), np.int16(0)
     for i in range(n):
         count = np.int16(count + np.int16(upper[i] >= least))
-    return np.int64(count)
+    return int64(count)
 
 
 @kernel
@@ -41,7 +41,7 @@ def _count_lower(lower: I32, n: int, bound: int) -> int:
     least, count = np.int32(bound), np.int32(0)
     for i in range(n):
         count = np.int32(count + np.int32(lower[i] >= least))
-    return np.int64(count)
+    return int64(count)
 
 
 @kernel
@@ -117,7 +117,7 @@ def indices_of(flags: U8, n: int, chosen: U16) -> int:
         base = np.uint16(8 * w)
         for u in range(8):
             chosen[found + u] = base + PLACES[byte, u]
-        found += np.int64(ONES[byte])
+        found += int64(ONES[byte])
     return found
 
 

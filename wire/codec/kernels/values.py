@@ -37,6 +37,7 @@ from wire.codec.kernels.kernel import (
     SMALLEST_NORMAL_BFLOAT16,
     U8,
     U16,
+    int64,
     kernel,
 )
 from wire.codec.kernels.levels import fixed_point
@@ -55,14 +56,14 @@ def float_of(bits: int) -> np.float32:
     """The float32 with these bits."""
     one = np.empty(1, np.int32)
     one[0] = bits
-    return one.view(np.float32)[0]
+    return np.float32(one.view(np.float32)[0])
 
 
 @kernel
 def _bits_of(number: np.float32) -> int:
     one = np.empty(1, np.float32)
     one[0] = number
-    return np.int64(one.view(np.int32)[0])
+    return int64(one.view(np.int32)[0])
 
 
 @kernel
@@ -149,14 +150,14 @@ def expand_halves(halves: U16, k: int, scale: np.float32, v: F32, v_bits: I32) -
         b = v_bits[j]
         worst = max(worst, b)
         v_bits[j] = b | ((np.int32(halves[j]) & np.int32(0x8000)) << np.int32(16))
-    return code < np.int32(0x7C00) and worst < INFINITY
+    return bool(code < np.int32(0x7C00) and worst < INFINITY)
 
 
 @kernel
 def scale_up(largest: int, steps: int) -> int:
     """bfloat16 bits: largest / steps rounded up, at least 2^-126, at most what times `steps` is finite."""
     least = _bits_of(float_of(largest) / np.float32(steps))
-    most = _bits_of(float_of(np.int64(INFINITY) - 1) / np.float32(steps)) >> 16
+    most = _bits_of(float_of(int64(INFINITY) - 1) / np.float32(steps)) >> 16
     return min(max((least + 0xFFFF) >> 16, SMALLEST_NORMAL_BFLOAT16), most)
 
 
@@ -225,9 +226,9 @@ def finish_integers(bits: I32, k: int, scale: np.float32, mask: int, v: F32, who
 @kernel
 def int4_scale(fixed: I32, k: int, largest: int) -> int:
     """bfloat16 bits of the scale whose squared error is near the least for bell-shaped and for heavy-tailed blocks."""
-    total, squares = np.int64(0), np.int64(0)
+    total, squares = int64(0), int64(0)
     for j in range(k):
-        h = np.int64(fixed[j] >> np.int32(8))
+        h = int64(fixed[j] >> np.int32(8))
         total += h
         squares += h * h
     if total == 0:
