@@ -184,6 +184,15 @@ class Holding:
 
 
 @dataclass(frozen=True)
+class Flushed:
+    """A leaver has pushed what it held back in a segment. `residual_norm`: of what no shard took in time."""
+
+    incarnation: int
+    segment: int
+    residual_norm: float
+
+
+@dataclass(frozen=True)
 class FenceAnswered:
     shard: int
     step: int
@@ -281,6 +290,7 @@ Event = (
     | WorkerRetired
     | SegmentBegun
     | Holding
+    | Flushed
     | StopAsked
     | SetAsked
     | DrainAsked
@@ -363,6 +373,7 @@ class Plan:
     leases: tuple[LeaseOrder, ...] = ()
     ahead: int | None = None
     first: bool = False
+    leave: bool = False
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class Core:
             a.Announced: lambda e, now: self.patience.announced(e.incarnation),
             a.StreamDeposited: lambda e, now: self.work.deposited(e),
             a.Holding: lambda e, now: self.work.holding(e),
+            a.Flushed: self._flushed,
             a.LossEvaluated: self._evaluated,
             a.WorkerFailed: self._failed,
             a.WorkerLeaving: lambda e, now: self._leave(e.incarnation, e.reason),
@@ -222,6 +223,11 @@ class Core:
         self.residuals.told(event)
         if event.unit_s > 0:
             self.crew.computed(self.desk.name_of(event.incarnation), event.unit_s, now)
+
+    def _flushed(self, event: a.Flushed, now: float) -> None:
+        self.desk.worker(event.incarnation)
+        self.residuals.flushed(event)
+        self.work.flushed(event)
 
     def _evaluated(self, event: a.LossEvaluated, now: float) -> None:
         self.patience.progressed(event.incarnation, now)

@@ -2,7 +2,8 @@
 
 Where units settle on arrival (ssp, async) the shards settle them, and the coordinator counts what stands
 everywhere; a boundary is made by asking all leases back, choosing a step beyond all that is begun, having
-what is missing below it computed, and one close. Under a quorum the coordinator closes the steps.
+what is missing below it computed, and one close, once those who leave have flushed. Under a quorum the coordinator
+closes the steps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from coordinator.boundary import Boundary, Kind, every
 from coordinator.crew import Crew
 from coordinator.desk import Desk
 from coordinator.leases import Leases
+from coordinator.leavers import Leavers
 from coordinator.pace import Pace, Standing
 from coordinator.records import Barred, Closed, Counted, Stopping
 from coordinator.retirements import Retirements
@@ -22,7 +24,7 @@ from wire.messages import BAD_UNIT
 
 
 class Elastic:
-    """`arrivals` knows what stands, `leases` who computes what."""
+    """`arrivals` knows what stands, `leases` who computes what, `leavers` who goes."""
 
     def __init__(
         self, desk: Desk, crew: Crew, boundary: Boundary, retirements: Retirements, pace: Pace
@@ -34,11 +36,13 @@ class Elastic:
         self._pace = pace
         self._arrivals = Arrivals(desk.state)
         self._leases = Leases(desk, crew, self._arrivals, pace)
+        self._leavers = Leavers(desk, crew)
         self._opened_at = 0.0
         self._checkpoint_wanted = False
         self.waits_for = ""
         self.accept = self._arrivals.accept
         self.holding = self._leases.holding
+        self.flushed = self._leavers.flushed
 
     # --- workers -------------------------------------------------------------------------
 
@@ -55,16 +59,11 @@ class Elastic:
     def remind(self, incarnation: int) -> None:
         if incarnation in self._crew.ready | self._crew.leaving:
             self._leases.tell(incarnation)
-            self._let_go(incarnation)
+            self._leavers.remind(incarnation)
 
     def leave(self, incarnation: int) -> None:
         self._leases.appoint()
         self._leases.ask_back(incarnation)
-        self._let_go(incarnation)
-
-    def _let_go(self, incarnation: int) -> None:
-        if incarnation in self._crew.leaving and not self._leases.unfinished(incarnation):
-            self._desk.tell(incarnation, a.End("it asked to leave and owes nothing any more", ""))
 
     def abandon(self, incarnation: int, reason: str) -> None:
         self._leases.abandon(incarnation, reason)
@@ -116,6 +115,7 @@ class Elastic:
         state = self._desk.state
         if state.dataset is None or state.ended is not None:
             return
+        self._leavers.let_go(self._leases.unfinished, now)
         if not state.final and self._boundary.open:
             self._go_on()
             if self._pace.arrival:
@@ -127,8 +127,6 @@ class Elastic:
         self._boundary.write_if_due(deposited=True)
         if self._boundary.open and not state.final:
             self._leases.balance(now)
-        for worker in sorted(self._crew.leaving):
-            self._let_go(worker)
 
     def _go_on(self) -> None:
         """Behind a boundary at which the segment did not end, once every shard has closed it."""
@@ -177,11 +175,11 @@ class Elastic:
         end = state.dataset.total_steps
         wanted = state.stopping is not None or state.switching is not None or self._checkpoint_wanted
         if state.low == end * state.streams:
-            self._close_boundary(end)
+            self._close_when_flushed(end)
         elif state.barred is not None:
             self.waits_for = f"a boundary at step {state.barred}: units from {state.low} on are missing"
             if state.low == state.barred * state.streams and state.closed < state.barred:
-                self._close_boundary(state.barred)
+                self._close_when_flushed(state.barred)
         else:
             self._gather(end, wanted=wanted)
 
@@ -211,6 +209,14 @@ class Elastic:
         self._desk.note("boundary", step=step)
         leases.held_back = False
         leases.deal(f"a boundary at step {step}")
+
+    def _close_when_flushed(self, step: int) -> None:
+        """What a leaver holds belongs to this segment: behind the close no shard takes it any more."""
+        if self._leavers.flushing:
+            names = ", ".join(self._desk.name_of(worker) for worker in sorted(self._leavers.flushing))
+            self.waits_for = f"a boundary at step {step}: {names} must push what they hold back"
+        else:
+            self._close_boundary(step)
 
     def _close_boundary(self, step: int) -> None:
         kind = self._boundary.kind(step)

@@ -152,6 +152,9 @@ class Engine:
                 h = report.holding
                 leases = tuple((held.lease, held.next) for held in h.leases)
                 self.hear(a.Holding(incarnation, h.plan, leases))
+            case "flushed":
+                flushed = report.flushed
+                self.hear(a.Flushed(incarnation, flushed.segment, flushed.residual_norm))
             case "deposited":
                 d = report.deposited
                 self.hear(a.StreamDeposited(incarnation, d.stream, d.step, d.released))
@@ -318,6 +321,7 @@ def _order(order: a.Plan | a.End, *, first_step: int) -> coordinator_pb2.WorkerO
             leases=[_lease(lease) for lease in order.leases],
             ahead=order.ahead,
             first=order.first,
+            leave=order.leave,
         )
     )
 

@@ -50,6 +50,9 @@ class Exact:
     def holding(self, event: a.Holding) -> None:
         """There are no leases."""
 
+    def flushed(self, event: a.Flushed) -> None:
+        """In the elastic segment that is over."""
+
     def again(self, event: a.ShardAttached) -> None:
         self.lanes.fence_again(event.shard)
 

@@ -291,6 +291,7 @@ class Leases:
                 leases=orders,
                 ahead=self._pace.ahead,
                 first=worker == self._evaluator,
+                leave=worker in self._crew.leaving,
             ),
         )
 

@@ -25,6 +25,10 @@ class Residuals:
         self._dropped[event.incarnation] = event.dropped_norm
         self._lose(event.incarnation, event.dropped_norm - before)
 
+    def flushed(self, event: a.Flushed) -> None:
+        """A leaver has pushed what it held, but for what no shard took."""
+        self._held[event.incarnation] = event.residual_norm
+
     def gone(self, incarnation: int) -> None:
         """A worker is out of the run, and what it held with it."""
         self._lose(incarnation, self._held.pop(incarnation, 0.0))

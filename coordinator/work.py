@@ -11,6 +11,7 @@ from typing import Protocol
 from coordinator import actions as a
 from coordinator.crew import Crew
 from coordinator.desk import Desk
+from coordinator.pace import pace_of
 
 
 class Work(Protocol):
@@ -75,6 +76,10 @@ class Work(Protocol):
         """A worker answers a plan: how far its leases have come."""
         ...
 
+    def flushed(self, event: a.Flushed) -> None:
+        """A worker that leaves has pushed what it held back."""
+        ...
+
     def again(self, event: a.ShardAttached) -> None:
         """The line to a shard was broken: say again what it may have missed."""
         ...
@@ -95,7 +100,8 @@ class Work(Protocol):
 class Standstill:
     """Between two segments: the shards are told of the next one, nobody has work, nobody is given any.
 
-    Who becomes ready meanwhile is dealt to when that begins; who leaves owes nothing.
+    Who becomes ready meanwhile is dealt to when that begins. Who leaves owes nothing; what it holds back is flushed
+    when the next segment begins, if that is elastic.
     """
 
     waits_for = "the next segment begins on every shard"
@@ -111,7 +117,8 @@ class Standstill:
         """Its plan comes with the segment."""
 
     def remind(self, incarnation: int) -> None:
-        if incarnation in self._crew.leaving:
+        flushes = incarnation in self._crew.ready and not pace_of(self._desk.state.segment).exact
+        if incarnation in self._crew.leaving and not flushes:
             self._desk.tell(incarnation, a.End("it asked to leave between two segments", ""))
 
     def leave(self, incarnation: int) -> None:
@@ -143,6 +150,9 @@ class Standstill:
 
     def holding(self, event: a.Holding) -> None:
         """Of leases that are settled."""
+
+    def flushed(self, event: a.Flushed) -> None:
+        """In the segment that is over."""
 
     def again(self, event: a.ShardAttached) -> None:
         """The core tells the segment again."""

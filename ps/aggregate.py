@@ -7,7 +7,8 @@ streams, since an empty unit leaves its stream's estimate as it was; otherwise t
 zero and the divisor is the number of non-empty units.
 
 Elastic segments: those settled together, each with its factor. Estimates are the workers' own, one a
-worker (a lane), and leave the sum with it; the divisor is the number of lanes that have one.
+worker (a lane), and leave the sum with it; the divisor is the number of lanes that have one. What a leaver flushes
+is added beside them, and counts in no divisor.
 
 Legend: n = blocks of the shard; planes are float32 [n, 4096].
 """
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wire.codec.base import Blocks, PushCodec
+from wire.codec.chain import FLUSH
 from wire.layout import BLOCK
 
 Plane = NDArray[np.float32]
@@ -81,6 +83,10 @@ class LaneAggregate:
             self._codec.add(frame, lane, self._blocks, factor=factor)
             self._lanes[incarnation] = lane
         self._codec.add(frame, self._sum, self._blocks, factor=factor)
+
+    def flush(self, frame: bytes) -> None:
+        """Add a dense frame. Raises: DamagedFrame, before anything has changed."""
+        FLUSH.add(frame, self._sum, self._blocks)
 
     def gradient(self, count: int) -> Plane:
         """The gradient [n, 4096] from all that was added, which were `count` frames since the last call.

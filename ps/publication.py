@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DELAY_S = 0.25
-"""A unit is pending no longer than this."""
+"""A unit, or what a leaver flushed, is pending no longer than this."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,13 @@ class Backlog:
         units: how many.
         lanes: workers that sent units in this segment and were not given up.
         clock_advanced: the clock is past that of the newest delta: bounded workers wait for the next one.
+        flushed: what a leaver held back is pending, and may be published without a unit.
     """
 
     units: int
     lanes: int
     clock_advanced: bool
+    flushed: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,20 @@ class Publication:
 
     def decide(self, backlog: Backlog, now: float) -> Decision:
         """What to do about `backlog` at `now`, in seconds of a monotonic clock."""
-        if not backlog.units:
+        if not backlog.units and not backlog.flushed:
             self._since = None
             return Decision("")
         if self._since is None:
             self._since = now
-        enough = (backlog.lanes + 1) // 2
+        enough = max((backlog.lanes + 1) // 2, 1)
         if backlog.units >= enough:
             return Decision(
                 f"{backlog.units} units are pending, {enough} suffice for {backlog.lanes} workers"
             )
-        if backlog.clock_advanced:
+        if backlog.units and backlog.clock_advanced:
             return Decision("the clock advanced")
         waited = now - self._since
         if waited >= DELAY_S:
-            return Decision(f"a unit is pending for {waited:.3f} s, limit {DELAY_S} s")
+            what = "a unit" if backlog.units else "a flush"
+            return Decision(f"{what} is pending for {waited:.3f} s, limit {DELAY_S} s")
         return Decision("", DELAY_S - waited)

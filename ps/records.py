@@ -61,6 +61,21 @@ class Accept:
 
 
 @dataclass(frozen=True)
+class Flush:
+    """What a worker that leaves an elastic segment held back for later pushes, all of it: no unit, no samples.
+
+    Attributes:
+        learning_rates: one a parameter group, for a step that settles no unit beside it.
+        frame: dense float32, whatever the codec of pushes.
+    """
+
+    incarnation: int
+    segment: int
+    learning_rates: tuple[float, ...]
+    frame: bytes
+
+
+@dataclass(frozen=True)
 class Fence:
     """Refuse attempts of `stream` below `attempt`."""
 
@@ -94,7 +109,10 @@ class Retire:
 
 @dataclass(frozen=True)
 class Publish:
-    """Settle what is pending where units settle on arrival; no change where nothing is."""
+    """Settle what is pending where units settle on arrival; no change where nothing is.
+
+    Behind a close a flush alone is not published: the model stays as a checkpoint of that boundary has it.
+    """
 
     reason: str
 
@@ -106,7 +124,7 @@ class Advance:
     low: int
 
 
-Record = Accept | Fence | Close | Segment | Retire | Publish | Advance
+Record = Accept | Flush | Fence | Close | Segment | Retire | Publish | Advance
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ps.records import (
     Close,
     Fence,
     Fenced,
+    Flush,
     Retire,
     Segment,
     ShardSpec,
@@ -173,8 +174,8 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             damping=self._config.sync.damping,
             max_staleness=self._config.sync.max_staleness,
         )
-        push, pull = codecs_of(self._config, optimizer=optimizer.kind)
-        elastic_push, _ = codecs_of(self._config, optimizer=optimizer.kind, elastic=True)
+        push, pull = codecs_of(self._config, spec.layout, optimizer=optimizer.kind)
+        elastic_push, _ = codecs_of(self._config, spec.layout, optimizer=optimizer.kind, elastic=True)
         await self._owner.read(lambda: self._owner.configure(spec, push, pull, elastic_push=elastic_push))
 
     async def _close(self, message: shard_pb2.Close, events: Events) -> None:
@@ -327,15 +328,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         except BaseException:
             self._owner.release(header.frame_bytes)
             raise
-        record = Accept(
-            unit_from_proto(header.unit),
-            header.attempt,
-            header.incarnation,
-            commit_from_proto(commit),
-            frame,
-            header.base_version,
-        )
-        verdict = await self._owner.apply(record)
+        verdict = await self._owner.apply(_pushed(header, frame, commit))
         assert isinstance(verdict, Verdict)
         return shard_pb2.PushReply(outcome=_outcome(verdict, header))
 
@@ -347,12 +340,28 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 f"push for shard {header.shard} of plan {header.plan}, this is shard {shard.spec.shard} of plan "
                 f"{shard.spec.plan}; join the run anew"
             )
+        if header.WhichOneof("what") == "flush":
+            return await self._judge_flush(header)
         largest = shard.max_frame_bytes
         if header.frame_bytes > largest:
             raise DamagedFrame(f"a frame of {header.frame_bytes} bytes; for this shard at most {largest}")
         return await self._owner.read(
             lambda: shard.judge(unit_from_proto(header.unit), header.attempt, header.incarnation)
         )
+
+    async def _judge_flush(self, header: shard_pb2.PushHeader) -> Verdict:
+        shard, flush = self._owner.shard, header.flush
+        self._check_timeline(flush.timeline)
+        if header.frame_bytes > shard.flush_bytes:
+            raise DamagedFrame(
+                f"a flush of {header.frame_bytes} bytes; for this shard at most {shard.flush_bytes}"
+            )
+        if header.frame_bytes > self._owner.admit_bytes:
+            raise ProtocolMismatch(
+                f"a flush of {header.frame_bytes} bytes never fits, cluster.admit_bytes allows "
+                f"{self._owner.admit_bytes}; raise it or use more servers"
+            )
+        return await self._owner.read(lambda: shard.judge_flush(header.incarnation, flush.segment))
 
     async def Follow(
         self, request: shard_pb2.FollowRequest, context: Context
@@ -480,6 +489,20 @@ async def _read_frame(
         if len(frame) > size:
             raise DamagedFrame(f"more than the {size} bytes that the push declared")
     raise DamagedFrame("the push ended without a commit; nothing of it counts")
+
+
+def _pushed(header: shard_pb2.PushHeader, frame: bytes, commit: shard_pb2.Commit) -> Accept | Flush:
+    """The record of a push that has arrived whole."""
+    if header.WhichOneof("what") == "flush":
+        return Flush(header.incarnation, header.flush.segment, tuple(commit.learning_rates), frame)
+    return Accept(
+        unit_from_proto(header.unit),
+        header.attempt,
+        header.incarnation,
+        commit_from_proto(commit),
+        frame,
+        header.base_version,
+    )
 
 
 def _outcome(verdict: Verdict, header: shard_pb2.PushHeader) -> shard_pb2.PushReply.Outcome:

@@ -7,7 +7,8 @@
 | Arrival    | elastic, arrival | added when it arrives | the next publication, in log order    | k / R of a step |
 
 So R units move the model as far as one step, however publications group them (with the rule "sum" each
-unit counts whole, so there a publication is a step). Deterministic, as the shard is.
+unit counts whole, so there a publication is a step). What a leaver flushes (elastic only) is added when it arrives, to
+whatever is settled next; alone it makes 1 / R of a step, as one unit would. Deterministic, as the shard is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from ps.aggregate import Aggregate, LaneAggregate
 from ps.ledger import ArrivalLedger, ElasticLedger, Ledger
 from ps.publish import DeltaLog
-from ps.records import Accept, Accepted, Close, Segment, ShardSpec
+from ps.records import Accept, Accepted, Close, Flush, Segment, ShardSpec
 from ps.staleness import Staleness
 from wire.codec.base import Blocks, PushCodec
 from wire.errors import ProtocolMismatch
@@ -62,9 +63,17 @@ class Move(NamedTuple):
 
 
 class Discipline(Protocol):
-    """State of one segment. `held`: accepted and not settled, by unit number, in the order of the log."""
+    """State of one segment.
+
+    Attributes:
+        held: accepted and not settled, by unit number, in the order of the log.
+        flushes: accepted and not settled.
+    """
 
     held: dict[int, Held]
+
+    @property
+    def flushes(self) -> int: ...
 
     @property
     def ledger(self) -> Ledger | ElasticLedger: ...
@@ -85,6 +94,13 @@ class Discipline(Protocol):
         """Keep an admitted unit. Raises: DamagedFrame, before anything has changed."""
         ...
 
+    def flush(self, record: Flush) -> None:
+        """Add what a leaver held back to what is settled next.
+
+        Raises: ProtocolMismatch where nothing is held back; DamagedFrame. Nothing has changed then.
+        """
+        ...
+
     def due(self, record: Close) -> list[Accepted]:
         """What this close settles, in order; changes nothing.
 
@@ -97,11 +113,11 @@ class Discipline(Protocol):
         ...
 
     def move(self, units: Sequence[Accepted]) -> Move | None:
-        """The step that `units` make; None where none of them contributes. Valid until the next call."""
+        """The step that `units` and all flushes make; None where nothing contributes. Valid until the next call."""
         ...
 
     def settled(self, units: Iterable[Accepted]) -> None:
-        """These units are in the model now."""
+        """These units are in the model now, and all that was flushed."""
         ...
 
     def retire(self, incarnation: int) -> None:
@@ -121,6 +137,7 @@ class Exact:
     """Today's sync: held until the step is closed, summed in stream order."""
 
     lanes = 0
+    flushes = 0
 
     def __init__(self, shop: Workshop, segment: Segment, fences: dict[int, int], version: int) -> None:
         spec = shop.spec
@@ -136,6 +153,12 @@ class Exact:
 
     def take(self, record: Accept, unit: Accepted, version: int) -> None:
         _hold(self._shop, self.held, record, unit)
+
+    def flush(self, record: Flush) -> None:
+        raise ProtocolMismatch(
+            f"a flush of worker {record.incarnation} in exact segment {record.segment}: streams are handed over there, "
+            "nobody holds anything back"
+        )
 
     def due(self, record: Close) -> list[Accepted]:
         return _named(record, self.held, self.ledger.step, self._shop.spec.streams)
@@ -179,12 +202,35 @@ class _Elastic:
             max_staleness=spec.max_staleness,
         )
         self._lanes: set[int] = set()
+        self._flushed: list[tuple[float, ...]] = []
         self.ledger = ledger
         self.held: dict[int, Held] = {}
 
     @property
     def lanes(self) -> int:
         return len(self._lanes)
+
+    @property
+    def flushes(self) -> int:
+        return len(self._flushed)
+
+    def flush(self, record: Flush) -> None:
+        if self._shop.codec.estimates:
+            raise ProtocolMismatch(
+                f"a flush of worker {record.incarnation}: with estimates (EF21) nothing is held back, nothing is added"
+            )
+        self._aggregate.flush(record.frame)
+        self._flushed.append(record.learning_rates)
+
+    def _flushed_alone(self) -> Move | None:
+        """What was flushed, as if it were one unit."""
+        if not self._flushed:
+            return None
+        gradient, rates = self._aggregate.gradient(0), _mean(self._flushed)
+        if self._shop.spec.aggregate == "sum":
+            return Move(gradient, rates)
+        share = 1 / self._shop.spec.streams
+        return Move(gradient, rates, share, share)
 
     def weigh(self, record: Accept, version: int) -> tuple[int, float]:
         if record.base_version > version:
@@ -204,6 +250,7 @@ class _Elastic:
         for number in numbers:
             del self.held[number]
         self.ledger.settle(numbers)
+        self._flushed.clear()
 
     def retire(self, incarnation: int) -> None:
         self._lanes.discard(incarnation)
@@ -238,7 +285,7 @@ class Named(_Elastic):
     def move(self, units: Sequence[Accepted]) -> Move | None:
         filled = _contributing(units, self.held, self._shop.spec.streams)
         if not filled:
-            return None
+            return self._flushed_alone()
         for held in filled:
             self._aggregate.add(held.unit.incarnation, held.frame, held.unit.factor)
         return Move(self._aggregate.gradient(len(filled)), _rates([h.unit for h in filled]))
@@ -277,7 +324,7 @@ class Arrival(_Elastic):
     def move(self, units: Sequence[Accepted]) -> Move | None:
         filled = [unit for unit in units if unit.contributes]
         if not filled:
-            return None
+            return self._flushed_alone()
         gradient, averaged = self._aggregate.gradient(len(filled)), self._aggregate.averaged(len(filled))
         if self._shop.spec.aggregate == "sum":
             return Move(gradient, _rates(filled))
@@ -318,5 +365,8 @@ def _contributing(units: Sequence[Accepted], held: dict[int, Held], streams: int
 
 def _rates(units: Sequence[Accepted]) -> tuple[float, ...]:
     """The mean of the units' learning rates, by parameter group."""
-    groups = zip(*(unit.commit.learning_rates for unit in units), strict=True)
-    return tuple(math.fsum(rates) / len(units) for rates in groups)
+    return _mean([unit.commit.learning_rates for unit in units])
+
+
+def _mean(rates: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(math.fsum(group) / len(rates) for group in zip(*rates, strict=True))

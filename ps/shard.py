@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ps.flushes import Flushes
 from ps.ledger import ElasticLedger, Ledger, Verdict
 from ps.optimizer import Optimizer
 from ps.publication import Backlog
@@ -27,6 +28,7 @@ from ps.records import (
     Close,
     Fence,
     Fenced,
+    Flush,
     Publish,
     Record,
     Retire,
@@ -35,6 +37,7 @@ from ps.records import (
 )
 from ps.settling import Held, Workshop, discipline
 from wire.codec.base import Blocks, DeltaCodec, PushCodec
+from wire.codec.chain import FLUSH
 from wire.codec.dense import unpack
 from wire.errors import BadUnit, ProtocolMismatch
 from wire.ids import UnitId
@@ -67,7 +70,9 @@ class Shard:
         self.accepted: dict[int, Accepted] = {}
         """What the coordinator may be told again, by unit number: of the open step; elastic: what is not counted."""
         self._retired: set[int] = set()
+        self._flushes = Flushes()
         self._begun = False
+        self._segment_over = False
 
     @property
     def ledger(self) -> Ledger | ElasticLedger:
@@ -97,7 +102,8 @@ class Shard:
     def backlog(self) -> Backlog:
         """What a publication would settle, and who waits for it."""
         units = len(self._discipline.pending())
-        return Backlog(units, self._discipline.lanes, self.clock > self.deltas.clock)
+        flushed = self._discipline.flushes > 0 and not self.deltas.between
+        return Backlog(units, self._discipline.lanes, self.clock > self.deltas.clock, flushed)
 
     @property
     def stream_planes(self) -> tuple[str, ...]:
@@ -118,6 +124,11 @@ class Shard:
     def max_frame_bytes(self) -> int:
         """Most bytes that a push to this shard can have."""
         return self._push.max_frame_bytes(self.trainable)
+
+    @property
+    def flush_bytes(self) -> int:
+        """Of the frame of a flush, to the byte."""
+        return FLUSH.max_frame_bytes(self.trainable)
 
     def planes(self) -> Mapping[str, Plane]:
         """Every plane that a checkpoint holds, by name."""
@@ -141,11 +152,18 @@ class Shard:
             return Verdict.FENCED
         return verdict
 
+    def judge_flush(self, incarnation: int, segment: int) -> Verdict:
+        """What to do with a flush; changes nothing. None is taken once a close has ended the segment."""
+        open_segment = None if self._segment_over else self.segment.number
+        verdict = self._flushes.judge(incarnation, segment, open_segment=open_segment)
+        fenced = verdict is Verdict.ADMIT and incarnation in self._retired
+        return Verdict.FENCED if fenced else verdict
+
     def apply(self, record: Record) -> Answer:
         """Change the state by one record.
 
         Returns:
-            Of an accept its verdict (ADMIT: it stands here now; anything else changed nothing), of
+            Of an accept or flush its verdict (ADMIT: it stands here now; anything else changed nothing), of
             a fence whether the unit stands here, of a close or publication the delta that it published
             (of a publication None where nothing was pending).
 
@@ -157,6 +175,8 @@ class Shard:
         match record:
             case Accept():
                 return self._accept(record)
+            case Flush():
+                return self._flush(record)
             case Fence():
                 return Fenced(record, self.ledger.fence(record.step, record.stream, record.attempt))
             case Close():
@@ -175,11 +195,7 @@ class Shard:
         verdict = self.judge(record.unit, record.attempt, record.incarnation)
         if verdict is not Verdict.ADMIT:
             return verdict
-        if len(record.commit.learning_rates) != len(self.spec.optimizer.groups):
-            raise ProtocolMismatch(
-                f"{record.unit}: the commit carries {len(record.commit.learning_rates)} learning rates, "
-                f"the optimizer has {len(self.spec.optimizer.groups)} parameter groups"
-            )
+        self._check_rates(str(record.unit), record.commit.learning_rates)
         version = self.deltas.version
         behind, factor = self._discipline.weigh(record, version)
         unit = Accepted(
@@ -197,6 +213,21 @@ class Shard:
         self._begun = True
         return verdict
 
+    def _flush(self, record: Flush) -> Verdict:
+        verdict = self.judge_flush(record.incarnation, record.segment)
+        if verdict is Verdict.ADMIT:
+            self._check_rates(f"flush of worker {record.incarnation}", record.learning_rates)
+            self._discipline.flush(record)
+            self._flushes.accept(record.incarnation, record.segment)
+        return verdict
+
+    def _check_rates(self, what: str, rates: Sequence[float]) -> None:
+        if len(rates) != len(self.spec.optimizer.groups):
+            raise ProtocolMismatch(
+                f"{what}: the commit carries {len(rates)} learning rates, "
+                f"the optimizer has {len(self.spec.optimizer.groups)} parameter groups"
+            )
+
     def _close(self, record: Close) -> Delta:
         if record.step < self.ledger.step:
             return self._closed(record.step)
@@ -212,13 +243,14 @@ class Shard:
         )
         self._discipline.trim(self.deltas, record.retain_from)
         self.ledger.close(record.step)
+        self._segment_over = record.pause or record.final
         if not self.segment.elastic:
             self.accepted.clear()
         return delta
 
     def _publish_pending(self) -> Delta | None:
         units = self._discipline.pending()
-        if not units:
+        if not units and not self.backlog.flushed:
             return None
         delta = self._settle(units, self.ledger.step, clock=self.clock, closes=False)
         self._discipline.trim(self.deltas, self.ledger.step)
@@ -267,6 +299,7 @@ class Shard:
             fences = self.ledger.fences
             self._discipline = discipline(self._workshop(record), record, fences, self.deltas.version)
         self.segment = record
+        self._segment_over = False
         self.accepted.clear()
 
     def _workshop(self, segment: Segment) -> Workshop:

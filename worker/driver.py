@@ -176,7 +176,7 @@ class Driver:
         self._listen()
         task = self._route.next()
         match task.kind:
-            case Kind.LOAD | Kind.DEPOSIT | Kind.RELEASE:
+            case Kind.LOAD | Kind.DEPOSIT | Kind.RELEASE | Kind.FLUSH:
                 self._manage(task)
             case Kind.REPLAY | Kind.COMPUTE:
                 self._prepare(task)
@@ -186,8 +186,11 @@ class Driver:
         return WAIT
 
     def _manage(self, task: Task) -> None:
-        self._segment.manage(task)
-        if task.kind is Kind.LOAD:
+        if isinstance(self._segment, ElasticSegment):
+            self._segment.flush(learning_rates(self._inner))
+        else:
+            self._segment.manage(task)
+        if task.kind in (Kind.LOAD, Kind.FLUSH):
             self._report_progress()
 
     def _prepare(self, task: Task) -> None:
@@ -247,7 +250,7 @@ class Driver:
             while not self._over() and not deadline.passed:
                 self._listen()
                 task = self._route.next()
-                if task.kind in (Kind.LOAD, Kind.DEPOSIT, Kind.RELEASE):
+                if task.kind in (Kind.LOAD, Kind.DEPOSIT, Kind.RELEASE, Kind.FLUSH):
                     self._manage(task)
                 else:
                     self._wait()
@@ -263,7 +266,7 @@ class Driver:
             self._futile = 1 if self._mailbox.accepted else self._futile + 1
             if self._futile > REJOINS:
                 raise error
-            if self._leaving or self._attached.asked_to_end():
+            if self._leaving or self._segment.leaves or self._attached.asked_to_end():
                 self.end = End(str(error), "")
                 return
             log.warning("%s; joining the run anew", error)

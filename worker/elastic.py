@@ -1,24 +1,28 @@
 """An elastic segment on this worker: units off leases, x̂ as new as it can be, codec state of its own.
 
 Buffers, scaler and the user's objects simply stay in the model. Whatever has arrived is applied
-before a unit begins; the versions that it then begins from travel with its pushes.
+before a unit begins; the versions that it then begins from travel with its pushes. A worker that leaves
+pushes what its lane holds back before it goes (worker/farewell.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from wire.clock import Clock, monotonic_clock
 from wire.codec.base import PushCodec
 from wire.ids import UnitId
 from wire.messages import Commit
 from worker.deltas import Delta
+from worker.farewell import Farewell
 from worker.lane import Lane
 from worker.leases import LeaseWork
 from worker.mailbox import Plan
 from worker.parameters import Parameters, Plane
 from worker.replica import Replica
 from worker.state import USER_STREAM, Extras
-from worker.streams import WAIT, Task
+from worker.streams import WAIT, Kind, Task
 from worker.transfer import Transfer
 
 UNITS_UNDER_WAY = 2
@@ -47,6 +51,7 @@ class ElasticSegment:
         extras: Extras,
         streams: int,
         held: Plane | None,
+        clock: Clock = monotonic_clock,
     ) -> None:
         self.number = number
         self._transfer = transfer
@@ -58,6 +63,8 @@ class ElasticSegment:
         self._lane = Lane(codec, parameters.gradient, replica.trainable, streams=streams)
         if held is not None and self._lane.held is not None:
             self._lane.held[:] = held
+        self._farewell = Farewell(number, lane=self._lane, transfer=transfer, clock=clock)
+        self.leaves = False
         self._before = b""
         self._shown: list[int] = []
         self._news = False
@@ -75,17 +82,22 @@ class ElasticSegment:
 
     @property
     def residual_norm(self) -> float:
-        """L2 norm of what the lane holds back for later pushes."""
-        return self._lane.held_norm
+        """L2 norm of what the lane holds back for later pushes, or has pushed last without an answer."""
+        return math.hypot(self._lane.held_norm, self._farewell.lost_norm)
 
     @property
     def held(self) -> Plane | None:
         """What the lane holds back, if its codec does."""
         return self._lane.held
 
+    def finish(self) -> float:
+        """The next segment begins: `held` is final from now on. L2 norm of what may be lost."""
+        self._farewell.wait()
+        return self._farewell.lost_norm
+
     def take(self, plan: Plan) -> None:
         """Follow a plan, and answer how far each lease has come; the first one with work has x̂ pulled."""
-        self.first = plan.first
+        self.first, self.leaves = plan.first, plan.leave
         self._work.take(plan.leases, plan.ahead)
         if not self._replica.held and (plan.leases or plan.first):
             self._first_pull()
@@ -103,20 +115,29 @@ class ElasticSegment:
         self._replica.catch_up()
         came_back = [self._lane.settle(delta) for delta in deltas]
         self.final = self.final or deltas[0].final
+        if deltas[0].pause or self.final:
+            self._farewell.end()
         self._news = self._news or any(came_back) or self.final
         self._work.reached(self._replica.clock)
 
     def next(self) -> Task:
         if self.final or self._transfer.mailbox.units_under_way >= UNITS_UNDER_WAY:
             return WAIT
-        return self._work.next()
+        task = self._work.next()
+        return Task(Kind.FLUSH) if task == WAIT and self._flush_due else task
+
+    @property
+    def _flush_due(self) -> bool:
+        idle = not self._work.open and not self._transfer.mailbox.units_under_way
+        return self.leaves and self._farewell.due(idle=idle)
 
     def following(self, task: Task) -> tuple[int, int]:
         """(step, stream) of the unit after the one at hand, unless a plan changes it."""
         return self._work.following(task)
 
-    def manage(self, task: Task) -> None:
-        raise AssertionError(f"{task.kind} in an elastic segment")
+    def flush(self, learning_rates: Sequence[float]) -> None:
+        """Do what is due of the last push (FLUSH). `learning_rates`: one a parameter group, as of the next unit."""
+        self._farewell.go_on(learning_rates)
 
     # --- units --------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class ExactSegment:
     """
 
     elastic = False
+    leaves = False
 
     def __init__(
         self,
@@ -94,6 +95,10 @@ class ExactSegment:
         for state in self._states.values():
             whole += state.planes[self._residual]
         return whole if self._inherited is None else whole + self._inherited
+
+    def finish(self) -> float:
+        """The next segment begins: what streams hold is known."""
+        return 0.0
 
     def take(self, plan: Plan) -> None:
         """Follow a plan; the first one with a stream has x̂ pulled."""
@@ -171,7 +176,7 @@ class ExactSegment:
         for shard, blocks in enumerate(self._replica.trainable):
             frame = b""
             if commit.contributes:
-                frame = self._codec.encode(self._parameters.gradient, state.planes, blocks)
+                frame = b"".join(self._codec.encode(self._parameters.gradient, state.planes, blocks))
             if task.kind is Kind.COMPUTE and (not task.send_to or shard in task.send_to):
                 base = self._replica.versions[shard]
                 self._transfer.begin_push(shard, unit, task.attempt, frame, commit, base=base)

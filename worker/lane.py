@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from wire.codec.base import Blocks, PushCodec
+from wire.codec.chain import FLUSH
 from worker.deltas import Delta
 from worker.parameters import Plane
 
@@ -31,6 +32,7 @@ class Lane:
         self._streams = streams
         self.planes = {name: np.zeros_like(like) for name in codec.state_planes}
         self._frames: dict[tuple[int, int], bytes] = {}
+        self._rest: dict[int, bytes] = {}
 
     @property
     def held(self) -> Plane | None:
@@ -40,7 +42,7 @@ class Lane:
 
     def encode(self, shard: int, unit: int, gradient: Plane) -> bytes:
         """The frame of unit number `unit` for one shard, kept until it is settled there."""
-        frame = self._codec.encode(gradient, self.planes, self._trainable[shard])
+        frame = b"".join(self._codec.encode(gradient, self.planes, self._trainable[shard], unit=unit))
         self._frames[shard, unit] = frame
         return frame
 
@@ -54,6 +56,27 @@ class Lane:
                 self._codec.give_back(frame, self.planes, blocks, share=1.0 - outcome.factor)
                 came_back = True
         return came_back
+
+    # --- the last push ------------------------------------------------------------------------------
+
+    @property
+    def holding(self) -> list[int]:
+        """The shards for which anything is held back."""
+        held = self.held
+        if held is None:
+            return []
+        return [shard for shard, blocks in enumerate(self._trainable) if held[blocks.rows].any()]
+
+    def rest(self, shard: int) -> bytes:
+        """Frame of all that is held back for one shard, dense; it is held until it is `flushed`."""
+        assert self.held is not None
+        self._rest[shard] = b"".join(FLUSH.encode(self.held, {}, self._trainable[shard]))
+        return self._rest[shard]
+
+    def flushed(self, shard: int) -> None:
+        """What `rest` told of a shard is in the model. What came back since is held still."""
+        assert self.held is not None
+        FLUSH.add(self._rest.pop(shard), self.held, self._trainable[shard], factor=-1.0)
 
     @property
     def unsettled(self) -> int:

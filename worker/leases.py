@@ -68,6 +68,11 @@ class LeaseWork:
         self.clock = max(self.clock, clock)
 
     @property
+    def open(self) -> bool:
+        """Whether it holds a unit that is not done, whether or not that may begin."""
+        return self._lowest() is not None
+
+    @property
     def holding(self) -> dict[int, int]:
         """Lease -> its first unit that was not begun."""
         return {number: held.next for number, held in self._held.items()}

@@ -97,7 +97,7 @@ class Line:
     def tell(self, report: coordinator_pb2.WorkerReport) -> None:
         """Queue a report."""
         match report.WhichOneof("report"):
-            case "uploaded" | "ready" | "leaving" as kind:
+            case "uploaded" | "ready" | "leaving" | "flushed" as kind:
                 self._lasting[kind] = report
             case "deposited":
                 self._lasting[f"deposited {report.deposited.stream}"] = report
@@ -145,4 +145,5 @@ def order_from_proto(order: coordinator_pb2.WorkerOrder) -> Plan | End:
         ),
         ahead=plan.ahead if plan.HasField("ahead") else None,
         first=plan.first,
+        leave=plan.leave,
     )

@@ -198,17 +198,29 @@ class ShardLink:
             frame_bytes=len(frame),
             base_version=base,
         )
-        last = shard_pb2.PushChunk(commit=commit_to_proto(commit))
-
-        async def chunks() -> AsyncIterator[shard_pb2.PushChunk]:
-            yield shard_pb2.PushChunk(header=header)
-            for start in range(0, len(frame), CHUNK_BYTES):
-                yield shard_pb2.PushChunk(data=frame[start : start + CHUNK_BYTES])
-            yield last
-
-        reply = await self._patiently(lambda: self._data.Push(chunks()))
+        reply = await self._patiently(lambda: self._data.Push(_chunks(header, frame, commit)))
         if reply.outcome == shard_pb2.PushReply.FENCED:  # whoever fenced it tells this worker what comes next
             log.warning("%s attempt %d was fenced on shard %d", unit, attempt, self.shard)
+        return bool(reply.outcome != shard_pb2.PushReply.FENCED)
+
+    async def flush(self, segment: int, frame: bytes, commit: Commit, *, limit_s: float) -> bool:
+        """Send what is held back for this shard, at most for `limit_s`; False: it is taken no more.
+
+        Raises: SparsyncError where there is no answer in time, or will be none.
+        """
+        header = shard_pb2.PushHeader(
+            flush=shard_pb2.Flush(timeline=self._timeline, segment=segment),
+            incarnation=self._incarnation,
+            plan=self._plan,
+            shard=self.shard,
+            frame_bytes=len(frame),
+        )
+        reply = await retrying(
+            lambda: self._data.Push(_chunks(header, frame, commit)),
+            deadline=Deadline(self._clock, limit_s),
+            backoff=Backoff(random.Random()),
+            peer=self.name,
+        )
         return bool(reply.outcome != shard_pb2.PushReply.FENCED)
 
     async def deposit(self, stream: int, step: int, attempt: int, planes: Mapping[str, bytes]) -> None:
@@ -247,6 +259,16 @@ class ShardLink:
             return dict(part for part in done if part is not None)
 
         return await self._patiently(call)
+
+
+async def _chunks(
+    header: shard_pb2.PushHeader, frame: bytes, commit: Commit
+) -> AsyncIterator[shard_pb2.PushChunk]:
+    """A push, message by message."""
+    yield shard_pb2.PushChunk(header=header)
+    for start in range(0, len(frame), CHUNK_BYTES):
+        yield shard_pb2.PushChunk(data=frame[start : start + CHUNK_BYTES])
+    yield shard_pb2.PushChunk(commit=commit_to_proto(commit))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from wire.ids import UnitId
 from worker.deltas import Delta, DeltaQueues
@@ -36,12 +37,21 @@ class Plan:
     ahead: int | None = None
     first: bool = False
     begins: int = 0
+    leave: bool = False
 
 
 @dataclass(frozen=True)
 class End:
     reason: str
     error: str
+
+
+class Flushed(Enum):
+    """What a shard did with the last push of a leaver."""
+
+    TAKEN = "it is in the model, or will be"
+    REFUSED = "the segment is over, or this worker was given up"
+    FAILED = "there was no answer in time"
 
 
 class Mailbox:
@@ -56,6 +66,7 @@ class Mailbox:
         self._following = 0
         self._under_way: Counter[UnitId] = Counter()
         self._answered = False
+        self._flushed: list[tuple[int, Flushed]] = []
         self.accepted = 0
 
     # --- from the network thread -------------------------------------------------------------
@@ -88,6 +99,12 @@ class Mailbox:
             self._under_way[unit] -= 1
             self._under_way += Counter()  # those at zero go
             self.accepted += accepted
+            self._answered = True
+            self._changed.notify_all()
+
+    def put_flushed(self, shard: int, answer: Flushed) -> None:
+        with self._changed:
+            self._flushed.append((shard, answer))
             self._answered = True
             self._changed.notify_all()
 
@@ -129,6 +146,17 @@ class Mailbox:
     def units_under_way(self) -> int:
         """Units with a push that is not acknowledged."""
         return len(self._under_way)
+
+    @property
+    def flush_answered(self) -> bool:
+        """Whether `take_flushed` has something to give."""
+        return bool(self._flushed)
+
+    def take_flushed(self) -> list[tuple[int, Flushed]]:
+        """(shard, its answer) to the last push, of those that have answered since the last call."""
+        with self._changed:
+            taken, self._flushed = self._flushed, []
+            return taken
 
     def wait(self, *, deltas: bool = True) -> None:
         """Wait a moment for anything new: a plan, an end, an answer, or (if asked) deltas that can be entered.

@@ -54,7 +54,7 @@ class Route:
         self._optimizer = specification.kind
         self._extras = extras
         self.origin = origin
-        _, pull = codecs_of(config, optimizer=self._optimizer)
+        _, pull = codecs_of(config, parameters.layout, optimizer=self._optimizer)
         self.replica = Replica(parameters.published, parameters.layout, transfer.placement, pull, transfer)
         self.segment = self._make(NOWHERE, elastic=False)
         self._reached = NOWHERE
@@ -115,6 +115,7 @@ class Route:
             self.replica.catch_up()
             self._parameters.refresh()
         self.origin = self.origin_now()
+        self.dropped_norm += self.segment.finish()
         held = self.segment.held
         self.segment = self._make(plan.segment, elastic=plan.elastic, held=held)
         if held is not None and self.segment.held is None:
@@ -127,7 +128,9 @@ class Route:
     def _make(
         self, number: int, *, elastic: bool, held: Plane | None = None
     ) -> ExactSegment | ElasticSegment:
-        codec, _ = codecs_of(self._config, optimizer=self._optimizer, elastic=elastic)
+        codec, _ = codecs_of(
+            self._config, self._parameters.layout, optimizer=self._optimizer, elastic=elastic
+        )
         shared: dict[str, Any] = {
             "transfer": self._transfer,
             "parameters": self._parameters,

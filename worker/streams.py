@@ -33,6 +33,7 @@ class Kind(Enum):
     RELEASE = "save it and carry the stream no more"
     REPLAY = "compute a unit without pushing it"
     COMPUTE = "compute a unit and push it"
+    FLUSH = "push what is held back, before leaving"
     WAIT = "wait for the next version or the next plan"
 
 

@@ -7,6 +7,7 @@ and the outcome arrives in the mailbox. Nothing is encoded twice.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import grpc
 
 from wire.clock import Clock, monotonic_clock
+from wire.errors import SparsyncError
 from wire.ids import UnitId
 from wire.layout import Layout
 from wire.messages import (
@@ -32,8 +34,9 @@ from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 from worker.deltas import Delta
 from worker.line import Line
 from worker.links import ShardLink, Snapshot
-from worker.mailbox import End, Mailbox, Plan
+from worker.mailbox import End, Flushed, Mailbox, Plan
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 EXTRA_BYTES = 1 << 28
 """Most bytes of a stream's state that is no plane."""
@@ -212,6 +215,21 @@ class Transfer:
 
         mailbox.expect_answer(unit)
         self._begin(push())
+
+    def begin_flush(self, shard: int, segment: int, frame: bytes, commit: Commit, *, limit_s: float) -> None:
+        """Send all that is held back for one shard, at most for `limit_s`."""
+        mailbox = self.mailbox
+
+        async def flush() -> None:
+            try:
+                taken = await self._links[shard].flush(segment, frame, commit, limit_s=limit_s)
+                answer = Flushed.TAKEN if taken else Flushed.REFUSED
+            except SparsyncError as error:
+                log.warning("what is held back for shard %d is lost: %s", shard, error)
+                answer = Flushed.FAILED
+            mailbox.put_flushed(shard, answer)
+
+        self._begin(flush())
 
     def begin_deposit(
         self, stream: int, step: int, attempt: int, planes: Sequence[Mapping[str, bytes]], *, released: bool

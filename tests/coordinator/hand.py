@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator import actions as a
 from ps.ledger import Verdict
-from tests.coordinator.ground import LAYOUT, Broken, Line
+from tests.coordinator import mass
+from tests.coordinator.ground import LAYOUT, Broken, Line, commit_of
 from wire.errors import SparsyncError
 from wire.ids import UnitId
 from worker.deltas import Delta, DeltaQueues
@@ -62,6 +63,7 @@ class Worker:
     Attributes:
         segment: at hand; `reached`: the one that the deltas have come to.
         begun: units of elastic segments that it began.
+        parted: it was let go after it flushed, and every shard had answered.
     """
 
     def __init__(self, world: World, name: str) -> None:
@@ -96,6 +98,9 @@ class Worker:
         self.first = self.final = self.occupied = False
         self.under_way: Counter[int] = Counter()
         self.begun: set[int] = set()
+        self.lane = mass.Lane(len(world.shards))
+        self.farewell, self.courier = mass.farewell(self, NOWHERE)
+        self.parted = self.leaves = False
         self.join()
 
     # --- coming and going
@@ -181,6 +186,7 @@ class Worker:
 
     def hear(self, order: a.Plan | a.End) -> None:
         if isinstance(order, a.End):
+            self.parted = order.reason.startswith("it asked to leave and owes")
             if order.error == "StaleIncarnation" and not self.leaving:
                 self.rejoin()
             else:
@@ -201,6 +207,11 @@ class Worker:
             self.enter(deltas)
         if self.elastic and not self.occupied and self.plan is None and not self.final:
             self.begin_unit()
+        idle = self.elastic and not self.occupied and not self.work.open and not +self.under_way
+        if self.leaves and self.farewell.due(idle=idle):
+            self.farewell.go_on((0.1,))
+            self.tell_progress()
+            self.obey()
 
     @property
     def open(self) -> bool:
@@ -213,6 +224,8 @@ class Worker:
             return
         if plan.segment > self.reached and self.held and self.step < plan.begins:
             return  # the end of the segment at hand is among the deltas to come
+        if plan.segment > self.segment and self.farewell.waiting:
+            return  # what the lane holds is not known
         self.plan = None
         if plan.segment > self.segment:
             self.begin_segment(plan)
@@ -231,6 +244,10 @@ class Worker:
         for stream in list(self.jobs):
             self.drop(stream)
         self.segment, self.elastic = plan.segment, plan.elastic
+        self.leaves = False
+        if not plan.elastic:
+            self.lane.drop()
+        self.farewell, self.courier = mass.farewell(self, plan.segment)
         self.work = LeaseWork(self.world.rules.units_per_step)
         if self.held:
             self.work.reached(self.clock)
@@ -248,6 +265,9 @@ class Worker:
                 raise Broken(f"{self.name} at {self.versions} is handed {delta}")
             self.versions[delta.shard] += 1
             self.clocks[delta.shard] = max(self.clocks[delta.shard], delta.clock)
+            for outcome in delta.outcomes:
+                number = outcome.unit.number(self.world.rules.units_per_step)
+                self.lane.settle(delta.shard, number, outcome.factor)
         head = deltas[0]
         if head.closes:
             self.step = max(self.step, head.step + 1)
@@ -256,6 +276,8 @@ class Worker:
             self.evaluate_at_the_end()
         for job in self.jobs.values():
             self.go_on(job)
+        if head.pause or self.final:
+            self.farewell.end()
         if head.pause:
             self.reached += 1
             state = self.world.state
@@ -288,6 +310,9 @@ class Worker:
 
     def take_leases(self, plan: a.Plan) -> None:
         self.first = plan.first
+        if plan.leave and not self.leaves:
+            self.leaves = True
+            self.world.after(0.5, self.look_again, self)
         orders = [
             Lease(o.lease, o.span.start, o.span.stop, o.span.stride, dict(o.partial)) for o in plan.leases
         ]
@@ -296,6 +321,15 @@ class Worker:
             self.pull(plan)
         else:
             self.answer(plan)
+
+    def look_again(self) -> None:
+        """Time alone may end the wait for outcomes."""
+        if self.leaves:
+            self.turn()
+            self.world.after(0.5, self.look_again, self)
+
+    def tell_progress(self, unit_s: float = 0.0) -> None:
+        self.up.send(a.Progressed(self.incarnation, unit_s, self.lane.held_norm))
 
     def answer(self, plan: a.Plan) -> None:
         self.up.send(a.Holding(self.incarnation, plan.number, tuple(self.work.holding.items())))
@@ -348,18 +382,21 @@ class Worker:
 
         unit = UnitId(1, task.step, task.stream)
         for index in chosen:
-            self.push(self.world.shards[index], unit, 0, base[index], answered)
-        self.up.send(a.Progressed(self.incarnation, seconds, 0.5))
+            frame = self.lane.encode(index, number) if commit_of(*unit[1:]).contributes else 0.0
+            self.push(self.world.shards[index], unit, 0, base[index], answered, frame)
+        self.tell_progress(seconds)
         self.turn()
 
-    def push(self, shard: Shard, unit: UnitId, attempt: int, base: int, then: Any) -> None:
+    def push(
+        self, shard: Shard, unit: UnitId, attempt: int, base: int, then: Any, frame: float = 0.0
+    ) -> None:
         """Send a unit's part, now and then twice: where the answer is lost the same bytes go again."""
         rnd, waiting = self.world.random, [True]
 
         def arrive() -> None:
             if not self.alive and rnd.random() < 0.5:
                 return  # it died in the middle of the push
-            verdict = shard.push(self, unit, attempt, base)
+            verdict = shard.push(self, unit, attempt, base, frame)
             self.world.after(self.world.delay(), lambda: answered(verdict), self)
 
         def answered(verdict: Verdict) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from tests.coordinator.world import World
 
 
+ROUNDING = 1e-9
+
+
 class Laws:
     """Raises Broken where one is violated."""
 
@@ -88,6 +91,8 @@ class Laws:
         match record:
             case r.Counted() | r.Closed():
                 self._all_stand(record)
+            case r.Lost():
+                self._check_lost(record)
             case r.Segment(number=number, step=step):
                 if state.low != step * self._streams or state.open_step != step or number == 0:
                     raise Broken(f"{record} begins while the state is at {state.low}, {state.open_step}")
@@ -162,6 +167,15 @@ class Laws:
             if any(number not in shard.accepts for shard in self._world.shards):
                 raise Broken(f"{worker.name} is let go, and its unit {number} does not stand everywhere")
 
+        if worker.lane.holding or worker.farewell.waiting:
+            raise Broken(f"{worker.name} is let go, and holds {worker.lane.held}")
+
+    def _check_lost(self, record: r.Lost) -> None:
+        """Of a worker that was let go nothing is lost, unless a shard did not answer it."""
+        worker = next(w for w in self._world.workers if w.incarnation == record.incarnation)
+        if worker.parted and not worker.courier.failed:
+            raise Broken(f"{worker.name} was let go, and {record}")
+
     def let_go(self, worker: Worker) -> None:
         """Some time after a worker asked to leave."""
         if worker.alive and self._present(worker) and not self._world.over:
@@ -193,9 +207,28 @@ class Laws:
                 raise Broken(f"shard {shard.index} settled {shard.settled} of {sorted(shard.accepts)}")
             if state.final and not (sorted(shard.settled) == sorted(shard.accepts) == list(whole)):
                 raise Broken(f"shard {shard.index} settled {shard.settled}, accepted {sorted(shard.accepts)}")
+        self._check_mass()
         self._check_accounts([n for n in whole if n not in state.owed])
         if state.final and world.checkpoints[-1:] != [state.open_step]:
             raise Broken(f"no checkpoint of the last step {state.open_step}: {world.checkpoints}")
+
+    def _check_mass(self) -> None:
+        """Nothing counts twice; all of a worker that was let go is in the model, and of one that stayed to the end."""
+        for worker in self._world.workers:
+            for shard in self._world.shards:
+                lane, index = worker.lane, shard.index
+                own = lane.produced[index] - lane.dropped[index]
+                applied = shard.applied[worker.incarnation]
+                told = (
+                    f"{worker.name} (#{worker.incarnation}): {own} on shard {index}, {applied} in the model"
+                )
+                if applied > own + ROUNDING:
+                    raise Broken(f"{told}, more than that")
+                whole = worker.parted and not worker.courier.failed
+                if self._world.state.final and whole and applied < own - ROUNDING:
+                    raise Broken(f"{told}, though it was let go")
+                if worker.alive and worker.final and abs(own - applied - lane.held[index]) > ROUNDING:
+                    raise Broken(f"{told}, {lane.held[index]} held")
 
     def _check_accounts(self, numbers: list[int]) -> None:
         totals = self._world.state.totals

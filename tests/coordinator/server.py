@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from coordinator import actions as a
+from ps.flushes import Flushes
 from ps.ledger import ArrivalLedger, ElasticLedger, Ledger, Verdict
 from ps.publication import Backlog, Publication
 from ps.publish import Delta, DeltaLog, Outcome
@@ -26,6 +28,7 @@ class Shard:
         held: accepted and not settled.
         bases: step -> version of x̂ whole.
         deposits: stream -> steps.
+        applied: mass in the model, by incarnation.
     """
 
     def __init__(self, world: World, index: int) -> None:
@@ -40,6 +43,11 @@ class Shard:
         self.settled: list[int] = []
         self.accepted: dict[int, a.UnitAccepted] = {}
         self.retired: set[int] = set()
+        self.flushes = Flushes()
+        self.applied: Counter[int] = Counter()
+        self.flushed: list[tuple[int, float]] = []
+        self._frames: dict[int, tuple[int, float]] = {}
+        self.over = False
         self.followers: list[tuple[Worker, Line]] = []
         self.up: Line | None = None
         self._begin(world.first_segment, {})
@@ -91,7 +99,12 @@ class Shard:
     def _follow_on(self, segment: a.BeginSegment) -> None:
         if segment == self.segment:
             return
-        if segment.number <= self.segment.number or not self.ledger.stands_at(segment.step):
+        if (
+            segment.number <= self.segment.number
+            or not self.ledger.stands_at(segment.step)
+            or self.flushed
+            or not self.over
+        ):
             raise Broken(
                 f"shard {self.index} is told {segment}, in {self.segment} at step {self.ledger.step}, "
                 f"unsettled {sorted(self.held)}"
@@ -103,6 +116,7 @@ class Shard:
             self.world.ledger if not segment.elastic else ArrivalLedger if segment.arrival else ElasticLedger
         )
         self.segment = segment
+        self.over = False
         self.ledger: Ledger | ElasticLedger = kind(1, self.streams, segment.step)
         self.ledger.fences.update(fences)
         self.held: dict[int, a.UnitAccepted] = {}
@@ -133,6 +147,7 @@ class Shard:
         )
         self._publish(delta)
         self.ledger.close(close.step)
+        self.over = close.pause or close.final
         if not self.segment.elastic:
             self.accepted.clear()
             self._trim(close)
@@ -172,6 +187,10 @@ class Shard:
         self.settled += numbers
         for number in numbers:
             del self.held[number]
+        settled = [self._frames.pop(number) for number in numbers if number in self._frames]
+        for incarnation, mass in [*settled, *self.flushed]:
+            self.applied[incarnation] += mass  # type: ignore[assignment]
+        self.flushed.clear()
         if isinstance(self.ledger, ElasticLedger):
             self.ledger.settle(numbers)
         for _, line in self.followers:
@@ -196,7 +215,8 @@ class Shard:
         """Decide about a publication, and carry it out a little later."""
         if not self.segment.arrival or self._publishing:
             return
-        backlog = Backlog(len(self.held), len(self._lanes), self.ledger.clock > self.deltas.clock)
+        flushed = bool(self.flushed) and not self.deltas.between
+        backlog = Backlog(len(self.held), len(self._lanes), self.ledger.clock > self.deltas.clock, flushed)
         decision = self._publication.decide(backlog, self.world.now)
         if decision.reason:
             self._publishing = True
@@ -208,7 +228,7 @@ class Shard:
         if segment != self.segment:
             return
         self._publishing = False
-        if self.held:
+        if self.held or (self.flushed and not self.deltas.between):
             outcomes = [Outcome(u.unit, u.factor) for u in self.held.values()]
             self._publish(
                 Delta(
@@ -226,17 +246,31 @@ class Shard:
 
     # --- workers
 
-    def push(self, worker: Worker, unit: UnitId, attempt: int, base: int) -> Verdict:
+    def flush(self, worker: Worker, segment: int, mass: float) -> Verdict:
+        open_segment = None if self.over else self.segment.number
+        verdict = self.flushes.judge(worker.incarnation, segment, open_segment=open_segment)
+        if verdict is not Verdict.ADMIT:
+            return verdict
+        if worker.incarnation in self.retired:
+            return Verdict.FENCED
+        if not self.segment.elastic:
+            raise Broken(f"{worker.name} flushes into exact segment {self.segment}")
+        self.flushes.accept(worker.incarnation, segment)
+        self.flushed.append((worker.incarnation, mass))
+        self._pace()
+        return verdict
+
+    def push(self, worker: Worker, unit: UnitId, attempt: int, base: int, frame: float) -> Verdict:
         verdict = self.ledger.judge(unit, attempt)
         if verdict is not Verdict.FOREIGN and worker.incarnation in self.retired:
             return Verdict.FENCED
         if verdict in (Verdict.EARLY, Verdict.FOREIGN):
             raise Broken(f"shard {self.index} calls {unit} of {worker.name} {verdict.name}: a torn step")
         if verdict is Verdict.ADMIT:
-            self._accept(worker, unit, attempt, base)
+            self._accept(worker, unit, attempt, base, frame)
         return verdict
 
-    def _accept(self, worker: Worker, unit: UnitId, attempt: int, base: int) -> None:
+    def _accept(self, worker: Worker, unit: UnitId, attempt: int, base: int, frame: float) -> None:
         number = unit.number(self.streams)
         self.world.laws.accepts(self, worker, number, attempt)
         behind, factor = 0, 1.0
@@ -261,6 +295,7 @@ class Shard:
             behind,
         )
         self.held[number] = self.accepted[number] = told
+        self._frames[number] = worker.incarnation, told.factor * frame
         self.tell(told)
         self._pace()
 

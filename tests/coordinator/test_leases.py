@@ -122,10 +122,10 @@ def test_an_answer_to_an_older_plan_gives_nothing_back() -> None:
     assert run.hold(3, asked, 8) != [] and run.held()[3] == [(0, 8, 4), (2, 10, 4)]
 
 
-def test_a_leaver_is_let_go_when_all_that_it_began_stands_everywhere() -> None:
+def test_a_leaver_is_let_go_when_all_that_it_began_stands_everywhere_and_it_flushed() -> None:
     run = Run(mode=SSP).begin()
     asked = run.plans(run.hear(a.WorkerLeaving(3, "SIGTERM")))[3]
-    run.hear(a.Holding(3, asked.number, ((1, 4), (3, 2))))
+    run.hear(a.Holding(3, asked.number, ((1, 4), (3, 2))), a.Flushed(3, 0, 0.0))
     assert not run.only(a.Tell, accepted(run, 0, shards=(0,)))
     (told,) = run.only(a.Tell, accepted(run, 0, shards=(1,)))
     assert told.incarnation == 3 and isinstance(told.order, a.End) and not told.order.error

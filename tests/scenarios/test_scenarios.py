@@ -162,6 +162,11 @@ class Stage:
         plan = int(options.pop("plan", self.plans[incarnation]))
         yield a.Holding(incarnation, plan, tuple((int(lease), int(n)) for lease, n in options.items()))
 
+    def _flushed(self, words: list[str]) -> Iterator[a.Event]:
+        options = dict(w.split("=") for w in words[1:])
+        norm = float(options.get("left", "0"))
+        yield a.Flushed(self.incarnations[words[0]], int(options.get("segment", "0")), norm)
+
     def _retired(self, words: list[str]) -> Iterator[a.Event]:
         options = dict(w.split("=") for w in words[1:])
         incarnation = (self.gone | self.incarnations)[words[0]]
@@ -205,7 +210,8 @@ class Stage:
         yield a.Announced(self.incarnations[words[0]], "evaluate")
 
     def _progress(self, words: list[str]) -> Iterator[a.Event]:
-        yield a.Progressed(self.incarnations[words[0]], 1.0)
+        options = dict(w.split("=") for w in words[1:])
+        yield a.Progressed(self.incarnations[words[0]], 1.0, float(options.get("held", "0")))
 
     def _attend(self, words: list[str]) -> Iterator[a.Event]:
         yield a.Attending(self.incarnations[words[0]])
@@ -233,7 +239,7 @@ class Stage:
         match action:
             case a.Tell(incarnation, a.Plan(elastic=True) as plan):
                 told = ", ".join(self._lease(order) for order in plan.leases)
-                yield f"plan {self._name(incarnation)} [{told}]"
+                yield f"plan {self._name(incarnation)} [{told}]" + " leave" * plan.leave
             case a.Tell(incarnation, a.Plan(assignments=assignments)):
                 told = ", ".join(self._assignment(s) for s in assignments)
                 yield f"plan {self._name(incarnation)} [{told}]"
@@ -251,6 +257,8 @@ class Stage:
                 yield f"begin segment {number} step={step}"
             case a.Answer(_, SparsyncError() as refusal):
                 yield f"refused {type(refusal).__name__}"
+            case a.Journal(r.Lost(incarnation, norm)):
+                yield f"lost {norm:g} of {self._name(incarnation)}"
             case a.Journal(r.Counted(low)):
                 yield f"count {low}"
             case a.Journal(r.Barred(step)):

@@ -74,7 +74,7 @@ class HeartbeatEnd(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("attending", "uploaded", "ready", "progress", "deposited", "evaluated", "scalars", "failed", "leaving", "announce", "holding")
+    __slots__ = ("attending", "uploaded", "ready", "progress", "deposited", "evaluated", "scalars", "failed", "leaving", "announce", "holding", "flushed")
     ATTENDING_FIELD_NUMBER: _ClassVar[int]
     UPLOADED_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,7 @@ class WorkerReport(_message.Message):
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCE_FIELD_NUMBER: _ClassVar[int]
     HOLDING_FIELD_NUMBER: _ClassVar[int]
+    FLUSHED_FIELD_NUMBER: _ClassVar[int]
     attending: Attending
     uploaded: Uploaded
     ready: Ready
@@ -97,7 +98,8 @@ class WorkerReport(_message.Message):
     leaving: Leaving
     announce: Announce
     holding: Holding
-    def __init__(self, attending: _Optional[_Union[Attending, _Mapping]] = ..., uploaded: _Optional[_Union[Uploaded, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., deposited: _Optional[_Union[Deposited, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ...) -> None: ...
+    flushed: Flushed
+    def __init__(self, attending: _Optional[_Union[Attending, _Mapping]] = ..., uploaded: _Optional[_Union[Uploaded, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., deposited: _Optional[_Union[Deposited, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., flushed: _Optional[_Union[Flushed, _Mapping]] = ...) -> None: ...
 
 class Attending(_message.Message):
     __slots__ = ("incarnation",)
@@ -222,6 +224,14 @@ class Leaving(_message.Message):
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
+class Flushed(_message.Message):
+    __slots__ = ("segment", "residual_norm")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_NORM_FIELD_NUMBER: _ClassVar[int]
+    segment: int
+    residual_norm: float
+    def __init__(self, segment: _Optional[int] = ..., residual_norm: _Optional[float] = ...) -> None: ...
+
 class Announce(_message.Message):
     __slots__ = ("activity",)
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
@@ -237,7 +247,7 @@ class WorkerOrder(_message.Message):
     def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("number", "assignments", "total_steps", "segment", "begins", "elastic", "leases", "ahead", "first")
+    __slots__ = ("number", "assignments", "total_steps", "segment", "begins", "elastic", "leases", "ahead", "first", "leave")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -247,6 +257,7 @@ class Plan(_message.Message):
     LEASES_FIELD_NUMBER: _ClassVar[int]
     AHEAD_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
     number: int
     assignments: _containers.RepeatedCompositeFieldContainer[Assignment]
     total_steps: int
@@ -256,7 +267,8 @@ class Plan(_message.Message):
     leases: _containers.RepeatedCompositeFieldContainer[Lease]
     ahead: int
     first: bool
-    def __init__(self, number: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., total_steps: _Optional[int] = ..., segment: _Optional[int] = ..., begins: _Optional[int] = ..., elastic: _Optional[bool] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., ahead: _Optional[int] = ..., first: _Optional[bool] = ...) -> None: ...
+    leave: bool
+    def __init__(self, number: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., total_steps: _Optional[int] = ..., segment: _Optional[int] = ..., begins: _Optional[int] = ..., elastic: _Optional[bool] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., ahead: _Optional[int] = ..., first: _Optional[bool] = ..., leave: _Optional[bool] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("number", "start", "stop", "stride", "partial")

@@ -243,8 +243,9 @@ class PushChunk(_message.Message):
     def __init__(self, header: _Optional[_Union[PushHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
 
 class PushHeader(_message.Message):
-    __slots__ = ("unit", "attempt", "incarnation", "plan", "shard", "frame_bytes", "base_version")
+    __slots__ = ("unit", "flush", "attempt", "incarnation", "plan", "shard", "frame_bytes", "base_version")
     UNIT_FIELD_NUMBER: _ClassVar[int]
+    FLUSH_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
@@ -252,13 +253,22 @@ class PushHeader(_message.Message):
     FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
     BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
     unit: _common_pb2.Unit
+    flush: Flush
     attempt: int
     incarnation: int
     plan: int
     shard: int
     frame_bytes: int
     base_version: int
-    def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., attempt: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan: _Optional[int] = ..., shard: _Optional[int] = ..., frame_bytes: _Optional[int] = ..., base_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., flush: _Optional[_Union[Flush, _Mapping]] = ..., attempt: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan: _Optional[int] = ..., shard: _Optional[int] = ..., frame_bytes: _Optional[int] = ..., base_version: _Optional[int] = ...) -> None: ...
+
+class Flush(_message.Message):
+    __slots__ = ("timeline", "segment")
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    timeline: int
+    segment: int
+    def __init__(self, timeline: _Optional[int] = ..., segment: _Optional[int] = ...) -> None: ...
 
 class Commit(_message.Message):
     __slots__ = ("empty_reason", "samples", "tokens", "loss", "norm_sq", "learning_rates")

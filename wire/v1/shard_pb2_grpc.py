@@ -106,7 +106,8 @@ class ShardServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Push(self, request_iterator, context):
-        """One unit's share for this shard. Key: (unit, attempt); a repeat is answered with the first answer.
+        """One unit's share for this shard. Key: (unit, attempt); a repeat is answered with the first answer. Or a flush, the last
+        push of a worker that leaves. Key: (incarnation, segment); a repeat is answered with the first answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
