@@ -21,6 +21,7 @@ from wire.clock import monotonic_clock
 from wire.codec import kernels
 from wire.config import Config
 from wire.errors import Unreachable
+from wire.memory import keep_freed_memory
 from wire.rpc.channel import reach
 from wire.rpc.identity import Security
 from wire.rpc.join import join
@@ -49,6 +50,7 @@ def run(
     Raises: SparsyncError, with the exit code that it knows.
     """
     log_to_stderr(name)
+    keep_freed_memory()
     kernels.warm()  # compiled or loaded before anybody waits for this server
     optimizer.warm()
     try:

@@ -21,6 +21,7 @@ import torch
 from wire.codec import kernels
 from wire.config import Config, environment
 from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, UsageError
+from wire.memory import keep_freed_memory
 from wire.rpc.channel import reach
 from wire.rpc.identity import Security
 from wire.rpc.join import join
@@ -219,6 +220,7 @@ def attach(
     """
     global _attachment
     chosen = choose_device(device)
+    keep_freed_memory()
     kernels.warm()  # compiled or loaded before the others wait for this worker
     reply = asyncio.run(_join(coordinator, name, chosen, security, join_timeout_s))
     config = Config.from_json(reply.config_json)
