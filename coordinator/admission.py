@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.desk import Desk
 from coordinator.records import Admitted
 from wire.errors import ModelMismatch, NameTaken, RunOver, SparsyncError, UsageError
 
 
-def admit(desk: Desk, event: a.Join) -> int | None:
+def admit(desk: Desk, event: e.Join) -> int | None:
     """Answer a process that asks to enter. Returns its incarnation, or None if it was refused."""
     try:
         _check(desk, event)
@@ -25,7 +26,7 @@ def admit(desk: Desk, event: a.Join) -> int | None:
     return incarnation
 
 
-def _check(desk: Desk, event: a.Join) -> None:
+def _check(desk: Desk, event: e.Join) -> None:
     """Raises: the refusal."""
     state = desk.state
     if state.ended is not None:
@@ -50,7 +51,7 @@ def _check_server(desk: Desk) -> None:
         )
 
 
-def _check_worker(desk: Desk, event: a.Join) -> None:
+def _check_worker(desk: Desk, event: e.Join) -> None:
     """Workers compute alike; those that are gone count once a step is closed."""
     state = desk.state
     past = [m for m in state.members.values() if m.role == "worker"] if state.last_close is not None else []

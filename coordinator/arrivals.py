@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from coordinator import actions as a
+from coordinator import events as e
 from coordinator.state import State
 from wire.messages import BAD_UNIT, Commit
 
@@ -46,7 +46,7 @@ class Arrivals:
         self._torn: int | None = None
         self._behind: dict[int, tuple[int, int]] = {}
 
-    def accept(self, event: a.UnitAccepted) -> None:
+    def accept(self, event: e.UnitAccepted) -> None:
         """A shard holds a unit; a repeat changes nothing."""
         number = event.unit.number(self._state.streams)
         if self._state.counted(number):

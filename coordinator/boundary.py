@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.desk import Desk
 from coordinator.records import Checkpointed
 
@@ -98,17 +99,17 @@ class Boundary:
         state = self._desk.state
         if state.stopping is not None or state.dataset is None or not state.dataset.evaluates:
             return True
-        have = {e.model for e in state.evaluations if e.step == state.open_step}
+        have = {told.model for told in state.evaluations if told.step == state.open_step}
         return have >= {"published", "x"} or not any(
             m.incarnation in self._witnesses for m in state.present("worker")
         )
 
-    def written(self, event: a.CheckpointWritten) -> None:
+    def written(self, event: e.CheckpointWritten) -> None:
         self._desk.decide(Checkpointed(event.step, event.path, event.params_digest, event.published_digest))
         self._desk.note("checkpoint", step=event.step, path=event.path)
         self.due, self._writing = None, False
 
-    def failed(self, event: a.CheckpointFailed) -> None:
+    def failed(self, event: e.CheckpointFailed) -> None:
         """A checkpoint in mid-run that fails is told and passed over."""
         self._desk.note("checkpoint_failed", step=event.step, error=event.message)
         self.due, self._writing = None, False

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from coordinator.admission import admit
 from coordinator.boundary import Boundary
@@ -31,14 +32,14 @@ from wire.errors import UsageError
 
 BEFORE_IT_BEGAN = a.End("it asked to leave before the run began", "")
 HEARD_AFTER_THE_END = (
-    a.Join
-    | a.Declare
-    | a.BeatsEnded
-    | a.Attending
-    | a.StopAsked
-    | a.SetAsked
-    | a.DrainAsked
-    | a.ShardAttached
+    e.Join
+    | e.Declare
+    | e.BeatsEnded
+    | e.Attending
+    | e.StopAsked
+    | e.SetAsked
+    | e.DrainAsked
+    | e.ShardAttached
 )
 
 
@@ -63,37 +64,39 @@ class Core:
         self.ending = Ending(self.desk, self.boundary, self.model)
         self.recoveries = 0
         self._handlers: dict[type, Callable[[Any, float], None]] = {
-            a.Join: self._join,
-            a.Declare: self._declare,
-            a.Beat: lambda e, now: self.liveness.beat(e.incarnation, now, line=e.line),
-            a.BeatsEnded: lambda e, now: self.liveness.close(e.incarnation, now, line=e.line),
-            a.Attending: self._attending,
-            a.Uploaded: self._uploaded,
-            a.Ready: self._ready,
-            a.Progressed: self._progressed,
-            a.Announced: lambda e, now: self.patience.announced(e.incarnation),
-            a.StreamDeposited: lambda e, now: self.work.deposited(e),
-            a.Holding: lambda e, now: self.work.holding(e),
-            a.Flushed: self._flushed,
-            a.LossEvaluated: self._evaluated,
-            a.WorkerFailed: self._failed,
-            a.WorkerLeaving: lambda e, now: self._leave(e.incarnation, e.reason),
-            a.ShardAttached: self._shard_attached,
-            a.ShardConfigured: lambda e, now: self.model.configured(e.shard),
-            a.ShardRestored: lambda e, now: self.model.restored(),
-            a.SegmentBegun: lambda e, now: self.segments.begun_on(e.shard, e.segment, now),
-            a.UnitAccepted: self._unit_accepted,
-            a.FenceAnswered: lambda e, now: self.work.fenced(e),
-            a.WorkerRetired: self._worker_retired,
-            a.StepSettled: lambda e, now: self.boundary.settle(e.shard, e.step + 1),
-            a.ShardRefused: lambda e, now: self.ending.end(f"server {e.shard} refuses: {e.message}", e.error),
-            a.ShardLost: lambda e, now: self.ending.end(e.reason, "ServerLost"),
-            a.CheckpointWritten: lambda e, now: self.ending.checkpoint_written(e),
-            a.CheckpointFailed: lambda e, now: self.ending.checkpoint_failed(e),
-            a.StopAsked: lambda e, now: self.ending.stop(e),
-            a.SetAsked: lambda e, now: self.segments.set(e),
-            a.DrainAsked: self._drain,
-            a.Tick: self._tick,
+            e.Join: self._join,
+            e.Declare: self._declare,
+            e.Beat: lambda event, now: self.liveness.beat(event.incarnation, now, line=event.line),
+            e.BeatsEnded: lambda event, now: self.liveness.close(event.incarnation, now, line=event.line),
+            e.Attending: self._attending,
+            e.Uploaded: self._uploaded,
+            e.Ready: self._ready,
+            e.Progressed: self._progressed,
+            e.Announced: lambda event, now: self.patience.announced(event.incarnation),
+            e.StreamDeposited: lambda event, now: self.work.deposited(event),
+            e.Holding: lambda event, now: self.work.holding(event),
+            e.Flushed: self._flushed,
+            e.LossEvaluated: self._evaluated,
+            e.WorkerFailed: self._failed,
+            e.WorkerLeaving: lambda event, now: self._leave(event.incarnation, event.reason),
+            e.ShardAttached: self._shard_attached,
+            e.ShardConfigured: lambda event, now: self.model.configured(event.shard),
+            e.ShardRestored: lambda event, now: self.model.restored(),
+            e.SegmentBegun: lambda event, now: self.segments.begun_on(event.shard, event.segment, now),
+            e.UnitAccepted: self._unit_accepted,
+            e.FenceAnswered: lambda event, now: self.work.fenced(event),
+            e.WorkerRetired: self._worker_retired,
+            e.StepSettled: lambda event, now: self.boundary.settle(event.shard, event.step + 1),
+            e.ShardRefused: lambda event, now: self.ending.end(
+                f"server {event.shard} refuses: {event.message}", event.error
+            ),
+            e.ShardLost: lambda event, now: self.ending.end(event.reason, "ServerLost"),
+            e.CheckpointWritten: lambda event, now: self.ending.checkpoint_written(event),
+            e.CheckpointFailed: lambda event, now: self.ending.checkpoint_failed(event),
+            e.StopAsked: lambda event, now: self.ending.stop(event),
+            e.SetAsked: lambda event, now: self.segments.set(event),
+            e.DrainAsked: self._drain,
+            e.Tick: self._tick,
         }
 
     @property
@@ -115,7 +118,7 @@ class Core:
     def state(self) -> State:
         return self.desk.state
 
-    def handle(self, event: a.Event, now: float) -> list[a.Action]:
+    def handle(self, event: e.Event, now: float) -> list[a.Action]:
         """What is to be done about `event` at monotonic second `now`, in this order."""
         self.desk.actions = []
         if self.state.ended is None or isinstance(event, HEARD_AFTER_THE_END):
@@ -138,7 +141,7 @@ class Core:
 
     # --- joining -------------------------------------------------------------------------
 
-    def _join(self, event: a.Join, now: float) -> None:
+    def _join(self, event: e.Join, now: float) -> None:
         incarnation = admit(self.desk, event)
         if incarnation is None:
             return
@@ -146,17 +149,17 @@ class Core:
             self.liveness.expect(incarnation, now)
         self.model.place()
 
-    def _declare(self, event: a.Declare, now: float) -> None:
+    def _declare(self, event: e.Declare, now: float) -> None:
         if self.model.declare(event):
             self.patience.heard(event.incarnation, now)
 
-    def _uploaded(self, event: a.Uploaded, now: float) -> None:
+    def _uploaded(self, event: e.Uploaded, now: float) -> None:
         self.patience.heard(event.incarnation, now)
         self.model.uploaded(event.incarnation)
 
     # --- shards --------------------------------------------------------------------------
 
-    def _shard_attached(self, event: a.ShardAttached, now: float) -> None:
+    def _shard_attached(self, event: e.ShardAttached, now: float) -> None:
         if self.state.ended is not None:
             self.desk.actions.append(a.Command(event.shard, a.FinishShard(self.state.ended.reason)))
             return
@@ -173,7 +176,7 @@ class Core:
         self.model.configured(event.shard)
         self._say_again(event, now)
 
-    def _say_again(self, event: a.ShardAttached, now: float) -> None:
+    def _say_again(self, event: e.ShardAttached, now: float) -> None:
         """What a shard may have missed while its line was broken, in the order in which it was decided."""
         last, segment = self.state.last_close, self.state.segment
         self.boundary.settle(event.shard, event.step)
@@ -185,18 +188,18 @@ class Core:
         self.segments.begun_on(event.shard, event.segment, now)
         self.work.again(event)
 
-    def _unit_accepted(self, event: a.UnitAccepted, now: float) -> None:
+    def _unit_accepted(self, event: e.UnitAccepted, now: float) -> None:
         self.work.accept(event)
         if problem := self.work.disagreement():
             self.ending.end(problem, "ModelMismatch")
 
-    def _worker_retired(self, event: a.WorkerRetired, now: float) -> None:
+    def _worker_retired(self, event: e.WorkerRetired, now: float) -> None:
         if self.retirements.answered(event.shard, event.incarnation):
             self.work.retired(event.incarnation)
 
     # --- workers at work -----------------------------------------------------------------
 
-    def _attending(self, event: a.Attending, now: float) -> None:
+    def _attending(self, event: e.Attending, now: float) -> None:
         self.desk.worker(event.incarnation)
         if self.state.ended is not None:
             self.desk.tell(event.incarnation, a.End(self.state.ended.reason, self.state.ended.error))
@@ -205,7 +208,7 @@ class Core:
         elif event.incarnation in self.crew.leaving:
             self.desk.tell(event.incarnation, BEFORE_IT_BEGAN)
 
-    def _ready(self, event: a.Ready, now: float) -> None:
+    def _ready(self, event: e.Ready, now: float) -> None:
         self.desk.worker(event.incarnation)
         self.patience.heard(event.incarnation, now)
         if self.state.dataset is None:
@@ -217,21 +220,21 @@ class Core:
             return
         self.segments.welcome(event.incarnation, now)
 
-    def _progressed(self, event: a.Progressed, now: float) -> None:
+    def _progressed(self, event: e.Progressed, now: float) -> None:
         self.desk.worker(event.incarnation)
         self.patience.progressed(event.incarnation, now, unit_s=event.unit_s)
         self.residuals.told(event)
         if event.unit_s > 0:
             self.crew.computed(self.desk.name_of(event.incarnation), event.unit_s, now)
 
-    def _flushed(self, event: a.Flushed, now: float) -> None:
+    def _flushed(self, event: e.Flushed, now: float) -> None:
         self.desk.worker(event.incarnation)
         self.residuals.flushed(event)
         self.work.flushed(event)
 
-    def _evaluated(self, event: a.LossEvaluated, now: float) -> None:
+    def _evaluated(self, event: e.LossEvaluated, now: float) -> None:
         self.patience.progressed(event.incarnation, now)
-        known = {(e.step, e.model) for e in self.state.evaluations}
+        known = {(told.step, told.model) for told in self.state.evaluations}
         if (event.step, event.model) not in known:
             self.desk.decide(r.Evaluated(event.step, event.model, event.loss))
             self.desk.note(
@@ -251,7 +254,7 @@ class Core:
         else:
             self.desk.tell(incarnation, BEFORE_IT_BEGAN)
 
-    def _drain(self, event: a.DrainAsked, now: float) -> None:
+    def _drain(self, event: e.DrainAsked, now: float) -> None:
         if self.state.ended is not None:
             self.desk.answer(event.key, error_of(self.state.ended))
             return
@@ -266,7 +269,7 @@ class Core:
         self._leave(named[0].incarnation, "an operator asked")
         self.desk.answer(event.key, a.Done(named[0].incarnation))
 
-    def _tick(self, event: a.Tick, now: float) -> None:
+    def _tick(self, event: e.Tick, now: float) -> None:
         if event.late_s:
             self.liveness.excuse(event.late_s, now)
             self.patience.excuse(event.late_s, now)
@@ -309,7 +312,7 @@ class Core:
             self.retirements.begin(incarnation)
             self.work.abandon(incarnation, f"{member.name} is gone: {reason}")
 
-    def _failed(self, event: a.WorkerFailed, now: float) -> None:
+    def _failed(self, event: e.WorkerFailed, now: float) -> None:
         name = self.desk.worker(event.incarnation).name
         self.desk.note("failed", name=name, error=event.error, message=event.message)
         if event.ends_run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coordinator import actions as a
+from coordinator import events as e
 from coordinator.desk import Desk
 from coordinator.records import Dataset
 
@@ -20,7 +20,7 @@ class Data:
         self._desk = desk
         self._resumed = resumed
 
-    def take(self, event: a.Ready) -> str:
+    def take(self, event: e.Ready) -> str:
         """Make the first ready worker's data the run's. Returns why no run can be made of them, or nothing."""
         if problem := self._problem(event):
             return problem
@@ -31,7 +31,7 @@ class Data:
         )
         return ""
 
-    def difference(self, event: a.Ready) -> str:
+    def difference(self, event: e.Ready) -> str:
         """How the data of a later worker differ from the run's, or nothing."""
         found, expected = self._dataset(event), self._desk.state.dataset
         assert expected is not None
@@ -42,7 +42,7 @@ class Data:
             f"{_told(found)}, expected {_told(expected)}; prepare the same data on every machine"
         )
 
-    def _dataset(self, event: a.Ready) -> Dataset:
+    def _dataset(self, event: e.Ready) -> Dataset:
         return Dataset(
             event.samples,
             event.digest,
@@ -53,7 +53,7 @@ class Data:
             self._total_steps(event),
         )
 
-    def _problem(self, event: a.Ready) -> str:
+    def _problem(self, event: e.Ready) -> str:
         first_step = self._desk.state.first_step
         if event.samples == 0 and event.batch_size > 0:
             return "the dataset is empty: found 0 samples, expected at least one"
@@ -77,7 +77,7 @@ class Data:
             )
         return ""
 
-    def _total_steps(self, event: a.Ready) -> int:
+    def _total_steps(self, event: e.Ready) -> int:
         rules = self._desk.rules
         if rules.epochs is None:
             assert rules.steps is not None

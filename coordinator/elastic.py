@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.arrivals import Arrivals, Sums
 from coordinator.boundary import Boundary, Kind, every
 from coordinator.crew import Crew
@@ -83,13 +84,13 @@ class Elastic:
     def retired(self, incarnation: int) -> None:
         self._leases.retired(incarnation)
 
-    def deposited(self, event: a.StreamDeposited) -> None:
+    def deposited(self, event: e.StreamDeposited) -> None:
         """No state is deposited here."""
 
-    def fenced(self, event: a.FenceAnswered) -> None:
+    def fenced(self, event: e.FenceAnswered) -> None:
         """Nothing is fenced but by retirement."""
 
-    def again(self, event: a.ShardAttached) -> None:
+    def again(self, event: e.ShardAttached) -> None:
         """What was accepted is told by the shard, retirements and closes are the core's."""
 
     def owing(self) -> set[int]:

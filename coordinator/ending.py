@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.boundary import Boundary
 from coordinator.desk import Desk
 from coordinator.model import Model
@@ -31,7 +32,7 @@ class Ending:
         self._desk.command_all(a.FinishShard(reason))
         self._desk.actions.append(a.Quit())
 
-    def stop(self, event: a.StopAsked) -> None:
+    def stop(self, event: e.StopAsked) -> None:
         """Somebody asks for the end: after a checkpoint of the next closed step, or at once where there can be none."""
         state = self._desk.state
         self._desk.answer(event.key, a.Stopped(state.open_step))
@@ -61,7 +62,7 @@ class Ending:
             return "asked to stop a second time, without a checkpoint of the open step"
         return ""
 
-    def checkpoint_written(self, event: a.CheckpointWritten) -> None:
+    def checkpoint_written(self, event: e.CheckpointWritten) -> None:
         """The last one ends the run."""
         self._boundary.written(event)
         stopping = self._desk.state.stopping
@@ -69,7 +70,7 @@ class Ending:
             reason, error = (stopping.reason, stopping.error) if stopping else ("all steps are done", "")
             self.end(reason, error)
 
-    def checkpoint_failed(self, event: a.CheckpointFailed) -> None:
+    def checkpoint_failed(self, event: e.CheckpointFailed) -> None:
         """The last one ends the run with an error."""
         self._boundary.failed(event)
         if self._desk.state.final:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.accounts import Accounts
 from coordinator.checkpoints import CheckpointLoader, CheckpointTaker
 from coordinator.core import Core
@@ -97,7 +98,7 @@ class Engine:
 
     # --- events in -----------------------------------------------------------------------
 
-    def hear(self, event: a.Event) -> None:
+    def hear(self, event: e.Event) -> None:
         """Hand `event` to the core and do what it decides.
 
         Raises: StaleIncarnation when the event came from a process that is not in the run.
@@ -110,7 +111,7 @@ class Engine:
         if self.finished.is_set() and not self._core.lingering():
             self._alone.set()
 
-    async def ask(self, make: Callable[[str], a.Event]) -> object:
+    async def ask(self, make: Callable[[str], e.Event]) -> object:
         """Hear the event that `make(key)` builds and wait for the answer under that key.
 
         Raises: the SparsyncError that the core answers with.
@@ -129,12 +130,12 @@ class Engine:
         account = self.accounts.of(incarnation)
         match report.WhichOneof("report"):
             case "uploaded":
-                self.hear(a.Uploaded(incarnation))
+                self.hear(e.Uploaded(incarnation))
             case "ready":
                 account.activity = "ready"
                 r = report.ready
                 self.hear(
-                    a.Ready(
+                    e.Ready(
                         incarnation,
                         r.samples,
                         r.data_digest,
@@ -147,20 +148,20 @@ class Engine:
             case "progress":
                 self.accounts.report(incarnation, report.progress, self.clock.now())
                 p = report.progress
-                self.hear(a.Progressed(incarnation, p.unit_s, p.residual_norm, p.dropped_norm))
+                self.hear(e.Progressed(incarnation, p.unit_s, p.residual_norm, p.dropped_norm))
             case "holding":
                 h = report.holding
                 leases = tuple((held.lease, held.next) for held in h.leases)
-                self.hear(a.Holding(incarnation, h.plan, leases))
+                self.hear(e.Holding(incarnation, h.plan, leases))
             case "flushed":
                 flushed = report.flushed
-                self.hear(a.Flushed(incarnation, flushed.segment, flushed.residual_norm))
+                self.hear(e.Flushed(incarnation, flushed.segment, flushed.residual_norm))
             case "deposited":
                 d = report.deposited
-                self.hear(a.StreamDeposited(incarnation, d.stream, d.step, d.released))
+                self.hear(e.StreamDeposited(incarnation, d.stream, d.step, d.released))
             case "evaluated":
-                e = report.evaluated
-                self.hear(a.LossEvaluated(incarnation, e.step, e.model, e.loss, e.seconds))
+                v = report.evaluated
+                self.hear(e.LossEvaluated(incarnation, v.step, v.model, v.loss, v.seconds))
             case "scalars":
                 values = dict(report.scalars.values)
                 self._events.write("scalars", {"step": report.scalars.step, **values})
@@ -168,12 +169,12 @@ class Engine:
                 self.board.write(report.scalars.step, drawn, self.clock.now())
             case "failed":
                 f = report.failed
-                self.hear(a.WorkerFailed(incarnation, f.error, f.message, f.ends_run))
+                self.hear(e.WorkerFailed(incarnation, f.error, f.message, f.ends_run))
             case "leaving":
-                self.hear(a.WorkerLeaving(incarnation, report.leaving.reason))
+                self.hear(e.WorkerLeaving(incarnation, report.leaving.reason))
             case "announce":
                 account.activity = report.announce.activity
-                self.hear(a.Announced(incarnation, report.announce.activity))
+                self.hear(e.Announced(incarnation, report.announce.activity))
 
     def attach(self, incarnation: int) -> Orders:
         """A worker's line is open; orders go into the queue from now on. An older line of it ends."""
@@ -181,7 +182,7 @@ class Engine:
         orders: Orders = asyncio.Queue()
         self._orders[incarnation] = orders
         try:
-            self.hear(a.Attending(incarnation))
+            self.hear(e.Attending(incarnation))
         except SparsyncError:
             self.detach(incarnation, orders)
             raise
@@ -256,15 +257,15 @@ class Engine:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the coordinator failed", exc_info=error)
-            self.hear(a.ShardRefused(0, "SparsyncError", f"internal error: {error!r}"))
+            self.hear(e.ShardRefused(0, "SparsyncError", f"internal error: {error!r}"))
 
     async def _restore(self) -> None:
         try:
             await CheckpointLoader(Path(self.state.checkpoint), self.state, self.lines).load()
         except SparsyncError as error:
-            self.hear(a.ShardRefused(0, type(error).__name__, str(error)))
+            self.hear(e.ShardRefused(0, type(error).__name__, str(error)))
             return
-        self.hear(a.ShardRestored())
+        self.hear(e.ShardRestored())
 
     async def _checkpoint(self, step: int) -> None:
         config_digest = hashlib.sha256(self.config.to_json().encode()).hexdigest()
@@ -273,10 +274,10 @@ class Engine:
             path, digests = await taker.take(config_digest=config_digest)
         except (SparsyncError, OSError) as error:
             log.error("the checkpoint of step %d failed: %s", step, error)
-            self.hear(a.CheckpointFailed(step, str(error)))
+            self.hear(e.CheckpointFailed(step, str(error)))
             return
         self.digests = digests
-        self.hear(a.CheckpointWritten(step, str(path), digests["x"], digests["published"]))
+        self.hear(e.CheckpointWritten(step, str(path), digests["x"], digests["published"]))
 
     async def tick(self) -> None:
         """Tell the core that time passes, until cancelled.
@@ -288,7 +289,7 @@ class Engine:
             due = self.clock.now() + TICK_S
             await asyncio.sleep(TICK_S)
             late_s = self.clock.now() - due
-            self.hear(a.Tick(late_s if late_s >= LATE_S else 0.0))
+            self.hear(e.Tick(late_s if late_s >= LATE_S else 0.0))
 
     async def farewell(self, limit_s: float) -> None:
         """Wait until every worker has closed its heartbeat stream after the end, at most `limit_s`."""

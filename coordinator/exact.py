@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator import actions as a
+from coordinator import events as e
 from coordinator.boundary import Boundary
 from coordinator.crew import Crew
 from coordinator.desk import Desk
@@ -47,13 +47,13 @@ class Exact:
     def retired(self, incarnation: int) -> None:
         """Attempts fence what a worker pushed."""
 
-    def holding(self, event: a.Holding) -> None:
+    def holding(self, event: e.Holding) -> None:
         """There are no leases."""
 
-    def flushed(self, event: a.Flushed) -> None:
+    def flushed(self, event: e.Flushed) -> None:
         """In the elastic segment that is over."""
 
-    def again(self, event: a.ShardAttached) -> None:
+    def again(self, event: e.ShardAttached) -> None:
         self.lanes.fence_again(event.shard)
 
     def owing(self) -> set[int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import units
 from coordinator.crew import Crew
 from coordinator.desk import Desk
@@ -102,7 +103,7 @@ class Lanes:
                 fence = a.FenceStream(fencing.step, stream, fencing.attempt)
                 self._desk.actions.append(a.Command(shard, fence))
 
-    def fenced(self, event: a.FenceAnswered) -> None:
+    def fenced(self, event: e.FenceAnswered) -> None:
         """A shard answered a fence; with the last answer the stream finds its next holder."""
         fencing = self._fencing.get(event.stream)
         if fencing is None or fencing.attempt != event.attempt:
@@ -125,7 +126,7 @@ class Lanes:
 
     # --- deposits ------------------------------------------------------------------------
 
-    def deposited(self, event: a.StreamDeposited) -> None:
+    def deposited(self, event: e.StreamDeposited) -> None:
         """A stream's state is on every shard; a released stream goes to its next holder."""
         state = self._desk.state
         lane = state.lanes[event.stream]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.arrivals import Arrivals
 from coordinator.crew import Crew
 from coordinator.desk import Desk
@@ -188,7 +189,7 @@ class Leases:
         """One beyond the largest unit that is begun or leased."""
         return max((lease.span.last + 1 for lease in self._desk.state.leases.values()), default=0)
 
-    def holding(self, event: a.Holding) -> None:
+    def holding(self, event: e.Holding) -> None:
         """A worker's answer: what it was asked to give back is vacant from the unit that it names on."""
         state, lowered = self._desk.state, False
         for number, following in event.leases:

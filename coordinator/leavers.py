@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.crew import Crew
 from coordinator.desk import Desk
 from coordinator.pace import pace_of
@@ -32,7 +33,7 @@ class Leavers:
         self._told: set[int] = set()
         self.flushing: set[int] = set()
 
-    def flushed(self, event: a.Flushed) -> None:
+    def flushed(self, event: e.Flushed) -> None:
         """A worker has pushed what it held back; of an older segment that says nothing."""
         if event.segment == self._desk.state.segment.number:
             self._flushed.add(event.incarnation)

@@ -7,6 +7,7 @@ worker is asked to upload its own, and the others wait until that is done.
 from __future__ import annotations
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from coordinator.desk import Desk, error_of
 from coordinator.placement import place
@@ -19,13 +20,13 @@ class Model:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._waiting: dict[str, a.Declare] = {}
+        self._waiting: dict[str, e.Declare] = {}
         self._uploader: int | None = None
         self._configured: set[int] = set()
 
     # --- declared ------------------------------------------------------------------------
 
-    def declare(self, event: a.Declare) -> bool:
+    def declare(self, event: e.Declare) -> bool:
         """A worker tells its model. Returns whether it is the run's; if not, the worker was told why."""
         state = self._desk.state
         try:
@@ -42,7 +43,7 @@ class Model:
         self._answer()
         return True
 
-    def _check(self, event: a.Declare) -> None:
+    def _check(self, event: e.Declare) -> None:
         """Raises: ModelMismatch, naming what differs."""
         state = self._desk.state
         assert state.layout is not None and state.optimizer is not None
@@ -71,7 +72,7 @@ class Model:
 
     def dismiss(self, incarnation: int, reason: str) -> None:
         """A worker is out of the run: it waits no more, and another one uploads."""
-        for key in [k for k, e in self._waiting.items() if e.incarnation == incarnation]:
+        for key in [k for k, told in self._waiting.items() if told.incarnation == incarnation]:
             del self._waiting[key]
             self._desk.answer(key, StaleIncarnation(f"given up: {reason}; join anew"))
         if self._uploader == incarnation and not self._desk.state.loaded:

@@ -5,7 +5,7 @@ Norms are only heard; a loss is a record, for it belongs to the run's accounts.
 
 from __future__ import annotations
 
-from coordinator import actions as a
+from coordinator import events as e
 from coordinator.desk import Desk
 from coordinator.records import Lost
 
@@ -18,14 +18,14 @@ class Residuals:
         self._held: dict[int, float] = {}
         self._dropped: dict[int, float] = {}
 
-    def told(self, event: a.Progressed) -> None:
+    def told(self, event: e.Progressed) -> None:
         """What a worker holds now; what it has dropped since it told last, with a segment, is lost."""
         before = self._dropped.get(event.incarnation, 0.0)
         self._held[event.incarnation] = event.residual_norm
         self._dropped[event.incarnation] = event.dropped_norm
         self._lose(event.incarnation, event.dropped_norm - before)
 
-    def flushed(self, event: a.Flushed) -> None:
+    def flushed(self, event: e.Flushed) -> None:
         """A leaver has pushed what it held, but for what no shard took."""
         self._held[event.incarnation] = event.residual_norm
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 
-from coordinator import actions as a
+from coordinator import events as e
 from coordinator.core import Core
 from coordinator.desk import Rules
 from coordinator.engine import Engine
@@ -101,7 +101,7 @@ async def _main(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(
-            number, lambda: engine.hear(a.StopAsked("", "the coordinator was asked to end"))
+            number, lambda: engine.hear(e.StopAsked("", "the coordinator was asked to end"))
         )
     ticking = asyncio.create_task(engine.tick())
     await serving.serving()

@@ -7,6 +7,7 @@ stands still there, the shards are told of the next segment, and work is dealt o
 from __future__ import annotations
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from coordinator.boundary import Boundary
 from coordinator.crew import Crew
@@ -104,7 +105,7 @@ class Segments:
             self.work = self._work()
             self.work.begin(now)
 
-    def set(self, event: a.SetAsked) -> None:
+    def set(self, event: e.SetAsked) -> None:
         """Another mode, from the next boundary on. What is asked last before a boundary counts."""
         state, wanted = self._desk.state, event.wanted
         if state.ended is not None or state.final:

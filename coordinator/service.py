@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.engine import Engine
 from coordinator.records import switching_to
 from coordinator.report import status
@@ -39,7 +40,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         if request.role not in ("worker", "ps"):
             raise ProtocolMismatch(f"role {request.role!r} joins no run; expected worker or ps")
         joined = await self._engine.ask(
-            lambda key: a.Join(
+            lambda key: e.Join(
                 key,
                 request.role,
                 request.name,
@@ -64,7 +65,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         self, request: coordinator_pb2.DeclareRequest, context: Context
     ) -> coordinator_pb2.DeclareReply:
         declared = await self._engine.ask(
-            lambda key: a.Declare(
+            lambda key: e.Declare(
                 key,
                 request.incarnation,
                 layout_from_proto(request.parameters),
@@ -83,9 +84,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         try:
             async for beat in request_iterator:
                 incarnation = beat.incarnation
-                self._engine.hear(a.Beat(incarnation, line))
+                self._engine.hear(e.Beat(incarnation, line))
         finally:
-            self._engine.hear(a.BeatsEnded(incarnation, line))
+            self._engine.hear(e.BeatsEnded(incarnation, line))
         return coordinator_pb2.HeartbeatEnd()
 
     async def Attend(
@@ -129,14 +130,14 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
 
     async def Stop(self, request: coordinator_pb2.StopRequest, context: Context) -> coordinator_pb2.StopReply:
         reason = request.reason or "an operator asked"
-        stopped = await self._engine.ask(lambda key: a.StopAsked(key, reason))
+        stopped = await self._engine.ask(lambda key: e.StopAsked(key, reason))
         assert isinstance(stopped, a.Stopped)
         return coordinator_pb2.StopReply(at_step=stopped.at_step)
 
     async def Set(self, request: coordinator_pb2.SetRequest, context: Context) -> coordinator_pb2.SetReply:
         engine = self._engine
         before, after = engine.config, amend(engine.config, dict(request.settings))
-        await engine.ask(lambda key: a.SetAsked(key, switching_to(after)))
+        await engine.ask(lambda key: e.SetAsked(key, switching_to(after)))
         engine.config = after
         old, new = before.sync.model_dump(), after.sync.model_dump()
         changed = [f"sync.{key}={toml_value(new[key])}" for key in new if new[key] != old[key]]
@@ -145,6 +146,6 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Drain(
         self, request: coordinator_pb2.DrainRequest, context: Context
     ) -> coordinator_pb2.DrainReply:
-        drained = await self._engine.ask(lambda key: a.DrainAsked(key, request.name))
+        drained = await self._engine.ask(lambda key: e.DrainAsked(key, request.name))
         assert isinstance(drained, a.Done)
         return coordinator_pb2.DrainReply(incarnation=drained.incarnation)

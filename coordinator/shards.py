@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.desk import begin_of
 from coordinator.state import State
 from wire.clock import Clock, Deadline
@@ -51,7 +52,7 @@ class ShardLine:
         state: State,
         *,
         security: Security,
-        hear: Callable[[a.Event], None],
+        hear: Callable[[e.Event], None],
         seq: Callable[[], int],
         clock: Clock,
     ) -> None:
@@ -137,7 +138,7 @@ class ShardLine:
                 reason = str(failure)
                 broken = broken or Deadline(self._clock, LOST_AFTER_S)
                 if not failure.retry or broken.passed:
-                    self._hear(a.ShardLost(self.shard, reason))
+                    self._hear(e.ShardLost(self.shard, reason))
                     return
             log.warning("server %d at %s: %s; opening the line again", self.shard, self._address, reason)
             await asyncio.sleep(backoff.next())
@@ -160,33 +161,33 @@ class ShardLine:
                 state = event.state
                 self.version = state.version
                 self._hear(
-                    a.ShardAttached(
+                    e.ShardAttached(
                         self.shard, state.incarnation, state.configured, state.step, state.segment
                     )
                 )
                 for accepted in state.accepted:
                     self._hear(self._accepted(accepted))
             case "configured":
-                self._hear(a.ShardConfigured(self.shard))
+                self._hear(e.ShardConfigured(self.shard))
             case "accepted":
                 self._hear(self._accepted(event.accepted))
             case "fenced":
                 f = event.fenced
-                self._hear(a.FenceAnswered(self.shard, f.step, f.stream, f.attempt, f.accepted))
+                self._hear(e.FenceAnswered(self.shard, f.step, f.stream, f.attempt, f.accepted))
             case "settled":
                 self.version, self.delta_bytes = event.settled.version, event.settled.delta_bytes
-                self._hear(a.StepSettled(self.shard, event.settled.step))
+                self._hear(e.StepSettled(self.shard, event.settled.step))
             case "retired":
-                self._hear(a.WorkerRetired(self.shard, event.retired.incarnation))
+                self._hear(e.WorkerRetired(self.shard, event.retired.incarnation))
             case "began":
-                self._hear(a.SegmentBegun(self.shard, event.began.segment))
+                self._hear(e.SegmentBegun(self.shard, event.began.segment))
             case "published":
                 self.version, self.delta_bytes = event.published.version, event.published.delta_bytes
             case "refused":
-                self._hear(a.ShardRefused(self.shard, event.refused.error, event.refused.message))
+                self._hear(e.ShardRefused(self.shard, event.refused.error, event.refused.message))
 
-    def _accepted(self, accepted: shard_pb2.Accepted) -> a.UnitAccepted:
-        return a.UnitAccepted(
+    def _accepted(self, accepted: shard_pb2.Accepted) -> e.UnitAccepted:
+        return e.UnitAccepted(
             self.shard,
             unit_from_proto(accepted.unit),
             accepted.attempt,

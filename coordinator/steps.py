@@ -7,7 +7,7 @@ of the open step's boundary is being written.
 
 from __future__ import annotations
 
-from coordinator import actions as a
+from coordinator import events as e
 from coordinator.boundary import Boundary, every
 from coordinator.desk import Desk
 from coordinator.pace import Pace, Standing
@@ -27,7 +27,7 @@ class Steps:
         self._torn: int | None = None
         self.waits_for = ""
 
-    def accept(self, event: a.UnitAccepted) -> None:
+    def accept(self, event: e.UnitAccepted) -> None:
         """A shard holds a unit."""
         if event.unit.step != self._desk.state.open_step:
             return

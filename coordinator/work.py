@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.crew import Crew
 from coordinator.desk import Desk
 from coordinator.pace import pace_of
@@ -56,15 +57,15 @@ class Work(Protocol):
         """Mean steps that the worker's units so far were stale; None before the first."""
         ...
 
-    def accept(self, event: a.UnitAccepted) -> None:
+    def accept(self, event: e.UnitAccepted) -> None:
         """A shard holds a unit."""
         ...
 
-    def deposited(self, event: a.StreamDeposited) -> None:
+    def deposited(self, event: e.StreamDeposited) -> None:
         """A stream's state is on every shard."""
         ...
 
-    def fenced(self, event: a.FenceAnswered) -> None:
+    def fenced(self, event: e.FenceAnswered) -> None:
         """A shard answers a fence."""
         ...
 
@@ -72,15 +73,15 @@ class Work(Protocol):
         """Every shard refuses this worker now, and has told all that it took from it."""
         ...
 
-    def holding(self, event: a.Holding) -> None:
+    def holding(self, event: e.Holding) -> None:
         """A worker answers a plan: how far its leases have come."""
         ...
 
-    def flushed(self, event: a.Flushed) -> None:
+    def flushed(self, event: e.Flushed) -> None:
         """A worker that leaves has pushed what it held back."""
         ...
 
-    def again(self, event: a.ShardAttached) -> None:
+    def again(self, event: e.ShardAttached) -> None:
         """The line to a shard was broken: say again what it may have missed."""
         ...
 
@@ -136,25 +137,25 @@ class Standstill:
     def staleness(self, incarnation: int) -> float | None:
         return None
 
-    def accept(self, event: a.UnitAccepted) -> None:
+    def accept(self, event: e.UnitAccepted) -> None:
         """Told again, of the segment that is over: all that is counted."""
 
-    def deposited(self, event: a.StreamDeposited) -> None:
+    def deposited(self, event: e.StreamDeposited) -> None:
         """Streams begin anew."""
 
-    def fenced(self, event: a.FenceAnswered) -> None:
+    def fenced(self, event: e.FenceAnswered) -> None:
         """Attempts begin anew."""
 
     def retired(self, incarnation: int) -> None:
         """It holds nothing."""
 
-    def holding(self, event: a.Holding) -> None:
+    def holding(self, event: e.Holding) -> None:
         """Of leases that are settled."""
 
-    def flushed(self, event: a.Flushed) -> None:
+    def flushed(self, event: e.Flushed) -> None:
         """In the segment that is over."""
 
-    def again(self, event: a.ShardAttached) -> None:
+    def again(self, event: e.ShardAttached) -> None:
         """The core tells the segment again."""
 
     def owing(self) -> set[int]:

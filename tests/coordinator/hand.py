@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from coordinator import actions as a
+from coordinator import events as e
 from ps.ledger import Verdict
 from tests.coordinator import mass
 from tests.coordinator.ground import LAYOUT, Broken, Line, commit_of
@@ -72,7 +73,7 @@ class Worker:
         self.alive = True
         self.paused_until = 0.0
         self.slowness = world.random.choice([1.0, 1.0, 1.0, 4.0])
-        self.reports: list[a.Event] = []
+        self.reports: list[e.Event] = []
         self.up = Line(world, world.hear)
         self.down = Line(world, self.hear, self)
         self.beats = Line(world, world.hear)
@@ -108,7 +109,7 @@ class Worker:
     def join(self) -> None:
         world = self.world
         key = world.key(self, self.joined)
-        self.up.send(a.Join(key, "worker", self.name, "", "cpu", world.serial(), "host"))
+        self.up.send(e.Join(key, "worker", self.name, "", "cpu", world.serial(), "host"))
 
     def joined(self, value: Any) -> None:
         if isinstance(value, SparsyncError):
@@ -116,16 +117,16 @@ class Worker:
             return
         self.incarnation = value.incarnation
         self.beat()
-        self.up.send(a.Attending(self.incarnation))
+        self.up.send(e.Attending(self.incarnation))
         self.declare()
 
     def declare(self) -> None:
         self.up.send(
-            a.Declare(self.world.key(self, self.declared), self.incarnation, LAYOUT, self.world.spec)
+            e.Declare(self.world.key(self, self.declared), self.incarnation, LAYOUT, self.world.spec)
         )
 
     def beat(self) -> None:
-        self.beats.send(a.Beat(self.incarnation))
+        self.beats.send(e.Beat(self.incarnation))
         self.world.after(1.0, self.beat, self)
 
     def declared(self, value: Any) -> None:
@@ -140,28 +141,28 @@ class Worker:
             self.become_ready()
 
     def uploaded(self) -> None:
-        self.report(a.Uploaded(self.incarnation))
+        self.report(e.Uploaded(self.incarnation))
         self.become_ready()
 
     def become_ready(self) -> None:
         self.ready = True
-        self.report(a.Ready(self.incarnation, 100, "d", 2, 1, True, 0))
+        self.report(e.Ready(self.incarnation, 100, "d", 2, 1, True, 0))
 
-    def report(self, event: a.Event) -> None:
+    def report(self, event: e.Event) -> None:
         """Tell what must not be lost with a line."""
         self.reports.append(event)
         self.up.send(event)
 
     def leave(self) -> None:
         self.leaving = True
-        self.report(a.WorkerLeaving(self.incarnation, "SIGTERM"))
+        self.report(e.WorkerLeaving(self.incarnation, "SIGTERM"))
 
     def reopen(self) -> None:
         """The line to the coordinator broke: what was under way is lost, what must last is told again."""
         self.up.cut()
         self.down.cut()
         self.up, self.down = Line(self.world, self.world.hear), Line(self.world, self.hear, self)
-        self.up.send(a.Attending(self.incarnation))
+        self.up.send(e.Attending(self.incarnation))
         for event in self.reports:
             self.up.send(event)
         if not self.ready:
@@ -175,7 +176,7 @@ class Worker:
         for shard in self.world.shards:
             shard.followers = [f for f in shard.followers if f[0] is not self]
         if not silent and self.incarnation:
-            self.world.after(self.world.delay(), lambda: self.world.hear(a.BeatsEnded(self.incarnation)))
+            self.world.after(self.world.delay(), lambda: self.world.hear(e.BeatsEnded(self.incarnation)))
 
     def rejoin(self) -> None:
         """The process goes on as a new incarnation; what the old one has under way may still arrive."""
@@ -329,10 +330,10 @@ class Worker:
             self.world.after(0.5, self.look_again, self)
 
     def tell_progress(self, unit_s: float = 0.0) -> None:
-        self.up.send(a.Progressed(self.incarnation, unit_s, self.lane.held_norm))
+        self.up.send(e.Progressed(self.incarnation, unit_s, self.lane.held_norm))
 
     def answer(self, plan: a.Plan) -> None:
-        self.up.send(a.Holding(self.incarnation, plan.number, tuple(self.work.holding.items())))
+        self.up.send(e.Holding(self.incarnation, plan.number, tuple(self.work.holding.items())))
         self.evaluate_at_the_end()
 
     def pull(self, plan: a.Plan) -> None:
@@ -413,7 +414,7 @@ class Worker:
     def evaluate(self, step: int) -> None:
         self.evaluated = True
         for model in ("published", "x"):
-            self.report(a.LossEvaluated(self.incarnation, step, model, 2.5, 0.1))
+            self.report(e.LossEvaluated(self.incarnation, step, model, 2.5, 0.1))
 
     # --- an exact segment
 
@@ -508,7 +509,7 @@ class Worker:
                 return
             job.blocked = False
             job.depositing, job.deposited, job.released = None, at, release
-            self.report(a.StreamDeposited(self.incarnation, job.stream, at, release))
+            self.report(e.StreamDeposited(self.incarnation, job.stream, at, release))
             self.go_on(job)
 
         for shard in self.world.shards:
@@ -537,5 +538,5 @@ class Worker:
     def finish(self, job: Job) -> None:
         job.busy = False
         job.at += 1
-        self.up.send(a.Progressed(self.incarnation, 0.3))
+        self.up.send(e.Progressed(self.incarnation, 0.3))
         self.go_on(job)

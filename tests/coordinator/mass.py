@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import hypot
 from typing import TYPE_CHECKING, Any
 
-from coordinator import actions as a
+from coordinator import events as e
 from ps.ledger import Verdict
 from worker.farewell import Farewell
 from worker.mailbox import End, Flushed
@@ -88,7 +88,7 @@ class Courier:
         return self._worker.world.now
 
     def report(self, *, flushed: dict[str, Any]) -> None:
-        told = a.Flushed(self._worker.incarnation, flushed["segment"], flushed["residual_norm"])
+        told = e.Flushed(self._worker.incarnation, flushed["segment"], flushed["residual_norm"])
         self._worker.report(told)
 
     @property

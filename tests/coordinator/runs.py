@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from coordinator.core import Core
 from tests.coordinator.ground import EXACT, LAYOUT, SPEC, began, rules
@@ -25,9 +26,9 @@ class Run:
         state = began(streams, first_step=first_step, checkpoint=checkpoint, mode=mode)
         self.core = Core(rules(**changes), state)
         for shard in range(2):
-            self.hear(a.Join(f"ps{shard}", "ps", f"ps{shard}", f"h:{shard}", "", 0, "h"))
+            self.hear(e.Join(f"ps{shard}", "ps", f"ps{shard}", f"h:{shard}", "", 0, "h"))
 
-    def hear(self, *events: a.Event) -> list[a.Action]:
+    def hear(self, *events: e.Event) -> list[a.Action]:
         return [action for event in events for action in self.core.handle(event, self.now)]
 
     def only(self, kind: type[A], actions: list[a.Action]) -> list[A]:
@@ -38,31 +39,31 @@ class Run:
         return answer.value
 
     def join(self, name: str, *, fingerprint: str = "cpu") -> Any:
-        return self.answer(self.hear(a.Join(name, "worker", name, "", fingerprint, 1, "h")))
+        return self.answer(self.hear(e.Join(name, "worker", name, "", fingerprint, 1, "h")))
 
     def declare(
         self, incarnation: int, *, key: str = "", layout: Any = LAYOUT, spec: Any = SPEC
     ) -> list[a.Action]:
-        return self.hear(a.Declare(key or f"d{incarnation}", incarnation, layout, spec))
+        return self.hear(e.Declare(key or f"d{incarnation}", incarnation, layout, spec))
 
     def configure(self) -> list[a.Action]:
         return self.hear(
-            *(a.ShardAttached(s, s + 1, False, self.core.state.first_step) for s in range(2)),
-            *(a.ShardConfigured(s) for s in range(2)),
+            *(e.ShardAttached(s, s + 1, False, self.core.state.first_step) for s in range(2)),
+            *(e.ShardConfigured(s) for s in range(2)),
         )
 
     def ready(self, incarnation: int, **changes: Any) -> list[a.Action]:
         fields = {"samples": 100, "digest": "d", "batch_size": 2, "accumulate": 1, "evaluates": True}
-        return self.hear(a.Ready(incarnation, **(fields | {"evaluate_every": 0} | changes)))
+        return self.hear(e.Ready(incarnation, **(fields | {"evaluate_every": 0} | changes)))
 
     def begin(self, workers: int = 2) -> Run:
         """Workers 3 … at work on step 0."""
         for i in range(workers):
             self.declare(self.join(f"w{i}").incarnation)
         self.configure()
-        self.hear(a.Uploaded(3))
+        self.hear(e.Uploaded(3))
         for i in range(workers):
-            self.hear(a.Beat(3 + i))
+            self.hear(e.Beat(3 + i))
             self.ready(3 + i)
         return self
 
@@ -72,11 +73,11 @@ class Run:
         fields = {"empty_reason": "", "samples": 8, "tokens": 64, "loss": 2.0, "norm_sq": 1.0}
         told = Commit(**(fields | {"learning_rates": (0.1,)} | commit))
         return self.hear(
-            *(a.UnitAccepted(shard, UnitId(1, step, s), 0, 3, told) for s in streams for shard in shards)
+            *(e.UnitAccepted(shard, UnitId(1, step, s), 0, 3, told) for s in streams for shard in shards)
         )
 
     def settle(self, step: int) -> list[a.Action]:
-        return self.hear(*(a.StepSettled(shard, step) for shard in range(2)))
+        return self.hear(*(e.StepSettled(shard, step) for shard in range(2)))
 
     def plans(self, actions: list[a.Action]) -> dict[int, a.Plan]:
         """The last plan of each worker that is told one."""
@@ -89,7 +90,7 @@ class Run:
             (o.lease, o.span.start if following is None else o.span.first_from(following))
             for o in plan.leases
         ]
-        return self.hear(a.Holding(incarnation, plan.number, tuple(begun)))
+        return self.hear(e.Holding(incarnation, plan.number, tuple(begun)))
 
     def held(self) -> dict[int, list[tuple[int, int, int]]]:
         """Worker -> the spans (start, stop, stride) that it holds."""

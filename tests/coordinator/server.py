@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from coordinator import actions as a
+from coordinator import events as e
 from ps.flushes import Flushes
 from ps.ledger import ArrivalLedger, ElasticLedger, Ledger, Verdict
 from ps.publication import Backlog, Publication
@@ -41,7 +42,7 @@ class Shard:
         self.deposits: dict[int, set[int]] = {s: set() for s in range(self.streams)}
         self.accepts: dict[int, int] = {}
         self.settled: list[int] = []
-        self.accepted: dict[int, a.UnitAccepted] = {}
+        self.accepted: dict[int, e.UnitAccepted] = {}
         self.retired: set[int] = set()
         self.flushes = Flushes()
         self.applied: Counter[int] = Counter()
@@ -54,13 +55,13 @@ class Shard:
 
     # --- the coordinator's line
 
-    def tell(self, event: a.Event) -> None:
+    def tell(self, event: e.Event) -> None:
         if self.up is not None:
             self.up.send(event)
 
     def attach(self, low: int) -> None:
         self.tell(
-            a.ShardAttached(
+            e.ShardAttached(
                 self.index, self.incarnation, self.configured, self.ledger.step, self.segment.number
             )
         )
@@ -78,23 +79,23 @@ class Shard:
                 self.attach(low)
             case a.ConfigureShard():
                 self.configured = True
-                self.tell(a.ShardConfigured(self.index))
+                self.tell(e.ShardConfigured(self.index))
             case a.FenceStream():
                 stands = self.ledger.fence(command.step, command.stream, command.attempt)
-                self.tell(a.FenceAnswered(self.index, command.step, command.stream, command.attempt, stands))
+                self.tell(e.FenceAnswered(self.index, command.step, command.stream, command.attempt, stands))
             case a.RetireWorker():
                 self.retired.add(command.incarnation)
                 self._lanes.discard(command.incarnation)
-                self.tell(a.WorkerRetired(self.index, command.incarnation))
+                self.tell(e.WorkerRetired(self.index, command.incarnation))
             case a.Advance():
                 known = self.accepted.items()
                 self.accepted = {n: told for n, told in known if self._untold(n, command.low)}
             case a.CloseStep():
                 self._close(command)
-                self.tell(a.StepSettled(self.index, command.step))
+                self.tell(e.StepSettled(self.index, command.step))
             case a.BeginSegment():
                 self._follow_on(command)
-                self.tell(a.SegmentBegun(self.index, command.number))
+                self.tell(e.SegmentBegun(self.index, command.number))
 
     def _follow_on(self, segment: a.BeginSegment) -> None:
         if segment == self.segment:
@@ -119,7 +120,7 @@ class Shard:
         self.over = False
         self.ledger: Ledger | ElasticLedger = kind(1, self.streams, segment.step)
         self.ledger.fences.update(fences)
-        self.held: dict[int, a.UnitAccepted] = {}
+        self.held: dict[int, e.UnitAccepted] = {}
         self.accepted = {}
         self._lanes: set[int] = set()
         self._publication = Publication()
@@ -285,7 +286,7 @@ class Shard:
         self.ledger.accept(unit, attempt)
         self.accepts[number] = worker.incarnation
         commit = commit_of(unit.step, unit.stream)
-        told = a.UnitAccepted(
+        told = e.UnitAccepted(
             self.index,
             unit,
             attempt,

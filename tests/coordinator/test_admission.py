@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coordinator import actions as a
+from coordinator import events as e
 from tests.coordinator.runs import Run
 from wire.errors import ModelMismatch, NameTaken
 
@@ -15,7 +16,7 @@ def test_a_name_in_use_is_refused() -> None:
 
 
 def test_a_server_too_many_is_refused() -> None:
-    refusal = Run().hear(a.Join("k", "ps", "ps9", "h:9", "", 0, "h"))[0]
+    refusal = Run().hear(e.Join("k", "ps", "ps9", "h:9", "", 0, "h"))[0]
     assert isinstance(refusal, a.Answer) and "cluster.servers" in str(refusal.value)
 
 
@@ -31,8 +32,8 @@ def test_other_numerics_are_refused_or_told() -> None:
 def test_other_numerics_are_refused_though_everybody_died() -> None:
     run = Run().begin()
     run.accept(0, 0, 1, 2, 3)
-    run.hear(a.BeatsEnded(3), a.BeatsEnded(4))
+    run.hear(e.BeatsEnded(3), e.BeatsEnded(4))
     run.now = 1.0
-    run.hear(a.Tick())
+    run.hear(e.Tick())
     assert isinstance(run.join("v", fingerprint="gpu"), ModelMismatch)
     assert isinstance(run.join("v"), a.Joined)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from coordinator.arrivals import Arrivals
 from coordinator.state import State
@@ -23,9 +23,9 @@ def made(mode: r.Switching = ASYNC) -> tuple[State, Arrivals]:
 
 def told(
     number: int, shard: int, *, reason: str = "", factor: float = 1.0, behind: int = 0, by: int = 3
-) -> a.UnitAccepted:
+) -> e.UnitAccepted:
     commit = Commit(reason, 0 if reason else 8, 64, 2.0, 1.0, (0.1,))
-    return a.UnitAccepted(shard, UnitId(1, *divmod(number, 4)), 0, by, commit, factor, behind)
+    return e.UnitAccepted(shard, UnitId(1, *divmod(number, 4)), 0, by, commit, factor, behind)
 
 
 def test_a_unit_is_complete_once_every_shard_holds_it() -> None:

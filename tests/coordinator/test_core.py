@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from tests.coordinator.runs import Run
 from wire.errors import DamagedFile, RunOver, SparsyncError, StaleIncarnation
@@ -24,17 +25,17 @@ def test_the_coordinator_stays_light() -> None:
 def test_incarnations_are_never_given_twice() -> None:
     run = Run()
     first = run.join("w").incarnation
-    run.hear(a.BeatsEnded(first))
+    run.hear(e.BeatsEnded(first))
     run.now = 1.0
-    run.hear(a.Tick())
+    run.hear(e.Tick())
     assert run.join("w").incarnation == first + 1 == 4
 
 
-@pytest.mark.parametrize("event", [a.Attending, a.Progressed, a.WorkerLeaving, a.WorkerFailed, a.Ready])
+@pytest.mark.parametrize("event", [e.Attending, e.Progressed, e.WorkerLeaving, e.WorkerFailed, e.Ready])
 def test_who_is_out_of_the_run_is_told_so(event: type) -> None:
     run = Run().begin()
-    rest = {a.Progressed: (1.0,), a.WorkerLeaving: ("",), a.WorkerFailed: ("ScriptFailed", "", True)}
-    arguments = rest.get(event, (1, "d", 2, 1, True, 0) if event is a.Ready else ())
+    rest = {e.Progressed: (1.0,), e.WorkerLeaving: ("",), e.WorkerFailed: ("ScriptFailed", "", True)}
+    arguments = rest.get(event, (1, "d", 2, 1, True, 0) if event is e.Ready else ())
     before = run.core.state.ended
     with pytest.raises(StaleIncarnation, match="never joined"):
         run.hear(event(99, *arguments))
@@ -46,41 +47,41 @@ def test_who_is_out_of_the_run_is_told_so(event: type) -> None:
 
 def test_a_server_started_anew_has_lost_its_shard() -> None:
     run = Run().begin()
-    run.hear(a.ShardAttached(1, 77, False, 0))
+    run.hear(e.ShardAttached(1, 77, False, 0))
     assert run.core.state.ended is not None and run.core.state.ended.error == "ServerLost"
 
 
 def test_a_worker_whose_failure_is_everybodys_ends_the_run() -> None:
     run = Run().begin()
-    actions = run.hear(a.WorkerFailed(3, "ScriptFailed", "boom", True))
+    actions = run.hear(e.WorkerFailed(3, "ScriptFailed", "boom", True))
     assert run.core.state.ended == r.Ended("worker w0: boom", "ScriptFailed")
     assert run.kinds(actions)[-1] == "Quit"
 
 
 def test_a_worker_that_fails_alone_is_a_death() -> None:
     run = Run().begin()
-    run.hear(a.WorkerFailed(3, "ScriptFailed", "boom", False))
+    run.hear(e.WorkerFailed(3, "ScriptFailed", "boom", False))
     assert run.core.state.ended is None and run.core.state.members[3].dead
 
 
 def test_nobody_joins_what_is_over() -> None:
     run = Run().begin()
-    run.hear(a.ShardRefused(0, "DamagedFile", "disk"))
+    run.hear(e.ShardRefused(0, "DamagedFile", "disk"))
     assert isinstance(run.join("late"), RunOver)
-    assert run.hear(a.Tick(), a.Progressed(3, 1.0)) == []
+    assert run.hear(e.Tick(), e.Progressed(3, 1.0)) == []
 
 
 def test_who_declares_too_late_learns_how_it_ended() -> None:
     run = Run().begin()
-    run.hear(a.ShardRefused(0, "DamagedFile", "disk"))
+    run.hear(e.ShardRefused(0, "DamagedFile", "disk"))
     (answer,) = run.only(a.Answer, run.declare(3))
     assert isinstance(answer.value, DamagedFile) and answer.key == "d3"
 
 
 def test_a_shard_whose_line_broke_at_the_end_is_told_to_finish() -> None:
     run = Run().begin()
-    run.hear(a.StopAsked("s", "why"))
-    assert run.hear(a.ShardAttached(1, 2, True, 0)) == [
+    run.hear(e.StopAsked("s", "why"))
+    assert run.hear(e.ShardAttached(1, 2, True, 0)) == [
         a.Command(1, a.FinishShard("stopped before the first closed step: why"))
     ]
 
@@ -89,7 +90,7 @@ def test_who_waits_when_the_run_ends_gets_the_error() -> None:
     run = Run()
     run.join("w")
     run.declare(3)
-    actions = run.hear(a.StopAsked("s", "why"))
+    actions = run.hear(e.StopAsked("s", "why"))
     (answer,) = [x for x in run.only(a.Answer, actions) if x.key == "d3"]
     assert isinstance(answer.value, SparsyncError) and "before the first closed step" in str(answer.value)
 

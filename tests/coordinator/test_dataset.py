@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.dataset import Data
 from coordinator.desk import Desk
 from tests.coordinator.ground import began, rules
@@ -51,7 +52,7 @@ def test_other_data_is_refused_by_name_and_the_run_goes_on() -> None:
 @pytest.mark.parametrize("key", ["samples", "digest", "batch_size", "accumulate"])
 def test_a_checkpoint_is_resumed_with_its_own_data_only(key: str) -> None:
     trained = {"samples": 100, "digest": "d", "batch_size": 2, "accumulate": 1}
-    told = a.Ready(3, **trained, evaluates=True, evaluate_every=0)  # type: ignore[arg-type]
+    told = e.Ready(3, **trained, evaluates=True, evaluate_every=0)  # type: ignore[arg-type]
     assert Data(Desk(rules(), began(4)), trained).take(told) == ""
     other = {**trained, key: "e" if key == "digest" else 7}
     refusal = Data(Desk(rules(), began(4)), other).take(told)

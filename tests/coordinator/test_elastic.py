@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from tests.coordinator.ground import EXACT
 from tests.coordinator.runs import Run
@@ -25,7 +26,7 @@ def accept(run: Run, *numbers: int, shards: tuple[int, ...] = (0, 1), reason: st
     leases = run.core.state.leases.values()
     by = {n: next((x.holder for x in leases if n in x.span), 3) for n in numbers}
     return run.hear(
-        *(a.UnitAccepted(s, UnitId(1, *divmod(n, 4)), 0, by[n], told) for n in numbers for s in shards)
+        *(e.UnitAccepted(s, UnitId(1, *divmod(n, 4)), 0, by[n], told) for n in numbers for s in shards)
     )
 
 
@@ -75,7 +76,7 @@ def test_a_boundary_lies_beyond_all_that_is_begun_and_is_closed_once() -> None:
     (close,) = closes(run, accept(run, *range(8, 16)))
     assert (close.step, close.streams, close.pause, close.final) == (3, (), False, False)
     run.settle(3)
-    after = run.hear(a.CheckpointWritten(4, "step-4", "x", "p"))
+    after = run.hear(e.CheckpointWritten(4, "step-4", "x", "p"))
     assert not closes(run, after) and records(after, r.Barred) == [r.Barred(None)]
     assert sorted(n for spans in run.held().values() for s in spans for n in range(*s)) == list(range(16, 40))
 
@@ -83,13 +84,13 @@ def test_a_boundary_lies_beyond_all_that_is_begun_and_is_closed_once() -> None:
 def test_a_boundary_waits_for_the_dead() -> None:
     run = Run(mode=SSP, checkpoint_every=1).begin()
     asked = accept(run, *range(4))
-    run.hear(a.BeatsEnded(4))
+    run.hear(e.BeatsEnded(4))
     run.now += 1.0
-    run.hear(a.Beat(3), a.Tick())
+    run.hear(e.Beat(3), e.Tick())
     assert not records(run.hold(3, run.plans(asked)[3], 4), r.Barred)
-    assert not records(run.hear(a.WorkerRetired(0, 4)), r.Barred)
-    assert records(run.hear(a.WorkerRetired(1, 4)), r.Barred) == [r.Barred(1)]
-    assert len(closes(run, run.hear(a.Beat(3)))) == 1, "all below the bar stands already"
+    assert not records(run.hear(e.WorkerRetired(0, 4)), r.Barred)
+    assert records(run.hear(e.WorkerRetired(1, 4)), r.Barred) == [r.Barred(1)]
+    assert len(closes(run, run.hear(e.Beat(3)))) == 1, "all below the bar stands already"
 
 
 def test_an_asked_lease_that_is_finished_is_not_waited_for() -> None:
@@ -104,14 +105,14 @@ def test_an_asked_lease_that_is_finished_is_not_waited_for() -> None:
 
 def test_units_beyond_the_bar_are_dealt_when_every_shard_has_closed() -> None:
     run = Run(mode=SSP).begin()
-    run.hear(a.SetAsked("k", ASYNC))
-    answer(run, run.hear(a.Attending(3), a.Attending(4)), 1)
-    run.hear(a.SetAsked("k", SSP))
+    run.hear(e.SetAsked("k", ASYNC))
+    answer(run, run.hear(e.Attending(3), e.Attending(4)), 1)
+    run.hear(e.SetAsked("k", SSP))
     assert run.core.state.switching is None and run.core.state.barred == 1
     assert [c.pause for c in closes(run, accept(run, *range(4)))] == [False]
-    run.hear(a.StepSettled(0, 0))
+    run.hear(e.StepSettled(0, 0))
     assert run.core.state.barred == 1, "there units of step 1 would come before the close"
-    run.hear(a.StepSettled(1, 0))
+    run.hear(e.StepSettled(1, 0))
     assert run.core.state.barred is None and len(run.core.state.leases) == 4
 
 
@@ -121,7 +122,7 @@ def test_units_beyond_the_bar_are_dealt_when_every_shard_has_closed() -> None:
 def switched(mode: r.Switching, to: r.Switching) -> Run:
     """A run of step 0 in one mode, paused for the other one."""
     run = Run(mode=mode).begin()
-    actions = run.hear(a.SetAsked("k", to))
+    actions = run.hear(e.SetAsked("k", to))
     if mode is not EXACT:
         answer(run, actions, 1)
         actions = accept(run, *range(4))
@@ -137,11 +138,11 @@ def test_the_next_segment_begins_where_every_shard_stands(mode: r.Switching, to:
     if mode is to:
         return
     run = switched(mode, to)
-    assert not records(run.hear(a.StepSettled(0, 0)), r.Segment)
-    (segment,) = records(run.hear(a.StepSettled(1, 0)), r.Segment)
+    assert not records(run.hear(e.StepSettled(0, 0)), r.Segment)
+    (segment,) = records(run.hear(e.StepSettled(1, 0)), r.Segment)
     assert (segment.number, segment.step, segment.mode) == (1, 1, to.mode)
-    assert not run.plans(run.hear(a.SegmentBegun(0, 1)))
-    plans = run.plans(run.hear(a.SegmentBegun(1, 1)))
+    assert not run.plans(run.hear(e.SegmentBegun(0, 1)))
+    plans = run.plans(run.hear(e.SegmentBegun(1, 1)))
     assert set(plans) == {3, 4} and all(
         p.segment == 1 and p.elastic == (to is not EXACT) for p in plans.values()
     )
@@ -155,13 +156,13 @@ def test_the_next_segment_begins_where_every_shard_stands(mode: r.Switching, to:
 
 def test_a_segment_waits_until_nobody_who_is_gone_can_push() -> None:
     run = switched(EXACT, ASYNC)
-    run.hear(a.BeatsEnded(4))
+    run.hear(e.BeatsEnded(4))
     run.now += 1.0
-    run.hear(a.Beat(3), a.Tick())
+    run.hear(e.Beat(3), e.Tick())
     run.settle(0)
-    run.hear(a.WorkerRetired(0, 4))
+    run.hear(e.WorkerRetired(0, 4))
     assert run.core.state.segment.number == 0
-    run.hear(a.WorkerRetired(1, 4))
+    run.hear(e.WorkerRetired(1, 4))
     assert run.core.state.segment.number == 1
 
 
@@ -170,10 +171,10 @@ def test_who_comes_while_the_shards_enter_a_segment_is_dealt_to_when_it_begins()
     run.settle(0)
     joined = run.join("w9").incarnation
     run.declare(joined)
-    run.hear(a.Beat(joined))
-    assert not run.plans(run.ready(joined)) and not run.plans(run.hear(a.Attending(3)))
-    assert not run.only(a.Tell, run.hear(a.WorkerLeaving(4, "SIGTERM")))
-    plans = run.plans(run.hear(a.SegmentBegun(0, 1), a.SegmentBegun(1, 1)))
+    run.hear(e.Beat(joined))
+    assert not run.plans(run.ready(joined)) and not run.plans(run.hear(e.Attending(3)))
+    assert not run.only(a.Tell, run.hear(e.WorkerLeaving(4, "SIGTERM")))
+    plans = run.plans(run.hear(e.SegmentBegun(0, 1), e.SegmentBegun(1, 1)))
     assert {w: len(p.leases) for w, p in plans.items()} == {3: 2, 4: 0, joined: 2}
     assert {w: p.leave for w, p in plans.items()} == {3: False, 4: True, joined: False}
 
@@ -181,12 +182,12 @@ def test_who_comes_while_the_shards_enter_a_segment_is_dealt_to_when_it_begins()
 def test_an_exact_segment_without_a_worker_waits_for_one() -> None:
     run = switched(SSP, EXACT)
     for worker in (3, 4):
-        run.hear(a.BeatsEnded(worker))
+        run.hear(e.BeatsEnded(worker))
     run.now += 1.0
-    run.hear(a.Tick())
+    run.hear(e.Tick())
     run.settle(0)
-    run.hear(*(a.WorkerRetired(shard, worker) for shard in range(2) for worker in (3, 4)))
-    run.hear(a.SegmentBegun(0, 1), a.SegmentBegun(1, 1))
+    run.hear(*(e.WorkerRetired(shard, worker) for shard in range(2) for worker in (3, 4)))
+    run.hear(e.SegmentBegun(0, 1), e.SegmentBegun(1, 1))
     joined = run.join("w9").incarnation
     run.declare(joined)
     assert len(run.plans(run.ready(joined))[joined].assignments) == 4
@@ -195,13 +196,13 @@ def test_an_exact_segment_without_a_worker_waits_for_one() -> None:
 def test_a_stream_whose_segment_is_over_is_given_to_nobody() -> None:
     """Its heir would pull x̂ behind the close that paused, and go on."""
     run = Run(stream_state_every=1).begin()
-    run.hear(a.SetAsked("k", ASYNC))
+    run.hear(e.SetAsked("k", ASYNC))
     run.accept(0, 0, 1, 2, 3)
-    run.hear(*(a.StreamDeposited(3 if s < 2 else 4, s, 1, False) for s in range(4)))
-    run.hear(a.BeatsEnded(4))
+    run.hear(*(e.StreamDeposited(3 if s < 2 else 4, s, 1, False) for s in range(4)))
+    run.hear(e.BeatsEnded(4))
     run.now += 1.0
-    run.hear(a.Beat(3), a.Tick())
-    fences = (a.FenceAnswered(shard, 1, s, 1, False) for s in (2, 3) for shard in range(2))
+    run.hear(e.Beat(3), e.Tick())
+    fences = (e.FenceAnswered(shard, 1, s, 1, False) for s in (2, 3) for shard in range(2))
     assert not run.plans(run.hear(*fences))
     joined = run.join("w9").incarnation
     run.declare(joined)
@@ -210,26 +211,26 @@ def test_a_stream_whose_segment_is_over_is_given_to_nobody() -> None:
 
 def test_a_switch_is_not_taken_back_while_the_run_stands_still_for_it() -> None:
     run = switched(SSP, ASYNC)
-    refusal = run.answer(run.hear(a.SetAsked("k", SSP)))
+    refusal = run.answer(run.hear(e.SetAsked("k", SSP)))
     assert isinstance(refusal, Busy) and "step 1" in str(refusal)
     run.settle(0)
     assert run.core.state.segment.mode == "async"
-    assert isinstance(run.answer(run.hear(a.SetAsked("k", SSP))), a.Done)
+    assert isinstance(run.answer(run.hear(e.SetAsked("k", SSP))), a.Done)
 
 
 def test_keys_that_do_not_matter_to_the_mode_switch_nothing() -> None:
     run = Run().begin()
     for harmless in (r.Switching("sync", None, None, 9.0), r.Switching("sync", 7, None, 1.0)):
-        assert not records(run.hear(a.SetAsked("k", harmless)), r.Switching)
-    run.hear(a.SetAsked("k", ASYNC))
-    run.hear(a.SetAsked("k", r.Switching("sync", None, None, 9.0)))
+        assert not records(run.hear(e.SetAsked("k", harmless)), r.Switching)
+    run.hear(e.SetAsked("k", ASYNC))
+    run.hear(e.SetAsked("k", r.Switching("sync", None, None, 9.0)))
     assert run.core.state.switching is None
     assert [c.pause for c in closes(run, run.accept(0, 0, 1, 2, 3))] == [False]
 
 
 def test_under_a_quorum_leases_end_at_the_boundary_before_it_is_closed() -> None:
     run = Run(mode=QUORUM).begin()
-    asked = run.hear(a.SetAsked("k", ASYNC))
+    asked = run.hear(e.SetAsked("k", ASYNC))
     accept(run, 0, 1, 2, 3)
     assert run.core.state.last_close is not None and not run.core.state.last_close.pause
     answer(run, asked, 5)
@@ -245,7 +246,7 @@ def test_a_late_unit_is_settled_with_a_later_step() -> None:
     run = Run(mode=QUORUM).begin()
     assert not closes(run, accept(run, 0, 1, 2))
     run.now = 1.1
-    (close,) = closes(run, run.hear(a.Beat(3), a.Beat(4), a.Tick()))
+    (close,) = closes(run, run.hear(e.Beat(3), e.Beat(4), e.Tick()))
     assert (close.streams, close.late) == ((0, 1, 2), ())
     assert run.core.state.owed == {3} and run.core.state.low == 3
     (close,) = closes(run, accept(run, 3, 4, 5, 6, 7))
@@ -259,12 +260,12 @@ def test_what_a_later_step_has_settled_is_not_computed_again() -> None:
     holder = {n: lease.holder for lease in run.core.state.leases.values() for n in lease.span}
     accept(run, *(n for n in (1, 2, 3)))
     run.now = 1.1
-    run.hear(a.Beat(3), a.Beat(4), a.Tick())
+    run.hear(e.Beat(3), e.Beat(4), e.Tick())
     accept(run, 4, 5, 6, 7)
-    run.hear(a.BeatsEnded(holder[0]))
+    run.hear(e.BeatsEnded(holder[0]))
     run.now = 2.1
-    run.hear(a.Beat(7 - holder[0]), a.Tick())
-    run.hear(*(a.WorkerRetired(shard, holder[0]) for shard in range(2)))
+    run.hear(e.Beat(7 - holder[0]), e.Tick())
+    run.hear(*(e.WorkerRetired(shard, holder[0]) for shard in range(2)))
     leased = sorted(
         n for spans in run.held().values() for s in spans for n in range(*s) if n < 8 and n in (0, 4)
     )
@@ -275,7 +276,7 @@ def test_the_run_ends_only_with_its_late_units() -> None:
     run = Run(mode=QUORUM, steps=2).begin()
     accept(run, 0, 1, 2)
     run.now = 1.1
-    run.hear(a.Beat(3), a.Beat(4), a.Tick())
+    run.hear(e.Beat(3), e.Beat(4), e.Tick())
     run.settle(0)
     assert not closes(run, accept(run, 4, 5, 6, 7))
     (close,) = closes(run, accept(run, 3))
@@ -288,8 +289,8 @@ def test_the_run_ends_only_with_its_late_units() -> None:
 def test_a_drained_worker_that_attends_again_before_the_run_began_is_told_again() -> None:
     run = Run(mode=ASYNC)
     worker = run.join("w0").incarnation
-    run.hear(a.DrainAsked("k", "w0"))
-    (told,) = run.only(a.Tell, run.hear(a.Attending(worker)))
+    run.hear(e.DrainAsked("k", "w0"))
+    (told,) = run.only(a.Tell, run.hear(e.Attending(worker)))
     assert isinstance(told.order, a.End) and "before the run began" in told.order.reason
 
 
@@ -298,18 +299,18 @@ def test_who_goes_before_the_run_began_is_not_retired() -> None:
     run = Run()
     for i in range(2):
         run.declare(run.join(f"w{i}").incarnation)
-    run.hear(a.Beat(3), a.Beat(4), a.BeatsEnded(4))
+    run.hear(e.Beat(3), e.Beat(4), e.BeatsEnded(4))
     run.now = 1.0
-    gone = run.hear(a.Beat(3), a.Tick())
-    again = run.hear(a.ShardAttached(0, 1, False, 0))
+    gone = run.hear(e.Beat(3), e.Tick())
+    again = run.hear(e.ShardAttached(0, 1, False, 0))
     assert [c.command for c in run.only(a.Command, [*gone, *again])] == [a.ConfigureShard()]
 
 
 def test_a_shard_that_comes_back_is_told_what_it_missed_in_order() -> None:
     run = switched(EXACT, ASYNC)
-    run.hear(a.StepSettled(0, 0))
-    again = run.only(a.Command, run.hear(a.ShardAttached(1, 2, True, 0, 0)))
+    run.hear(e.StepSettled(0, 0))
+    again = run.only(a.Command, run.hear(e.ShardAttached(1, 2, True, 0, 0)))
     assert [type(c.command) for c in again] == [a.CloseStep]
-    run.hear(a.StepSettled(1, 0))
-    again = run.only(a.Command, run.hear(a.ShardAttached(1, 2, True, 1, 0)))
+    run.hear(e.StepSettled(1, 0))
+    again = run.only(a.Command, run.hear(e.ShardAttached(1, 2, True, 1, 0)))
     assert [c.command for c in again] == [a.BeginSegment(1, 1, elastic=True, arrival=True)]

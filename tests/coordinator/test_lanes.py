@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import units
 from tests.coordinator.runs import Run
 
@@ -17,9 +18,9 @@ def fences(run: Run, actions: list[a.Action]) -> list[tuple[int, a.FenceStream]]
 
 
 def dead(run: Run, incarnation: int) -> list[a.Action]:
-    run.hear(a.BeatsEnded(incarnation))
+    run.hear(e.BeatsEnded(incarnation))
     run.now += 0.6
-    return run.hear(a.Tick())
+    return run.hear(e.Tick())
 
 
 @given(st.integers(1, 16), st.integers(1, 20))
@@ -62,17 +63,17 @@ def test_a_fence_goes_to_every_shard_and_again_to_the_one_whose_line_broke() -> 
     run = Run().begin()
     sent = fences(run, dead(run, 4))
     assert sent == [(s, a.FenceStream(0, stream, 1)) for stream in (2, 3) for s in (0, 1)]
-    run.hear(a.FenceAnswered(1, 0, 2, 1, False))
-    again = fences(run, run.hear(a.ShardAttached(1, 2, True, 0)))
+    run.hear(e.FenceAnswered(1, 0, 2, 1, False))
+    again = fences(run, run.hear(e.ShardAttached(1, 2, True, 0)))
     assert again == [(1, a.FenceStream(0, 3, 1))]
-    run.hear(a.FenceAnswered(0, 0, 2, 1, False), a.FenceAnswered(1, 0, 2, 1, False))
+    run.hear(e.FenceAnswered(0, 0, 2, 1, False), e.FenceAnswered(1, 0, 2, 1, False))
     assert run.core.state.lanes[2].holder == 3
 
 
 def test_nothing_is_assigned_before_the_last_answer() -> None:
     run = Run().begin()
     dead(run, 4)
-    run.hear(a.FenceAnswered(0, 0, 2, 1, False))
+    run.hear(e.FenceAnswered(0, 0, 2, 1, False))
     run.declare(run.join("late").incarnation)
     run.ready(5)
     assert [lane.holder for lane in run.core.state.lanes] == [3, 3, 0, 0]
@@ -82,8 +83,8 @@ def test_what_is_partly_missing_is_kept_through_a_hand_over() -> None:
     """An heir that must hand over before it reached its first unit hands the missing half on as well."""
     run = Run().begin()
     dead(run, 4)
-    run.hear(a.FenceAnswered(0, 0, 2, 1, True), a.FenceAnswered(1, 0, 2, 1, False))
-    run.hear(a.WorkerLeaving(3, "SIGTERM"), a.StreamDeposited(3, 2, 0, True))
+    run.hear(e.FenceAnswered(0, 0, 2, 1, True), e.FenceAnswered(1, 0, 2, 1, False))
+    run.hear(e.WorkerLeaving(3, "SIGTERM"), e.StreamDeposited(3, 2, 0, True))
     lane = run.core.state.lanes[2]
     assert (lane.holder, lane.attempt, lane.step, lane.send_to) == (0, 2, 0, (1,))
 
@@ -91,9 +92,9 @@ def test_what_is_partly_missing_is_kept_through_a_hand_over() -> None:
 def test_the_report_of_an_older_attempt_is_no_release() -> None:
     run = Run().begin()
     run.accept(0, 0, 1, 2, 3)
-    run.hear(a.StreamDeposited(3, 0, 1, False))
-    assert run.hear(a.StreamDeposited(3, 0, 0, True)) == []
-    assert run.hear(a.StreamDeposited(4, 0, 1, True)) == []
+    run.hear(e.StreamDeposited(3, 0, 1, False))
+    assert run.hear(e.StreamDeposited(3, 0, 0, True)) == []
+    assert run.hear(e.StreamDeposited(4, 0, 1, True)) == []
     assert run.core.state.lanes[0].holder == 3
 
 
@@ -103,7 +104,7 @@ def test_shards_keep_what_a_replay_can_start_from() -> None:
     for step in (0, 1, 2):
         closes = [c.command for c in run.only(a.Command, run.accept(step, 0, 1, 2, 3))]
         assert isinstance(closes[0], a.CloseStep) and closes[0].retain_from == 0
-    run.hear(*(a.StreamDeposited(3 + s // 2, s, 3, False) for s in range(4)))
+    run.hear(*(e.StreamDeposited(3 + s // 2, s, 3, False) for s in range(4)))
     closes = [c.command for c in run.only(a.Command, run.accept(3, 0, 1, 2, 3))]
     assert isinstance(closes[0], a.CloseStep) and closes[0].retain_from == 2
     assert run.core.state.bases == [2, 4]

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from coordinator.arrivals import Arrivals
 from coordinator.core import Core
@@ -174,7 +175,7 @@ def test_retaining_from_a_deposit_between_two_bases_is_caught(monkeypatch: pytes
 def test_a_decision_told_before_it_is_journaled_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     handle = Core.handle
 
-    def hasty(self: Core, event: a.Event, now: float) -> list[a.Action]:
+    def hasty(self: Core, event: e.Event, now: float) -> list[a.Action]:
         return sorted(handle(self, event, now), key=lambda action: isinstance(action, a.Journal))
 
     monkeypatch.setattr(Core, "handle", hasty)
@@ -198,7 +199,7 @@ def test_a_retirement_that_is_not_waited_for_is_caught(monkeypatch: pytest.Monke
 def test_an_answer_to_an_older_plan_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     holding = Leases.holding
 
-    def hasty(self: Leases, event: a.Holding) -> None:
+    def hasty(self: Leases, event: e.Holding) -> None:
         for asked in self._asked.values():
             asked.plan = 0
         holding(self, event)
@@ -246,7 +247,7 @@ def test_a_switch_that_does_not_wait_for_retirements_is_caught(monkeypatch: pyte
 def test_a_unit_that_counts_again_when_it_is_told_again_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     accept = Arrivals.accept
 
-    def forgetful(self: Arrivals, event: a.UnitAccepted) -> None:
+    def forgetful(self: Arrivals, event: e.UnitAccepted) -> None:
         """A shard that tells a unit again is taken for another one."""
         known = event.shard in self.shards(event.unit.number(self._state.streams))
         accept(self, replace(event, shard=event.shard + 1) if known else event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from coordinator.pace import Standing, SyncPace
 from tests.coordinator.runs import Run
@@ -49,9 +50,9 @@ def test_units_of_other_steps_count_for_nothing() -> None:
 def test_a_close_that_a_shard_missed_is_sent_again() -> None:
     run = Run().begin()
     run.accept(0, 0, 1, 2, 3)
-    (again,) = run.only(a.Command, run.hear(a.ShardAttached(1, 2, True, 0)))
+    (again,) = run.only(a.Command, run.hear(e.ShardAttached(1, 2, True, 0)))
     assert again == a.Command(1, a.CloseStep(0, (0, 1, 2, 3), False, False, 0))
-    assert run.only(a.Command, run.hear(a.ShardAttached(1, 2, True, 1))) == []
+    assert run.only(a.Command, run.hear(e.ShardAttached(1, 2, True, 1))) == []
 
 
 def test_learning_rates_that_disagree_end_the_run_before_the_close() -> None:
@@ -100,45 +101,45 @@ def checkpointing() -> Run:
 
 def test_a_checkpoint_waits_for_every_deposit_and_every_shard() -> None:
     run = checkpointing()
-    run.hear(a.StepSettled(0, 0))
-    actions = run.hear(*(a.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
+    run.hear(e.StepSettled(0, 0))
+    actions = run.hear(*(e.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
     assert run.only(a.WriteCheckpoint, actions) == []
-    assert run.only(a.WriteCheckpoint, run.hear(a.StepSettled(1, 0))) == [a.WriteCheckpoint(1)]
-    assert run.only(a.WriteCheckpoint, run.hear(a.Tick())) == []
+    assert run.only(a.WriteCheckpoint, run.hear(e.StepSettled(1, 0))) == [a.WriteCheckpoint(1)]
+    assert run.only(a.WriteCheckpoint, run.hear(e.Tick())) == []
 
 
 def test_the_next_close_waits_for_the_checkpoint() -> None:
     run = checkpointing()
     assert closes(run, run.accept(1, 0, 1, 2, 3)) == []
-    run.hear(a.StepSettled(0, 0), a.StepSettled(1, 0))
-    run.hear(*(a.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
-    assert closes(run, run.hear(a.CheckpointWritten(1, "p", "x", "y")))
+    run.hear(e.StepSettled(0, 0), e.StepSettled(1, 0))
+    run.hear(*(e.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
+    assert closes(run, run.hear(e.CheckpointWritten(1, "p", "x", "y")))
     assert run.core.state.checkpointed == r.Checkpointed(1, "p", "x", "y")
 
 
 def test_a_stop_while_a_checkpoint_is_written_ends_with_the_open_step() -> None:
     run = checkpointing()
-    run.hear(a.StepSettled(0, 0), a.StepSettled(1, 0))
-    run.hear(*(a.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
-    run.hear(a.StopAsked("s", "why"))
+    run.hear(e.StepSettled(0, 0), e.StepSettled(1, 0))
+    run.hear(*(e.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
+    run.hear(e.StopAsked("s", "why"))
     run.accept(1, 0, 1, 2, 3)
-    (closed,) = closes(run, run.hear(a.CheckpointFailed(1, "disk full")))
+    (closed,) = closes(run, run.hear(e.CheckpointFailed(1, "disk full")))
     assert closed.final and closed.deposit
 
 
 def test_the_last_checkpoint_that_fails_is_an_error() -> None:
     run = Run(steps=1).begin()
     run.accept(0, 0, 1, 2, 3)
-    run.hear(a.CheckpointFailed(1, "disk full"))
+    run.hear(e.CheckpointFailed(1, "disk full"))
     assert run.core.state.ended is not None and "disk full" in run.core.state.ended.reason
 
 
 def test_the_streams_that_the_run_waits_for() -> None:
     run = checkpointing()
     assert run.core.work.steps.owed() == {0, 1, 2, 3}
-    run.hear(*(a.StreamDeposited(3 + s // 2, s, 1, False) for s in range(3)))
+    run.hear(*(e.StreamDeposited(3 + s // 2, s, 1, False) for s in range(3)))
     run.accept(1, 1, 2, 3)
     assert run.core.work.steps.owed() == {0, 3}, "0 owes its unit, 3 its deposit"
-    run.hear(a.StreamDeposited(4, 3, 1, False))
+    run.hear(e.StreamDeposited(4, 3, 1, False))
     run.accept(1, 0)
     assert run.core.work.steps.owed() == set()

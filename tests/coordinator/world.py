@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from coordinator.core import Core
 from coordinator.desk import Rules, begin_of
@@ -87,7 +88,7 @@ class World:
         for shard in self.shards:
             name = f"ps{shard.index}"
             key = self.key(shard, lambda v, s=shard: setattr(s, "incarnation", v.incarnation))
-            self.hear(a.Join(key, "ps", name, f"h:{shard.index}", "", 0, "h"))
+            self.hear(e.Join(key, "ps", name, f"h:{shard.index}", "", 0, "h"))
         for _ in range(max(2, self.rules.workers_to_begin)):
             self.spawn()
         self._plan_chaos(chaos_s)
@@ -118,7 +119,7 @@ class World:
         self.at(self.now + delay, act, owner)
 
     def _tick(self) -> None:
-        self.hear(a.Tick())
+        self.hear(e.Tick())
         self.after(TICK_S, self._tick)
 
     def run(self) -> World:
@@ -143,7 +144,7 @@ class World:
         self.answers[key] = (owner, then)
         return key
 
-    def hear(self, event: a.Event) -> None:
+    def hear(self, event: e.Event) -> None:
         if self.over:
             return
         self.history.append(f"{self.now:.2f} {event}")
@@ -200,10 +201,10 @@ class World:
         def written() -> None:
             self.laws.boundary(step)
             if self.random.random() < 0.1 and not self.state.final:
-                self.hear(a.CheckpointFailed(step, "disk full"))
+                self.hear(e.CheckpointFailed(step, "disk full"))
             else:
                 self.checkpoints.append(step)
-                self.hear(a.CheckpointWritten(step, f"step-{step}", "x", "p"))
+                self.hear(e.CheckpointWritten(step, f"step-{step}", "x", "p"))
 
         self.after(self.random.uniform(0.1, 3.0), written)
 
@@ -266,11 +267,11 @@ class World:
         if workers := [w for w in self.alive() if w.incarnation]:
             worker = self.random.choice(workers)
             worker.drained = True
-            self.hear(a.DrainAsked("", worker.name))
+            self.hear(e.DrainAsked("", worker.name))
             self.after(LET_GO_S, lambda: self.laws.let_go(worker))
 
     def _switch(self) -> None:
-        self.hear(a.SetAsked("", self.some_mode()))
+        self.hear(e.SetAsked("", self.some_mode()))
 
     def _break_shard(self) -> None:
         if self.downs:
@@ -288,4 +289,4 @@ class World:
     def _stop(self) -> None:
         if self.stopped_at is None:
             self.stopped_at = self.state.open_step
-            self.hear(a.StopAsked("", "an operator asked"))
+            self.hear(e.StopAsked("", "an operator asked"))

@@ -35,6 +35,7 @@ from pathlib import Path
 import pytest
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from coordinator.core import Core
 from tests.coordinator.ground import EXACT, LAYOUT, SPEC, began, rules
@@ -70,13 +71,13 @@ class Stage:
         if self.core is None:
             self._open()
         verb = "beats" if line.startswith("beats of") else words[0]
-        act: Callable[[list[str]], Iterator[a.Event]] = getattr(self, f"_{verb}")
+        act: Callable[[list[str]], Iterator[e.Event]] = getattr(self, f"_{verb}")
         notes: list[str] = []
         for event in act(words[1:]):
             notes += self.hear(event)
         return notes
 
-    def hear(self, event: a.Event) -> list[str]:
+    def hear(self, event: e.Event) -> list[str]:
         assert self.core is not None
         try:
             actions = self.core.handle(event, self.now)
@@ -93,47 +94,47 @@ class Stage:
         streams = int(self.changes.get("units_per_step", 4))
         self.core = Core(rules(**self.changes), began(streams, mode=self.mode))
         for shard in range(self.changes["servers"]):
-            self.hear(a.Join(f"ps{shard}", "ps", f"ps{shard}", f"h:{shard}", "", 0, "h"))
+            self.hear(e.Join(f"ps{shard}", "ps", f"ps{shard}", f"h:{shard}", "", 0, "h"))
 
     # --- events
 
-    def _start(self, words: list[str]) -> Iterator[a.Event]:
+    def _start(self, words: list[str]) -> Iterator[e.Event]:
         names = [f"w{i + 1}" for i in range(int(words[0]))]
         for name in names:
-            yield a.Join(name, "worker", name, "", "cpu", 1, "h")
-            yield a.Declare(f"declare {name}", self.incarnations[name], LAYOUT, SPEC)
+            yield e.Join(name, "worker", name, "", "cpu", 1, "h")
+            yield e.Declare(f"declare {name}", self.incarnations[name], LAYOUT, SPEC)
         assert self.core is not None
         for placed in self.core.state.placement:
-            yield a.ShardAttached(placed.shard, placed.incarnation, False, 0)
-            yield a.ShardConfigured(placed.shard)
-        yield a.Uploaded(self.incarnations["w1"])
-        yield from (a.Beat(self.incarnations[name]) for name in names)
+            yield e.ShardAttached(placed.shard, placed.incarnation, False, 0)
+            yield e.ShardConfigured(placed.shard)
+        yield e.Uploaded(self.incarnations["w1"])
+        yield from (e.Beat(self.incarnations[name]) for name in names)
         yield from (self._readiness(name) for name in names)
 
-    def _join(self, words: list[str]) -> Iterator[a.Event]:
+    def _join(self, words: list[str]) -> Iterator[e.Event]:
         name = words[0]
-        yield a.Join(name, "worker", name, "", "cpu", 1, "h")
-        yield a.Beat(self.incarnations[name])
-        yield a.Declare(f"declare {name}", self.incarnations[name], LAYOUT, SPEC)
+        yield e.Join(name, "worker", name, "", "cpu", 1, "h")
+        yield e.Beat(self.incarnations[name])
+        yield e.Declare(f"declare {name}", self.incarnations[name], LAYOUT, SPEC)
         yield self._readiness(name)
 
-    def _readiness(self, name: str) -> a.Ready:
-        return a.Ready(self.incarnations[name], 100, "d", 2, 1, True, 0)
+    def _readiness(self, name: str) -> e.Ready:
+        return e.Ready(self.incarnations[name], 100, "d", 2, 1, True, 0)
 
-    def _advance(self, words: list[str]) -> Iterator[a.Event]:
+    def _advance(self, words: list[str]) -> Iterator[e.Event]:
         silent = set(words[words.index("silent") + 1 :]) if "silent" in words else set()
         until = self.now + float(words[0])
         while self.now < until - 1e-9:
             self.now += 0.1
-            yield from (a.Beat(i) for name, i in self.incarnations.items() if name not in silent)
-            yield a.Tick()
+            yield from (e.Beat(i) for name, i in self.incarnations.items() if name not in silent)
+            yield e.Tick()
 
-    def _beats(self, words: list[str]) -> Iterator[a.Event]:
+    def _beats(self, words: list[str]) -> Iterator[e.Event]:
         name = words[1]
         self.gone[name] = self.incarnations.pop(name)
-        yield a.BeatsEnded(self.gone[name])
+        yield e.BeatsEnded(self.gone[name])
 
-    def _push(self, words: list[str]) -> Iterator[a.Event]:
+    def _push(self, words: list[str]) -> Iterator[e.Event]:
         options = dict(w.split("=") for w in words[1:] if "=" in w)
         shards = self._shards(options)
         reason = f"{BAD_UNIT}loss is NaN" if "bad" in words else ""
@@ -142,96 +143,96 @@ class Stage:
             unit = UnitId(1, int(options["step"]), stream)
             for shard in shards:
                 attempt = int(options.get("attempt", "0"))
-                yield a.UnitAccepted(shard, unit, attempt, self.incarnations[words[0]], commit)
+                yield e.UnitAccepted(shard, unit, attempt, self.incarnations[words[0]], commit)
 
     def _shards(self, options: dict[str, str]) -> Sequence[int]:
         return [int(options["shard"])] if "shard" in options else range(self.changes["servers"])
 
-    def _accept(self, words: list[str]) -> Iterator[a.Event]:
+    def _accept(self, words: list[str]) -> Iterator[e.Event]:
         options = dict(w.split("=") for w in words[1:] if "=" in w)
         commit = Commit(f"{BAD_UNIT}loss is NaN" if "bad" in words else "", 8, 64, 2.0, 1.0, (0.1,))
         streams = int(self.changes.get("units_per_step", 4))
         for number in map(int, options["units"].split(",")):
             unit = UnitId(1, *divmod(number, streams))
             for shard in self._shards(options):
-                yield a.UnitAccepted(shard, unit, 0, self.incarnations[words[0]], commit)
+                yield e.UnitAccepted(shard, unit, 0, self.incarnations[words[0]], commit)
 
-    def _hold(self, words: list[str]) -> Iterator[a.Event]:
+    def _hold(self, words: list[str]) -> Iterator[e.Event]:
         options = dict(w.split("=") for w in words[1:])
         incarnation = self.incarnations[words[0]]
         plan = int(options.pop("plan", self.plans[incarnation]))
-        yield a.Holding(incarnation, plan, tuple((int(lease), int(n)) for lease, n in options.items()))
+        yield e.Holding(incarnation, plan, tuple((int(lease), int(n)) for lease, n in options.items()))
 
-    def _flushed(self, words: list[str]) -> Iterator[a.Event]:
+    def _flushed(self, words: list[str]) -> Iterator[e.Event]:
         options = dict(w.split("=") for w in words[1:])
         norm = float(options.get("left", "0"))
-        yield a.Flushed(self.incarnations[words[0]], int(options.get("segment", "0")), norm)
+        yield e.Flushed(self.incarnations[words[0]], int(options.get("segment", "0")), norm)
 
-    def _retired(self, words: list[str]) -> Iterator[a.Event]:
+    def _retired(self, words: list[str]) -> Iterator[e.Event]:
         options = dict(w.split("=") for w in words[1:])
         incarnation = (self.gone | self.incarnations)[words[0]]
-        yield from (a.WorkerRetired(shard, incarnation) for shard in self._shards(options))
+        yield from (e.WorkerRetired(shard, incarnation) for shard in self._shards(options))
 
-    def _set(self, words: list[str]) -> Iterator[a.Event]:
-        yield a.SetAsked("set", _mode(dict(w.split("=") for w in words)))
+    def _set(self, words: list[str]) -> Iterator[e.Event]:
+        yield e.SetAsked("set", _mode(dict(w.split("=") for w in words)))
 
-    def _begun(self, words: list[str]) -> Iterator[a.Event]:
+    def _begun(self, words: list[str]) -> Iterator[e.Event]:
         options = dict(w.split("=") for w in words[1:])
-        yield from (a.SegmentBegun(shard, int(words[0])) for shard in self._shards(options))
+        yield from (e.SegmentBegun(shard, int(words[0])) for shard in self._shards(options))
 
-    def _drain(self, words: list[str]) -> Iterator[a.Event]:
-        yield a.DrainAsked("drain", words[0])
+    def _drain(self, words: list[str]) -> Iterator[e.Event]:
+        yield e.DrainAsked("drain", words[0])
 
-    def _settle(self, words: list[str]) -> Iterator[a.Event]:
-        yield from (a.StepSettled(shard, int(words[0])) for shard in range(self.changes["servers"]))
+    def _settle(self, words: list[str]) -> Iterator[e.Event]:
+        yield from (e.StepSettled(shard, int(words[0])) for shard in range(self.changes["servers"]))
 
-    def _fenced(self, words: list[str]) -> Iterator[a.Event]:
+    def _fenced(self, words: list[str]) -> Iterator[e.Event]:
         assert self.core is not None
         options = dict(w.split("=") for w in words)
         stream, attempt = int(options.pop("stream")), int(options.pop("attempt"))
         for shard, stands in options.items():
             step = self.core.state.open_step
-            yield a.FenceAnswered(int(shard), step, stream, attempt, stands == "yes")
+            yield e.FenceAnswered(int(shard), step, stream, attempt, stands == "yes")
 
-    def _deposit(self, words: list[str]) -> Iterator[a.Event]:
+    def _deposit(self, words: list[str]) -> Iterator[e.Event]:
         options = dict(w.split("=") for w in words[1:] if "=" in w)
         for stream in map(int, options["stream"].split(",")):
-            yield a.StreamDeposited(
+            yield e.StreamDeposited(
                 self.incarnations[words[0]], stream, int(options["step"]), "released" in words
             )
 
-    def _leave(self, words: list[str]) -> Iterator[a.Event]:
-        yield a.WorkerLeaving(self.incarnations[words[0]], "SIGTERM")
+    def _leave(self, words: list[str]) -> Iterator[e.Event]:
+        yield e.WorkerLeaving(self.incarnations[words[0]], "SIGTERM")
 
-    def _fail(self, words: list[str]) -> Iterator[a.Event]:
-        yield a.WorkerFailed(self.incarnations[words[0]], "ScriptFailed", "it raised", "ends" in words)
+    def _fail(self, words: list[str]) -> Iterator[e.Event]:
+        yield e.WorkerFailed(self.incarnations[words[0]], "ScriptFailed", "it raised", "ends" in words)
 
-    def _announce(self, words: list[str]) -> Iterator[a.Event]:
-        yield a.Announced(self.incarnations[words[0]], "evaluate")
+    def _announce(self, words: list[str]) -> Iterator[e.Event]:
+        yield e.Announced(self.incarnations[words[0]], "evaluate")
 
-    def _progress(self, words: list[str]) -> Iterator[a.Event]:
+    def _progress(self, words: list[str]) -> Iterator[e.Event]:
         options = dict(w.split("=") for w in words[1:])
-        yield a.Progressed(self.incarnations[words[0]], 1.0, float(options.get("held", "0")))
+        yield e.Progressed(self.incarnations[words[0]], 1.0, float(options.get("held", "0")))
 
-    def _attend(self, words: list[str]) -> Iterator[a.Event]:
-        yield a.Attending(self.incarnations[words[0]])
+    def _attend(self, words: list[str]) -> Iterator[e.Event]:
+        yield e.Attending(self.incarnations[words[0]])
 
-    def _evaluate(self, words: list[str]) -> Iterator[a.Event]:
+    def _evaluate(self, words: list[str]) -> Iterator[e.Event]:
         step = int(words[1].removeprefix("step="))
         for model in ("published", "x"):
-            yield a.LossEvaluated(self.incarnations[words[0]], step, model, 2.5, 1.0)
+            yield e.LossEvaluated(self.incarnations[words[0]], step, model, 2.5, 1.0)
 
-    def _written(self, words: list[str]) -> Iterator[a.Event]:
-        yield a.CheckpointWritten(int(words[0]), f"step-{words[0]}", "x", "p")
+    def _written(self, words: list[str]) -> Iterator[e.Event]:
+        yield e.CheckpointWritten(int(words[0]), f"step-{words[0]}", "x", "p")
 
-    def _checkpoint(self, words: list[str]) -> Iterator[a.Event]:
-        yield a.CheckpointFailed(int(words[1]), "disk full")
+    def _checkpoint(self, words: list[str]) -> Iterator[e.Event]:
+        yield e.CheckpointFailed(int(words[1]), "disk full")
 
-    def _stop(self, words: list[str]) -> Iterator[a.Event]:
-        yield a.StopAsked("stop", "an operator asked")
+    def _stop(self, words: list[str]) -> Iterator[e.Event]:
+        yield e.StopAsked("stop", "an operator asked")
 
-    def _lost(self, words: list[str]) -> Iterator[a.Event]:
-        yield a.ShardLost(int(words[0]), "gone")
+    def _lost(self, words: list[str]) -> Iterator[e.Event]:
+        yield e.ShardLost(int(words[0]), "gone")
 
     # --- actions
 
