@@ -23,7 +23,7 @@ def frame_bytes(config: Config, *, elements: int) -> tuple[float, float]:
     """(pushed, pulled): mean bytes of one worker's frames to or from all servers, a step."""
     layout = load.layout(elements)
     shards = [Blocks.of(layout, ranges) for ranges in place(layout, config.cluster.servers)]
-    push, pull = codecs_of(config, optimizer="sgd")
+    push, pull = codecs_of(config, layout, optimizer="sgd")
     gradient, x, published, mean = (np.zeros((layout.blocks, BLOCK), np.float32) for _ in range(4))
     state = {name: np.zeros_like(gradient) for name in push.state_planes}
     numbers = load.numbers(elements)
@@ -34,7 +34,7 @@ def frame_bytes(config: Config, *, elements: int) -> tuple[float, float]:
         if not push.estimates:
             mean[:] = 0.0
         for blocks in shards:
-            frame = push.encode(gradient, state, blocks)
+            frame = b"".join(push.encode(gradient, state, blocks))
             push.add(frame, mean, blocks)
             x[blocks.rows] -= np.float32(load.LEARNING_RATE) * mean[blocks.rows]
             delta = pull.publish(x, published, blocks)

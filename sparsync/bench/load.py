@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from wire.layout import BLOCK, Layout, Parameter
 
+BLOCK_BYTES = 4 * BLOCK
 MATRIX_BLOCKS = 256
 LEARNING_RATE = 1e-3
 WARM_UP = 3
@@ -15,6 +16,11 @@ SLACK = 1 << 16
 """Numbers beyond the model's, so that each step's gradients can begin elsewhere."""
 STRIDE = 4_112
 """Between the offsets of two steps; no multiple of a block, so that each block sees other numbers."""
+
+
+def whole_blocks(megabytes: float) -> int:
+    """Bytes of the smallest model of whole blocks that has at least that many MB (10^6 bytes)."""
+    return -(-round(megabytes * 1e6) // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def shapes(elements: int) -> list[tuple[int, int]]:

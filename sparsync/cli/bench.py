@@ -1,4 +1,4 @@
-"""`sparsync bench wire`: how fast the data path is on this machine."""
+"""`sparsync bench codec` and `wire`: how fast the codecs and the data path are on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from sparsync.bench.report import Table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-QUICK_ROUNDS = 1
 
 
 @click.group()
@@ -60,6 +59,81 @@ def hand_over(
 
 
 @bench.command()
+@click.option("--mb", metavar="MB[,MB…]", help="Sizes in MB of float32 (32).")
+@click.option(
+    "--codec",
+    "patterns",
+    metavar="NAME",
+    multiple=True,
+    help="A codec, or a pattern with *, such as 'topk-64-*'; may be repeated. Without it, all.",
+)
+@click.option(
+    "--input",
+    "kind",
+    type=click.Choice(["updates", "gradients", "gaussian"]),
+    default="updates",
+    show_default=True,
+    help="Differences of the default model over some steps, its gradients, or random numbers.",
+)
+@click.option(
+    "--data", "source", default="stdlib", show_default=True, help="What it is trained on (data.source)."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of training and numbers."
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads to encode with."
+)
+@result_options
+def codec(
+    mb: str | None,
+    patterns: tuple[str, ...],
+    kind: str,
+    source: str,
+    seed: int,
+    threads: int,
+    as_json: bool,
+    out: Path | None,
+    rounds: int | None,
+    quick: bool,
+) -> None:
+    """Encode and decode real pseudo-gradients with each codec, beside a copy of memory and torch.topk."""
+    from sparsync.bench.cases import QUICK, chosen
+
+    cases = chosen(patterns or (QUICK if quick else ()))
+    sizes = megabytes(mb or ("4" if quick else "32"))
+    from sparsync.bench import codec_report
+    from sparsync.bench.codec import Options, measure
+    from sparsync.bench.load import whole_blocks
+
+    options = Options(
+        sizes=tuple(whole_blocks(size) for size in sizes),
+        cases=cases,
+        rounds=rounds or (2 if quick else 5),
+        kind=kind,
+        source=source,
+        seed=seed,
+        threads=threads,
+        quick=quick,
+    )
+    result = measure(options, say)
+    hand_over(result, codec_report.tables(result), codec_report.html(result), out=out, as_json=as_json)
+
+
+def megabytes(text: str) -> list[float]:
+    """The sizes in a list with commas. Raises: UsageError."""
+    from wire.errors import UsageError
+
+    try:
+        sizes = [float(word) for word in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or not all(0 < size < 1e6 for size in sizes):
+        raise UsageError(f"--mb {text}: expected megabytes above 0 and below a million, such as 32 or 13,128")
+    return sizes
+
+
+@bench.command()
 @click.option("--mb", type=click.FloatRange(min=1), help="Size of the model in MB of float32 (64).")
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Workers, or clients."
@@ -99,7 +173,8 @@ def wire(
     Starts whole clusters on this machine, whose gradients cost nothing; nothing else should run meanwhile.
     """
     from sparsync.bench import wire_report
-    from sparsync.bench.wire import Options, measure, whole_blocks
+    from sparsync.bench.load import whole_blocks
+    from sparsync.bench.wire import Options, measure
 
     options = Options(
         size=whole_blocks(mb or (4 if quick else 64)),
@@ -108,7 +183,8 @@ def wire(
         codecs=codecs or (("dense",) if quick else ("dense", "topk")),
         settings=overrides,
         seconds=seconds or (1.0 if quick else 5.0),
-        rounds=rounds or (QUICK_ROUNDS if quick else 3),
+        rounds=rounds or (1 if quick else 3),
+        quick=quick,
     )
     result = measure(options, say)
     tables = [wire_report.speed(result), wire_report.accounting(result), wire_report.phases(result)]

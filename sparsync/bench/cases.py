@@ -1,0 +1,59 @@
+"""The codecs that `bench codec` measures. Imports nothing heavy: `--help` names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from wire.errors import UsageError
+
+KEPT = (32, 64, 128, 256, 1024)
+"""Of a block's 4,096 elements."""
+MAGNITUDES = ("sign", "sign1", "sign2")
+WHOLE = (("fp32", "none"), ("bf16", "none"), ("fp16", "none"), ("int8", "none"), ("int4", "ef"))
+ESTIMATED = (64, 256)
+"""Numbers of kept elements that are also measured with an estimate on both sides (EF21)."""
+HEADLINE = "topk-64-sign1-ef"
+"""The codec that the targets speak of."""
+QUICK = (HEADLINE, "dense-int8")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One push codec. kept: elements of a block of 4,096; all of them for "dense"."""
+
+    codec: str
+    kept: int
+    values: str
+    feedback: str
+
+    @property
+    def name(self) -> str:
+        form = f"topk-{self.kept}" if self.codec == "topk" else "dense"
+        return f"{form}-{self.values}" + (f"-{self.feedback}" if self.feedback != "none" else "")
+
+    @property
+    def density(self) -> float:
+        return self.kept / 4096
+
+
+CASES = (
+    *(Case("topk", kept, values, "ef") for kept in KEPT for values in MAGNITUDES),
+    *(Case("topk", kept, "sign1", "ef21") for kept in ESTIMATED),
+    *(Case("dense", 4096, values, feedback) for values, feedback in WHOLE),
+)
+
+
+def chosen(patterns: Sequence[str]) -> tuple[Case, ...]:
+    """The cases whose name fits one of the patterns (`*` stands for anything); all without patterns.
+
+    Raises: UsageError for a pattern that fits none.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(case.name, pattern) for case in CASES):
+            known = ", ".join(case.name for case in CASES)
+            raise UsageError(
+                f"--codec {pattern}: no such codec; expected one of {known}, or a pattern with *"
+            )
+    return tuple(case for case in CASES if not patterns or any(fnmatchcase(case.name, p) for p in patterns))
