@@ -6,7 +6,7 @@ import numpy as np
 
 from wire.codec.kernels.indices import write_gaps
 from wire.codec.kernels.kernel import BLOCK, F32, I32, I64, INFINITY, MAGNITUDE, SLACK, U8, U16, int64, kernel
-from wire.codec.kernels.levels import BIN_BITS, fixed_point, lloyd, round_levels
+from wire.codec.kernels.levels import BIN_BITS, encode_signs
 from wire.codec.kernels.select import I16, select
 from wire.codec.kernels.values import (
     BF16,
@@ -14,14 +14,10 @@ from wire.codec.kernels.values import (
     FP32,
     INT4,
     INT8,
-    SIGN,
-    classify,
     encode_bf16,
     encode_fp16,
     encode_fp32,
     encode_integers,
-    pack_bits,
-    pack_pairs,
 )
 
 PLAIN, CARRY, RESIDUAL, TRACK, MOMENTUM = range(5)
@@ -77,6 +73,15 @@ def _measure(bits: I32, n: int, keys: I32, upper: I16) -> int:
     for i in range((n + 7) & ~7):
         upper[i] = np.int16(keys[i] >> np.int32(16))
     return int64(largest)
+
+
+@kernel
+def _pick(bits: I32, chosen: U16, k: int, x_bits: I32, keys: I32) -> None:
+    """The chosen elements, and their magnitudes."""
+    for j in range(k):
+        x_bits[j] = bits[chosen[j]]
+    for j in range(k):
+        keys[j] = x_bits[j] & MAGNITUDE
 
 
 @kernel
@@ -141,12 +146,9 @@ def encode_blocks(
     keys, picked = np.empty(SLACK, np.int32), np.empty(SLACK, np.int32)
     tied, fixed = np.empty(SLACK, np.int32), np.empty(SLACK, np.int32)
     upper, halves = np.empty(SLACK, np.int16), np.empty(SLACK, np.uint16)
-    flags, whole = np.empty(SLACK, np.uint8), np.empty(SLACK, np.uint8)
+    flags, small = np.empty(SLACK, np.uint8), np.empty(SLACK, np.uint8)
     chosen, every = np.empty(SLACK, np.uint16), np.arange(BLOCK).astype(np.uint16)
-    classes = 1 << max(values - SIGN, 0)
-    sums, means = np.empty((1 << BIN_BITS) + 1, np.int64), np.empty(classes, np.int64)
-    bounds, least = np.empty(classes - 1, np.int64), np.empty(classes - 1, np.int32)
-    level_bits = np.empty(classes, np.int32)
+    sums = np.empty((1 << BIN_BITS) + 1, np.int64)
     c_bits, x_bits, v_bits = c.view(np.int32), x.view(np.int32), v.view(np.int32)
     gap_at, sign_at, code_at, guess = 0, 0, 0, 0
     for b in range(rows.size):
@@ -156,8 +158,8 @@ def encode_blocks(
         if largest >= INFINITY:
             return gap_at, sign_at, code_at, b
         _settle(mode, state[row], c, n)
-        all_of_it = k < 0
-        if all_of_it:
+        whole = k < 0
+        if whole:
             k = n
         elif largest:
             k, guess = select(keys, upper, n, k, largest, guess, flags, tied, chosen)
@@ -168,58 +170,28 @@ def encode_blocks(
             scales[b, level] = 0
         if k == 0:
             continue
-        of, ox, ox_bits, okeys = every, c, c_bits, keys
-        if not all_of_it:
+        places, u, u_bits, u_keys = every, c, c_bits, keys
+        if not whole:
             gap_at = write_gaps(chosen, k, gaps, gap_at)
-            for j in range(k):
-                x_bits[j] = c_bits[chosen[j]]
-            for j in range(k):
-                picked[j] = x_bits[j] & MAGNITUDE
-            of, ox, ox_bits, okeys = chosen, x, x_bits, picked
+            _pick(c_bits, chosen, k, x_bits, picked)
+            places, u, u_bits, u_keys = chosen, x, x_bits, picked
         if values == FP32:
-            code_at = encode_fp32(ox, ox_bits, k, v_bits, codes, code_at)
+            code_at = encode_fp32(u, u_bits, k, v_bits, codes, code_at)
         elif values == BF16:
-            code_at = encode_bf16(okeys, ox_bits, k, v_bits, halves, codes, code_at)
+            code_at = encode_bf16(u_keys, u_bits, k, v_bits, halves, codes, code_at)
         elif values == FP16:
-            code_at = encode_fp16(ox, ox_bits, k, largest, v, v_bits, halves, scales[b], codes, code_at)
+            code_at = encode_fp16(u, u_bits, k, largest, v, v_bits, halves, scales[b], codes, code_at)
         elif values in (INT8, INT4):
             code_at = encode_integers(
-                values,
-                key,
-                numbers[b],
-                ox,
-                ox_bits,
-                of,
-                k,
-                largest,
-                fixed,
-                v,
-                whole,
-                scales[b],
-                codes,
-                code_at,
-            )
+                values, key, numbers[b], u, u_bits, places, k, largest, fixed, v, small, scales[b], codes, code_at
+            )  # fmt: skip
         else:
-            total = fixed_point(ox, k, largest, fixed)
-            lloyd(okeys, fixed, k, largest, total, tied, sums, means, bounds)
-            round_levels(means, largest, scales[b], level_bits)
-            for t in range(classes - 1):
-                least[t] = np.int32(bounds[t])
-            classify(okeys, ox_bits, k, least, level_bits, whole, v_bits)
-            padded = (k + 7) & ~7
-            for j in range(k, padded):
-                whole[j] = 0
-            for j in range(k):
-                flags[j] = np.uint8((ox_bits[j] >> np.int32(31)) & np.int32(1))
-            for j in range(k, padded):
-                flags[j] = 0
-            sign_at = pack_bits(flags, k, signs, sign_at)
-            if classes == 2:
-                code_at = pack_bits(whole, k, codes, code_at)
-            elif classes == 4:
-                code_at = pack_pairs(whole, k, codes, code_at)
-        if all_of_it:
+            sign_at, code_at = encode_signs(
+                scales[b], u, u_bits, u_keys, k, largest, fixed, tied, sums, small, v_bits, signs, sign_at,
+                codes, code_at,
+            )  # fmt: skip
+        if whole:
             _feed_back_whole(mode, state[row], v, n)
         else:
-            _feed_back(mode, state[row], of, v, k)
+            _feed_back(mode, state[row], places, v, k)
     return gap_at, sign_at, code_at, -1

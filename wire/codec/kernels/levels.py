@@ -1,4 +1,4 @@
-"""Levels of the sign codes: Lloyd's for the magnitudes of one block, in integers.
+"""The sign codes and their levels: Lloyd's for the magnitudes of one block, in integers.
 
 A magnitude is m = trunc(|c| 2^(30-e)), 2^e <= max |c| < 2^(e+1) (e = -126 where max |c| is below that), so < 2^31.
 One level is the mean, floor(sum m / k). For more, magnitudes are counted in at most 512 bins of their float32 bit
@@ -17,7 +17,8 @@ import math
 
 import numpy as np
 
-from wire.codec.kernels.kernel import F32, I32, I64, LARGEST_BFLOAT16, U16, int64, kernel
+from wire.codec.kernels.kernel import F32, I32, I64, LARGEST_BFLOAT16, SIGN_BIT, U8, U16, int64, kernel
+from wire.codec.kernels.select import GATHER_BITS, TOP_BYTE
 
 LLOYD_ROUNDS = 16
 BIN_BITS = 9
@@ -72,10 +73,10 @@ def _boundary(middle: int, down: float, base: int, shift: int, last: int, one: F
 
 
 @kernel
-def lloyd(
-    keys: I32, fixed: I32, k: int, largest: int, total: int, bins: I32, sums: I64, means: I64, bounds: I64
+def _lloyd(
+    keys: I32, fixed: I32, k: int, largest: int, total: int, bins: I32, sums: I64, means: I64, least: I32
 ) -> None:
-    """Means of the classes, and the least key of each class but the first, into `bounds`.
+    """Means of the classes, and the least key of each class but the first.
 
     keys, fixed int32[k]; total: sum of fixed; bins int32[k], sums int64[513]: scratch.
     """
@@ -114,11 +115,11 @@ def lloyd(
     for t in range(classes):
         means[t] = _mean(sums, edges[t], edges[t + 1], means[max(t - 1, 0)])
     for t in range(1, classes):
-        bounds[t - 1] = base + (edges[t] << shift)
+        least[t - 1] = base + (edges[t] << shift)
 
 
 @kernel
-def round_levels(means: I64, largest: int, levels: U16, bits: I32) -> None:
+def _round_levels(means: I64, largest: int, levels: U16, bits: I32) -> None:
     """bfloat16 bits of the means (to nearest even, never to infinity), and the same as float32 bits."""
     down, one = math.ldexp(1.0, max(largest >> 23, 1) - 157), np.empty(1, np.float32)
     for level in range(means.size):
@@ -127,3 +128,83 @@ def round_levels(means: I64, largest: int, levels: U16, bits: I32) -> None:
         short = min((b + 0x7FFF + ((b >> 16) & 1)) >> 16, LARGEST_BFLOAT16)
         levels[level] = short
         bits[level] = short << 16
+
+
+@kernel
+def _pack_bits(ones: U8, k: int, packed: U8, at: int) -> int:
+    """Eight ones or zeros a byte, the first one lowest. `ones` is zero from k to the next multiple of 8."""
+    words, size = ones.view(np.uint64), (k + 7) >> 3
+    into = packed[at : at + size]
+    for p in range(size):
+        into[p] = np.uint8((words[p] * GATHER_BITS) >> TOP_BYTE)
+    return at + size
+
+
+@kernel
+def _pack_pairs(twos: U8, k: int, packed: U8, at: int) -> int:
+    """Four two-bit codes a byte, the first one lowest. `twos` is zero from k to the next multiple of 4."""
+    words, size = twos.view(np.uint32), (k + 3) >> 2
+    into = packed[at : at + size]
+    for p in range(size):
+        w = words[p]
+        w = np.uint32(w | (w >> np.uint32(6)))
+        into[p] = np.uint8((w | (w >> np.uint32(12))) & np.uint32(0xFF))
+    return at + size
+
+
+@kernel
+def _classify(keys: I32, bits: I32, k: int, least: I32, level_bits: I32, twos: U8, v_bits: I32) -> None:
+    """Class of each magnitude, and its level with the sign of x. least[t]: least key of class t + 1."""
+    lowest = level_bits[0]
+    for j in range(k):
+        twos[j] = 0
+        v_bits[j] = lowest
+    for t in range(least.size):
+        bound, level, one = least[t], level_bits[t + 1], np.uint8(1)
+        for j in range(k):
+            above = keys[j] >= bound
+            twos[j] += one if above else np.uint8(0)
+            v_bits[j] = level if above else v_bits[j]
+    for j in range(k):
+        v_bits[j] = v_bits[j] | (bits[j] & SIGN_BIT)
+
+
+@kernel
+def encode_signs(
+    levels: U16,
+    x: F32,
+    bits: I32,
+    keys: I32,
+    k: int,
+    largest: int,
+    fixed: I32,
+    bins: I32,
+    sums: I64,
+    small: U8,
+    v_bits: I32,
+    signs: U8,
+    sign_at: int,
+    codes: U8,
+    code_at: int,
+) -> tuple[int, int]:
+    """Signs, and classes where there are `levels` for more than one; where both sections go on.
+
+    x float32[k], its bits and its magnitudes `keys`; v_bits: what the decoder makes of it, as bits.
+    fixed, bins int32[k], sums int64[513], small uint8[k + 8]: scratch.
+    """
+    classes, padded = levels.size, (k + 7) & ~7
+    means, least = np.empty(classes, np.int64), np.empty(classes - 1, np.int32)
+    level_bits = np.empty(classes, np.int32)
+    total = fixed_point(x, k, largest, fixed)
+    _lloyd(keys, fixed, k, largest, total, bins, sums, means, least)
+    _round_levels(means, largest, levels, level_bits)
+    for j in range(k, padded):
+        small[j] = 0
+    _classify(keys, bits, k, least, level_bits, small, v_bits)
+    if classes == 2:
+        code_at = _pack_bits(small, k, codes, code_at)
+    elif classes == 4:
+        code_at = _pack_pairs(small, k, codes, code_at)
+    for j in range(k):
+        small[j] = np.uint8((bits[j] >> np.int32(31)) & np.int32(1))
+    return _pack_bits(small, k, signs, sign_at), code_at

@@ -23,7 +23,6 @@ ONES = BITS_OF.sum(axis=1).astype(np.uint16)
 """Set bits of each byte."""
 PLACES = np.argsort(BITS_OF == 0, axis=1, kind="stable").astype(np.uint16)
 """uint16[256, 8]: positions of the set bits of each byte, ascending; what follows them has no meaning."""
-SUBSTEPS = 15
 
 
 @kernel

@@ -41,9 +41,9 @@ from wire.codec.kernels.kernel import (
     kernel,
 )
 from wire.codec.kernels.levels import fixed_point
-from wire.codec.kernels.select import GATHER_BITS, TOP_BYTE
+from wire.codec.values import Values
 
-FP32, FP16, BF16, INT8, INT4, SIGN, SIGN1, SIGN2 = range(8)
+FP32, FP16, BF16, INT8, INT4, SIGN, SIGN1, SIGN2 = (int(kind) for kind in Values)
 
 ROUNDER = np.float32(12582912.0)
 """1.5 * 2^23: added and taken away, it rounds what is below 2^22 to nearest, ties to even."""
@@ -288,42 +288,3 @@ def pack_nibbles(whole: U8, k: int, codes: U8, at: int) -> int:
     for p in range(size):
         into[p] = np.uint8((pairs[p] | (pairs[p] >> np.uint16(4))) & np.uint16(0xFF))
     return at + size
-
-
-@kernel
-def pack_bits(ones: U8, k: int, packed: U8, at: int) -> int:
-    """Eight ones or zeros a byte, the first one lowest. `ones` is zero from k to the next multiple of 8."""
-    words, size = ones.view(np.uint64), (k + 7) >> 3
-    into = packed[at : at + size]
-    for p in range(size):
-        into[p] = np.uint8((words[p] * GATHER_BITS) >> TOP_BYTE)
-    return at + size
-
-
-@kernel
-def pack_pairs(twos: U8, k: int, packed: U8, at: int) -> int:
-    """Four two-bit codes a byte, the first one lowest. `twos` is zero from k to the next multiple of 4."""
-    words, size = twos.view(np.uint32), (k + 3) >> 2
-    into = packed[at : at + size]
-    for p in range(size):
-        w = words[p]
-        w = np.uint32(w | (w >> np.uint32(6)))
-        into[p] = np.uint8((w | (w >> np.uint32(12))) & np.uint32(0xFF))
-    return at + size
-
-
-@kernel
-def classify(keys: I32, bits: I32, k: int, least: I32, level_bits: I32, twos: U8, v_bits: I32) -> None:
-    """Class of each magnitude, and its level with the sign of x. least[t]: least key of class t + 1."""
-    lowest = level_bits[0]
-    for j in range(k):
-        twos[j] = 0
-        v_bits[j] = lowest
-    for t in range(least.size):
-        bound, level, one = least[t], level_bits[t + 1], np.uint8(1)
-        for j in range(k):
-            above = keys[j] >= bound
-            twos[j] += one if above else np.uint8(0)
-            v_bits[j] = level if above else v_bits[j]
-    for j in range(k):
-        v_bits[j] = v_bits[j] | (bits[j] & SIGN_BIT)
