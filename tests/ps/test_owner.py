@@ -14,9 +14,10 @@ from ps.ledger import Verdict
 from ps.owner import News, Owner
 from ps.publication import DELAY_S
 from ps.publish import Delta
-from ps.records import Accept, Accepted, Close, Retire, Segment
+from ps.records import Accept, Accepted, Close, Flush, Retire, Segment
 from ps.store import Store
-from tests.ps.models import ARRIVAL, LAYOUT, STREAMS, Cluster, Worker, close, commit, sgd
+from tests.ps.models import ARRIVAL, LAYOUT, STREAMS, Cluster, Worker, close, commit, plane, sgd
+from wire.codec.chain import FLUSH
 from wire.codec.dense import pack
 from wire.errors import BadUnit, Busy, NoInput, ProtocolMismatch
 from wire.layout import BLOCK
@@ -177,6 +178,18 @@ def test_room_is_given_back_on_arrival_and_by_a_refusal(tmp_path: Path) -> None:
         with pytest.raises(ProtocolMismatch):
             await push(owner, worker.unit(99, base=10**6))
         owner.admit(room)
+
+    play(scene())
+
+
+def test_room_of_a_flush_is_given_back_on_arrival(tmp_path: Path) -> None:
+    async def scene() -> None:
+        cluster = Cluster(segment=ARRIVAL)
+        owner = owner_of(cluster, tmp_path)
+        frame = b"".join(FLUSH.encode(plane(5), {}, cluster.blocks(0)))
+        for _ in range(2 * ROOM // len(frame)):
+            owner.admit(len(frame))
+            await owner.apply(Flush(7, 0, (0.1, 0.1), frame))
 
     play(scene())
 

@@ -28,5 +28,17 @@ def test_a_unit_waits_no_longer_than_the_delay() -> None:
     assert publication.decide(Backlog(1, 8, False), 9.0) == Decision("", DELAY_S), "counted anew"
 
 
+def test_a_flush_alone_goes_out_after_the_delay_and_counts_as_no_unit() -> None:
+    publication = Publication()
+    assert publication.decide(Backlog(0, 0, True, flushed=True), 1.0) == Decision("", DELAY_S)
+    assert (
+        "a flush is pending for 0.250 s"
+        in publication.decide(Backlog(0, 0, False, flushed=True), 1.25).reason
+    )
+    assert not Publication().decide(Backlog(1, 3, False, flushed=True), 1.0).reason, (
+        "2 units suffice for 3 workers"
+    )
+
+
 def test_bounded_workers_do_not_wait_for_the_delay() -> None:
     assert Publication().decide(Backlog(1, 8, True), 1.0).reason == "the clock advanced"

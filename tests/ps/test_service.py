@@ -16,6 +16,7 @@ from ps.store import Store
 from ps.terms import TermGuard
 from tests.ps.models import ADAMW, LAYOUT, STREAMS, WHOLE, Cluster, Worker, plane
 from wire.codec.base import Blocks
+from wire.codec.chain import FLUSH
 from wire.codec.dense import pack, unpack
 from wire.config import Config
 from wire.ids import Term
@@ -114,6 +115,25 @@ async def push(stub: shard_pb2_grpc.ShardStub, worker: Worker, number: int, *, b
     return str(shard_pb2.PushReply.Outcome.Name(reply.outcome))
 
 
+async def flush(stub: shard_pb2_grpc.ShardStub, incarnation: int, *, segment: int = 0, more: int = 0) -> str:
+    """What a leaver held back; `more`: bytes that the header tells beyond those of the frame."""
+    frame = b"".join(FLUSH.encode(plane(5), {}, Cluster(1).blocks(0)))
+    header = shard_pb2.PushHeader(
+        flush=shard_pb2.Flush(timeline=1, segment=segment),
+        incarnation=incarnation,
+        plan=1,
+        frame_bytes=len(frame) + more,
+    )
+
+    async def chunks() -> AsyncIterator[shard_pb2.PushChunk]:
+        yield shard_pb2.PushChunk(header=header)
+        yield shard_pb2.PushChunk(data=frame)
+        yield shard_pb2.PushChunk(commit=shard_pb2.Commit(learning_rates=(0.1, 0.1)))
+
+    reply = await stub.Push(chunks())
+    return str(shard_pb2.PushReply.Outcome.Name(reply.outcome))
+
+
 async def follow(
     stub: shard_pb2_grpc.ShardStub, start: int, stop: int
 ) -> list[tuple[shard_pb2.DeltaHeader, bytes]]:
@@ -191,6 +211,29 @@ def test_an_elastic_segment_as_a_coordinator_hears_it(tmp_path: Path) -> None:
         state = await again.attach(low=1)
         assert [accepted.unit.stream for accepted in state.accepted] == [1]
         assert (state.version, state.step, state.segment) == (2, 0, 0)
+
+    play(scene, tmp_path)
+
+
+def test_a_flush_is_taken_once_and_published(tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        (one, _), line = workers(), Line(stub)
+        await line.attach()
+        await line.configure(ARRIVAL)
+        await upload(stub)
+        await push(stub, one, 0)
+        await line.hear("accepted")
+        await line.hear("published")
+        assert await flush(stub, 1) == "ACCEPTED"
+        published = (await line.hear("published")).published
+        assert (published.version, published.units) == (2, 0)
+        assert await flush(stub, 1) == "ACCEPTED", "a repeat"
+        assert await flush(stub, 2, segment=1) == "FENCED"
+        with pytest.raises(grpc.aio.AioRpcError, match="for this shard at most"):
+            await flush(stub, 2, more=1 << 20)
+        ((delta, _),) = await follow(stub, 1, 2)
+        assert not delta.outcomes and not delta.closes
+        assert (await Line(stub).attach()).version == 2, "no second publication"
 
     play(scene, tmp_path)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wire.codec.base import Blocks, Plane, PushCodec
-from wire.codec.chain import push_codec
+from wire.codec.chain import FLUSH, push_codec
 from wire.ids import UnitId
 from wire.layout import BLOCK, BlockRange, Layout, Parameter
 from worker.deltas import Delta, Outcome
@@ -106,6 +106,29 @@ def test_what_is_settled_whole_changes_nothing_and_other_units_are_none_of_ours(
     lane.settle(Delta(0, 1, b"", step=0, closes=False, outcomes=(Outcome(UnitId(1, 1, 1), 1.0),)))
     assert lane.unsettled == 0
     assert np.array_equal(lane.planes["residual"], before)
+
+
+@pytest.mark.parametrize("name", ["ef", "dense"])
+def test_the_last_push_empties_the_lane_shard_by_shard(name: str) -> None:
+    lane, produced, applied = run(name, units=20, seed=1)
+    assert lane.held is not None and lane.holding == [0, 1]
+    FLUSH.add(lane.rest(1), applied, SHARDS[1])
+    assert lane.holding == [0, 1], "held until it is taken"
+    lane.flushed(1)
+    assert lane.holding == [0] and not lane.held[SHARDS[1].rows].any()
+    FLUSH.add(lane.rest(0), applied, SHARDS[0])
+    lane.encode(0, 99, zeros() + 1)
+    lane.settle(Delta(0, 0, b"", step=0, closes=False, outcomes=(Outcome(UnitId.of(1, 99, R), 0.0),)))
+    lane.flushed(0)
+    produced[SHARDS[0].rows] += 1
+    rest = produced.astype(np.float64) - applied - lane.held
+    real = np.arange(BLOCK) < np.asarray(LAYOUT.lengths)[:, None]
+    assert np.linalg.norm(rest[real]) <= 1e-6 * np.linalg.norm(produced), "what came back meanwhile is held"
+
+
+def test_estimates_hold_nothing_back() -> None:
+    lane, _, _ = run("ef21", units=5, seed=1)
+    assert lane.holding == []
 
 
 def test_what_nothing_was_applied_of_is_sent_again_whole() -> None:

@@ -83,6 +83,7 @@ class Toy:
         for shard in self.shards:
             shard.bases[0] = (0, pack(x, shard.blocks))
         self.pushes: list[Pushed] = []
+        self.rests: list[FlushedRest] = []
         self.reports: list[tuple[str, Any]] = []
         self.listeners: list[Callable[[Delta], None]] = []
 
@@ -111,6 +112,16 @@ class Toy:
         for shard in range(2):
             mine = [(p, 1.0) for p in self.pushes if p.shard == shard and p.unit.step == step]
             self.publish(shard, mine, step=step, closes=True, clock=step + 1, **header)
+
+
+@dataclass
+class FlushedRest:
+    """What a leaver held back, as it came to a shard."""
+
+    shard: int
+    segment: int
+    frame: bytes
+    commit: Commit
 
 
 class ToyTransfer:
@@ -162,6 +173,10 @@ class ToyTransfer:
         self.mailbox.expect_answer(unit)
         self._toy.pushes.append(Pushed(shard, unit, frame, commit, base))
         self.mailbox.put_answer(unit, accepted=True)
+
+    def begin_flush(self, shard: int, segment: int, frame: bytes, commit: Commit, *, limit_s: float) -> None:
+        """The answer is the test's to give."""
+        self._toy.rests.append(FlushedRest(shard, segment, frame, commit))
 
 
 class ToyAttachment:
