@@ -175,9 +175,12 @@ def oracle_levels(c: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     bins = np.array([max(0, key - base) >> shift for key in keys])
     last = int(bins.max())
 
+    held, number = np.zeros(513, np.int64), np.bincount(bins, minlength=513)
+    np.add.at(held, bins, np.array(m))
+
     def mean(low: int, high: int, otherwise: int) -> int:
-        inside = [value for value, at in zip(m, bins, strict=True) if low <= at < high]
-        return sum(inside) // len(inside) if inside else otherwise
+        inside = int(number[low:high].sum())
+        return int(held[low:high].sum()) // inside if inside else otherwise
 
     def boundary(middle: int) -> int:
         pattern = int(bits(np.array([math.ldexp(middle, e - 30)], np.float32))[0])

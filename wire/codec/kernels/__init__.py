@@ -1,7 +1,7 @@
 """The inner loops: state update, exact top-k, quantiser and feedback in one pass over each block, and the way back.
 
 All arithmetic is fixed: plain float32 multiplications and adds without contraction for planes, integers for
-everything else, so that no order of summation shows. Legend: n blocks, k kept elements of one, K of all.
+every sum over elements, so that no order of summation shows. Legend: n blocks, k kept elements of one, K of all.
     rows, numbers int64[n] · lengths, kept int32[n] · counts uint16[n] · scales uint16[n, L] (bfloat16 bits)
     gaps uint8[…] · signs uint8[…] · codes uint8[…]: sections, each block's bits begin at a byte
 

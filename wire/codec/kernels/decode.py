@@ -1,4 +1,8 @@
-"""From sections to numbers, and from numbers into planes: every kernel checks what it is given before it writes."""
+"""From sections to numbers, and from numbers into planes.
+
+What was read is judged here, down to the lengths of the sections. What is added or set is taken as it is: indices
+below the row's length, as `read_gaps` and `read_bitmap` leave them, and as many values as counts or lengths ask for.
+"""
 
 from __future__ import annotations
 

@@ -13,8 +13,7 @@ int8   scale = float32(max |c| / 127) rounded up to bfloat16, at least 2^-126, a
        at most 127, with the sign of c
 int4   h = trunc(|c| 2^(22-e)), 2^e <= max |c| (levels.py); s = (sum h^2 / sum h) / 2 - 5/16 (sum h / k), in float64;
        scale = the lesser of bfloat16 nearest to s 2^(e-22), and of max |c| / 7 rounded up (the latter where all h
-       are 0); limits, inverse and
-       nearest as int8, clipped to 7; two's complement nibbles, low one first
+       are 0); limits, inverse and nearest as int8, at most 7; two's complement nibbles, low one first
 sign…  the signs; classes of levels.py, 0, 1, 2 bits an element, low bits first
 
 r = hash(seed + 0x9E3779B9 i) >> 8 for element i of its block, all mod 2^32, where
