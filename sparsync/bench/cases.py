@@ -1,4 +1,4 @@
-"""The codecs that `bench codec` measures. Imports nothing heavy: `--help` names them."""
+"""The codecs that `bench codec` measures, those of pushes and of deltas. Imports nothing heavy: `--codec` names them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from fnmatch import fnmatchcase
 
 from wire.errors import UsageError
 
+PULL = "pull"
 KEPT = (32, 64, 128, 256, 1024)
 """Of a block's 4,096 elements."""
 MAGNITUDES = ("sign", "sign1", "sign2")
 WHOLE = (("fp32", "none"), ("bf16", "none"), ("fp16", "none"), ("int8", "none"), ("int4", "ef"))
 ESTIMATED = (64, 256)
 """Numbers of kept elements that are also measured with an estimate on both sides (EF21)."""
+PULLED = (("topk", 256, "sign1"), ("topk", 1024, "sign1"), ("dense", 4096, "fp32"))
+"""Codecs of the way down: what a server publishes."""
 HEADLINE = "topk-64-sign1-ef"
 """The codec that the targets speak of."""
 QUICK = (HEADLINE, "dense-int8")
@@ -21,7 +24,7 @@ QUICK = (HEADLINE, "dense-int8")
 
 @dataclass(frozen=True)
 class Case:
-    """One push codec. kept: elements of a block of 4,096; all of them for "dense"."""
+    """One codec. kept: elements of a block of 4,096; all of them for "dense". feedback: "pull" for the way down."""
 
     codec: str
     kept: int
@@ -34,6 +37,11 @@ class Case:
         return f"{form}-{self.values}" + (f"-{self.feedback}" if self.feedback != "none" else "")
 
     @property
+    def pulled(self) -> bool:
+        """Whether it is a delta's codec, not a push's."""
+        return self.feedback == PULL
+
+    @property
     def density(self) -> float:
         return self.kept / 4096
 
@@ -42,6 +50,7 @@ CASES = (
     *(Case("topk", kept, values, "ef") for kept in KEPT for values in MAGNITUDES),
     *(Case("topk", kept, "sign1", "ef21") for kept in ESTIMATED),
     *(Case("dense", 4096, values, feedback) for values, feedback in WHOLE),
+    *(Case(codec, kept, values, PULL) for codec, kept, values in PULLED),
 )
 
 

@@ -1,4 +1,4 @@
-"""`sparsync bench codec`: how fast, how small and how exact each push codec is, on real pseudo-gradients.
+"""`sparsync bench codec`: how fast, how small and how exact each codec is, on real pseudo-gradients.
 
 In every round each codec encodes the same plane with fresh state and decodes the frame into a plane of zeros; a copy
 of memory and `torch.topk` a block take their turns between them. Rates count the float32 input. Decoding is taking the
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ from sparsync.bench.figures import distribution
 from sparsync.bench.gradients import Updates, gaussian, real_updates, tiled
 from sparsync.bench.load import BLOCK_BYTES
 from wire.clock import monotonic_clock
-from wire.codec.base import Blocks, Plane, PushCodec
-from wire.codec.chain import push_codec
+from wire.codec.base import Blocks, Plane
+from wire.codec.chain import delta_codec, push_codec
 from wire.codec.frame import ENTRY, HEADER, PART_HEADER_BYTES, TABLE_AT
-from wire.layout import BlockRange, Layout, Parameter
+from wire.layout import BLOCK, BlockRange, Layout, Parameter
 
 GB = 1e9
 ROUNDS, WARM_UP_STEPS, INNER_STEPS = 3, 20, 8
@@ -145,47 +145,97 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
     return monotonic_clock.now() - begin, done
 
 
-class Subject:
-    """One codec, the state that it keeps, and what was measured of it.
+class Way(Protocol):
+    """One codec in one direction, with the state that it keeps."""
 
-    Args:
-        plane: the input. out: a plane to decode into, shared by all.
-    """
+    def forget(self) -> None:
+        """Back to the state of a start: zeros."""
+        ...
 
-    def __init__(self, case: Case, plane: Plane, out: Plane, blocks: Blocks, *, threads: int) -> None:
-        self._case, self._plane, self._out, self._blocks = case, plane, out, blocks
-        self._codec: PushCodec = push_codec(
+    def encode(self, plane: Plane) -> bytes:
+        """The frame of `plane`."""
+        ...
+
+    def decode(self, frame: bytes, out: Plane) -> None:
+        """Take a frame apart, with all checks, and do to `out` what it says."""
+        ...
+
+
+class Pushing:
+    """A worker encodes a gradient, a server adds it up."""
+
+    def __init__(self, case: Case, blocks: Blocks, *, threads: int) -> None:
+        self._blocks = blocks
+        self._codec = push_codec(
             codec=case.codec,
             density=case.density,
             values=case.values,
             feedback=case.feedback,
             threads=threads,
         )
-        self._state = {name: np.zeros_like(plane) for name in self._codec.state_planes}
+        shape = (blocks.count, BLOCK)
+        self._state = {name: np.zeros(shape, np.float32) for name in self._codec.state_planes}
+
+    def forget(self) -> None:
+        for state in self._state.values():
+            state[:] = 0.0
+
+    def encode(self, plane: Plane) -> bytes:
+        return b"".join(self._codec.encode(plane, self._state, self._blocks))
+
+    def decode(self, frame: bytes, out: Plane) -> None:
+        self._codec.add(frame, out, self._blocks)
+
+
+class Publishing:
+    """A server moves its published model towards x, a worker follows."""
+
+    def __init__(self, case: Case, blocks: Blocks, *, threads: int) -> None:
+        self._blocks = blocks
+        self._codec = delta_codec(codec=case.codec, density=case.density, values=case.values, threads=threads)
+        self._published = np.zeros((blocks.count, BLOCK), np.float32)
+
+    def forget(self) -> None:
+        self._published[:] = 0.0
+
+    def encode(self, plane: Plane) -> bytes:
+        return self._codec.publish(plane, self._published, self._blocks)
+
+    def decode(self, frame: bytes, out: Plane) -> None:
+        self._codec.apply(frame, out, self._blocks)
+
+
+class Subject:
+    """One codec, and what was measured of it.
+
+    Args:
+        plane: the input. out: a plane to decode into, shared by all.
+    """
+
+    def __init__(self, case: Case, plane: Plane, out: Plane, blocks: Blocks, *, threads: int) -> None:
+        self._case, self._plane, self._out = case, plane, out
+        kind = Publishing if case.pulled else Pushing
+        self._way: Way = kind(case, blocks, threads=threads)
         self._encode_s, self._decode_s = list[float](), list[float]()
 
     def warm_up(self) -> None:
         """Load kernels, touch memory; and see how far one frame is from the input."""
-        self._frame = self._encode()
+        self._frame = self._way.encode(self._plane)
         self._out[:] = 0.0
-        self._codec.add(self._frame, self._out, self._blocks)
+        self._way.decode(self._frame, self._out)
         self._error = relative_error(self._plane, self._out)
 
     def round(self) -> None:
         """Encode with fresh state and decode again; the latter some times, for it is over soon."""
-        for state in self._state.values():
-            state[:] = 0.0
-        took, self._frame = timed(self._encode)
+        self._way.forget()
+        took, self._frame = timed(lambda: self._way.encode(self._plane))
         self._encode_s.append(took)
         took, _ = timed(self._decode)
         self._decode_s.append(took / DECODES)
 
-    def _encode(self) -> bytes:
-        return b"".join(self._codec.encode(self._plane, self._state, self._blocks))
-
     def _decode(self) -> None:
         for _ in range(DECODES):
-            self._codec.add(self._frame, self._out, self._blocks)
+            self._way.decode(self._frame, self._out)
 
     def result(self, baselines: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         """Rates, ratios of each round, sizes and error. baselines: seconds of each round."""

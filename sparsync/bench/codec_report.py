@@ -10,7 +10,8 @@ from sparsync.bench.report import Row, Section, Table, page
 from sparsync.drawing import PALETTE, Bar, Frame, axes, bars, document, dot, legend, single
 
 TITLE = "sparsync bench codec"
-FEEDBACKS = ("none", "ef", "ef21")
+FEEDBACKS = ("none", "ef", "ef21", "pull")
+LEGEND = {"none": "no feedback", "ef": "error feedback", "ef21": "EF21", "pull": "deltas (EF21-P)"}
 
 Result = Mapping[str, Any]
 
@@ -102,7 +103,7 @@ def _rates(size: Result, key: str) -> list[Bar]:
 
 
 def trade(title: str, codecs: Sequence[Result]) -> str:
-    """Relative error by bits a parameter, the latter in powers of two; a colour for each kind of feedback."""
+    """Relative error by bits a parameter, the latter in powers of two; a colour for each feedback and for deltas."""
     points = [(math.log2(found["bits_a_parameter"]), found["relative_error"]) for found in codecs]
     frame = Frame.around([*points, (0.0, 0.0)])
     colours = dict(zip(FEEDBACKS, PALETTE, strict=False))
@@ -112,11 +113,11 @@ def trade(title: str, codecs: Sequence[Result]) -> str:
         dot(frame, point, colours[kind], found["codec"])
         for found, point, kind in zip(codecs, points, kinds, strict=True)
     ]
-    return document(title, [*body, *legend((f"feedback {k}", colours[k]) for k in FEEDBACKS if k in kinds)])
+    return document(title, [*body, *legend((LEGEND[k], colours[k]) for k in FEEDBACKS if k in kinds)])
 
 
 def feedback_of(codec: str) -> str:
-    """The feedback in a codec's name."""
+    """The feedback in a codec's name; "pull" for a delta's."""
     last = codec.rpartition("-")[2]
     return last if last in FEEDBACKS else "none"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from sparsync.launcher import run_error
 from sparsync.live import EventTail, NoDisplay
 from sparsync.run_directory import RunDirectory, read_address
 from wire.config import Loaded, load
-from wire.errors import Interrupted
+from wire.errors import Interrupted, SparsyncError
 from wire.rpc.identity import Security
 
 SCRIPT = Path(__file__).parent / "scripts" / "synthetic.py"
@@ -71,15 +70,14 @@ def run_cluster(
 
 
 async def _run(launch: Launch, seconds: float) -> tuple[Cluster, bool]:
-    """The cluster after its end, and whether that was at our request."""
+    """The cluster after its end, and whether that was at our request. Raises: SparsyncError."""
     cluster = Cluster(launch, NoDisplay())
-    stopping = asyncio.create_task(_stop_after(launch.run, seconds))
     try:
-        await cluster.run()
-    finally:
-        stopping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await stopping
+        async with asyncio.TaskGroup() as group:
+            stopping = group.create_task(_stop_after(launch.run, seconds))
+            group.create_task(cluster.run()).add_done_callback(lambda _: stopping.cancel())
+    except* SparsyncError as errors:
+        raise errors.exceptions[0] from None
     return cluster, not stopping.cancelled()
 
 

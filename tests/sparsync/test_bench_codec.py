@@ -24,8 +24,15 @@ from wire.layout import BLOCK, BlockRange, Layout, Parameter
 
 def test_each_case_has_a_name_of_its_own_and_can_be_built() -> None:
     assert len({case.name for case in cases.CASES}) == len(cases.CASES)
+    plane = gaussian(1, seed=0)
+    blocks = Blocks.of(Layout((Parameter("input", plane.shape, "float32", 0),)), [BlockRange(0, 1)])
     for case in cases.CASES:
-        push_codec(codec=case.codec, density=case.density, values=case.values, feedback=case.feedback)
+        subject = codec.Subject(case, plane, np.zeros_like(plane), blocks, threads=1)
+        subject.warm_up()
+        subject.round()
+        found = subject.result({"memcpy": [1.0]})
+        assert found["codec"] == case.name and found["encode_gb_per_s"]["n"] == 1
+        assert 0 <= found["relative_error"] < 1
     assert {*cases.QUICK, cases.HEADLINE} <= {case.name for case in cases.CASES}
 
 

@@ -238,7 +238,7 @@ CODEC: dict[str, Any] = {
     ("html", "plots", "words"),
     [
         (wire_report.html(WIRE), 3, ["80%", "1.01", "push", "a.b=&lt;c&gt;"]),
-        (codec_report.html(CODEC), 3, ["topk-64-sign1-ef", "0.15", "feedback ef", "Lloyd"]),
+        (codec_report.html(CODEC), 3, ["topk-64-sign1-ef", "0.15", "error feedback", "Lloyd"]),
     ],
 )
 def test_a_page_needs_nothing_else_and_holds_the_whole_result(

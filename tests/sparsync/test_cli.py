@@ -50,7 +50,11 @@ def help_of(*command: str) -> tuple[set[str], float]:
 
 
 @pytest.mark.parametrize(
-    "command", [(), *[(name,) for name in COMMANDS], ("config", "show"), ("config", "check")]
+    "command",
+    [
+        *[(), *[(name,) for name in COMMANDS], ("config", "show"), ("config", "check")],
+        *[("bench", "codec"), ("bench", "wire")],
+    ],
 )
 def test_help_answers_at_once_and_imports_nothing_heavy(command: tuple[str, ...]) -> None:
     measured = [help_of(*command) for _ in range(3)]
