@@ -1,4 +1,4 @@
-"""The codecs that `bench codec` measures, those of pushes and of deltas. Imports nothing heavy: `--codec` names them."""
+"""The codecs that `bench codec` measures, of pushes and of deltas. Imports nothing heavy: `--codec` names them."""
 
 from __future__ import annotations
 
