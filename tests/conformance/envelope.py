@@ -13,6 +13,7 @@ import xxhash
 import zstandard
 
 HEADER_BYTES, PART_BYTES, SECTIONS = 24, 60, 5
+_SQUEEZE = zstandard.ZstdCompressor(level=1)
 COUNTS, SCALES, INDICES, SIGNS, CODES = range(SECTIONS)
 
 
@@ -43,7 +44,7 @@ class RawPart:
 
     def put(self, section: int, data: bytes, *, squeezed: bool = False) -> None:
         """Another section, stored as it is, or through zstd where that is shorter."""
-        small = zstandard.compress(data, 1) if squeezed else data
+        small = _SQUEEZE.compress(data) if squeezed else data
         self.raw[section], self.stored[section] = len(data), small if len(small) < len(data) else data
 
     def pack(self) -> bytes:

@@ -103,10 +103,27 @@ def read_part(
     demand(end <= len(frame), "a part that ends behind the frame")
     demand(checksum == xxhash.xxh3_64_intdigest(frame[at : at + 12] + frame[at + 20 : end]), "checksum")
     sections, start = [], at + 60
-    for raw, stored in table:
+    for (raw, stored), limit in zip(table, limits(chain, blocks), strict=True):
+        demand(raw <= limit, "a section longer than it can be")
         sections.append(expand(frame[start : start + stored], raw))
         start += stored
     return sections, indices, end
+
+
+def limits(chain: Chain, blocks: list[Block]) -> tuple[int, ...]:
+    """The longest that each section can be."""
+    lengths = [block.length for block in blocks]
+    density = chain.density
+    kept = lengths if density is None else [max(math.ceil(density * n), 1) for n in lengths]
+    gaps = sum(k + (n - k) // 255 for k, n in zip(kept, lengths, strict=True))
+    bitmap = sum((n + 7) // 8 for n in lengths)
+    return (
+        0 if density is None else 2 * len(blocks),
+        2 * SCALES[chain.values] * len(blocks),
+        0 if density is None else max(gaps, bitmap),
+        sum((k + 7) // 8 for k in kept) if chain.values >= SIGN else 0,
+        sum((k * CODE_BITS[chain.values] + 7) // 8 for k in kept),
+    )
 
 
 def expand(stored: bytes, raw: int) -> bytes:
