@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from wire.codec.base import Blocks, DamagedFrame
-from wire.codec.dense import DenseDelta, DensePush, pack, unpack
-from wire.codec.frame import Kind, build
+from wire.codec.dense import pack, unpack
 from wire.layout import BLOCK, BlockRange, Layout, Parameter
 
 LAYOUT = Layout((Parameter("a", (5000,), "float32", 0), Parameter("b", (3,), "float32", 0)))
@@ -39,34 +38,17 @@ def test_unpack_refuses_another_length(cut: int) -> None:
     assert not into.any()
 
 
-def test_frames_have_one_length() -> None:
-    codec = DensePush()
-    assert len(codec.encode(plane(), {}, BLOCKS)) == codec.max_frame_bytes(BLOCKS) == 24 + 4 * 5003
+def test_no_blocks_are_packed_into_nothing() -> None:
+    assert pack(plane(), Blocks.of(LAYOUT, [])) == b""
 
 
-def test_add_is_a_plain_float32_add() -> None:
-    codec, into = DensePush(), plane(1)
-    expected = into + plane(0)
-    codec.add(codec.encode(plane(0), {}, BLOCKS), into, BLOCKS)
-    assert pack(into, BLOCKS) == pack(expected, BLOCKS)
+def test_rows_of_a_shard_are_packed_in_the_order_of_its_blocks() -> None:
+    p, swapped = plane(), Blocks.of(LAYOUT, [BlockRange(2, 3), BlockRange(0, 1)])
+    assert pack(p, swapped) == np.concatenate([p[2][:3], p[0]]).tobytes()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_finite_are_refused_by_the_decoder(value: float) -> None:
-    raw = np.full(5003, value, "<f4").tobytes()
-    with pytest.raises(DamagedFrame, match="NaN"):
-        DensePush().validate(build(Kind.DENSE_PUSH, 0, 3, [(len(raw), raw)]), BLOCKS)
-    with pytest.raises(DamagedFrame, match="NaN"):
-        DenseDelta().apply(build(Kind.DENSE_DELTA, 0, 3, [(len(raw), raw)]), plane(), BLOCKS)
-
-
-def test_an_unknown_option_is_refused() -> None:
-    raw = bytes(4 * 5003)
-    with pytest.raises(DamagedFrame, match="option 1"):
-        DensePush().validate(build(Kind.DENSE_PUSH, 1, 3, [(len(raw), raw)]), BLOCKS)
-
-
-def test_no_blocks_make_a_frame_of_nothing() -> None:
-    none = Blocks.of(LAYOUT, [])
-    assert len(DensePush().encode(plane(), {}, none)) == 24
-    assert pack(plane(), none) == b""
+def test_planes_that_do_not_hold_the_blocks_are_refused() -> None:
+    with pytest.raises(ValueError, match="block row 2 of a plane of 2 rows"):
+        pack(plane()[:2], BLOCKS)
+    with pytest.raises(ValueError, match="block row 2 of a plane of 2 rows"):
+        unpack(bytes(20012), plane()[:2], BLOCKS)
