@@ -30,14 +30,13 @@ def plane_chunks(name: str, data: bytes | bytearray | memoryview) -> Iterator[co
 class PlaneReader:
     """Puts planes together again, one after the other.
 
-    Memory at most: twice the size that `expected` allows for one plane.
+    Memory at most: little more than twice the size that `expected` allows for one plane, however small the pieces.
     """
 
     def __init__(self, expected: Expected) -> None:
         self._expected = expected
         self._header: common_pb2.PlaneHeader | None = None
-        self._parts: list[bytes] = []
-        self._received = 0
+        self._data = bytearray()
 
     def feed(self, chunk: common_pb2.PlaneChunk) -> tuple[str, bytes] | None:
         """Takes the next message; (name, bytes) when it completes a plane.
@@ -57,7 +56,7 @@ class PlaneReader:
         """Raises ProtocolMismatch if the stream has ended inside a plane."""
         if self._header is not None:
             raise ProtocolMismatch(
-                f"plane {self._header.plane!r} ended after {self._received} of {self._header.bytes} bytes"
+                f"plane {self._header.plane!r} ended after {len(self._data)} of {self._header.bytes} bytes"
             )
 
     def _open(self, header: common_pb2.PlaneHeader) -> None:
@@ -82,19 +81,17 @@ class PlaneReader:
             raise ProtocolMismatch(
                 f"plane {name!r}: a piece of {len(data)} bytes; expected 1 to {CHUNK_BYTES}"
             )
-        if self._received + len(data) > size:
-            raise ProtocolMismatch(
-                f"plane {name!r}: {self._received + len(data)} bytes where its header announced {size}"
-            )
-        self._parts.append(data)
-        self._received += len(data)
+        received = len(self._data) + len(data)
+        if received > size:
+            raise ProtocolMismatch(f"plane {name!r}: {received} bytes where its header announced {size}")
+        self._data += data
 
     def _complete(self) -> tuple[str, bytes] | None:
         header = self._header
-        if header is None or self._received < header.bytes:
+        if header is None or len(self._data) < header.bytes:
             return None
-        plane = b"".join(self._parts)
-        self._header, self._parts, self._received = None, [], 0
+        plane = bytes(self._data)
+        self._header, self._data = None, bytearray()
         if header.crc32 and zlib.crc32(plane) != header.crc32:
             raise ProtocolMismatch(
                 f"plane {header.plane!r}: checksum {zlib.crc32(plane):08x}, its header says {header.crc32:08x}; "

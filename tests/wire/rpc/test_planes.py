@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -85,3 +86,16 @@ def test_pieces_are_bounded() -> None:
     reader.feed(header("x", 4 * CHUNK_BYTES))
     with pytest.raises(ProtocolMismatch, match="a piece of"):
         reader.feed(PlaneChunk(data=bytes(CHUNK_BYTES + 1)))
+
+
+def test_small_pieces_take_no_more_memory_than_large_ones() -> None:
+    size = 1 << 17
+    reader, piece = PlaneReader({"x": size}.get), PlaneChunk(data=b"ab")
+    reader.feed(header("x", size))
+    tracemalloc.start()
+    try:
+        for _ in range(size // 2):
+            reader.feed(piece)
+        assert tracemalloc.get_traced_memory()[1] < 2.25 * size
+    finally:
+        tracemalloc.stop()
