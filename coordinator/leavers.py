@@ -16,6 +16,7 @@ from coordinator.pace import pace_of
 
 FLUSH_S = 10.0
 """P17: so long after its last unit a leaver ends, whether or not it could flush."""
+OWES_NOTHING = "it asked to leave and owes nothing any more"
 
 
 class Leavers:
@@ -56,7 +57,7 @@ class Leavers:
         """Why a leaver that owes nothing may go, or nothing."""
         since = self._idle_since.setdefault(worker, now)
         if worker in self._flushed or worker not in self._crew.ready:
-            return "it asked to leave and owes nothing any more"
+            return OWES_NOTHING
         if self._too_late:
             return "it asked to leave, and the segment is over"
         if now - since >= FLUSH_S:

@@ -36,7 +36,7 @@ class Worker:
     Attributes:
         segment: at hand; `reached`: the one that the deltas have come to.
         begun: units of elastic segments that it began.
-        parted: it was let go after it flushed, and every shard had answered.
+        parted: it was let go after it flushed. unsure: to some flush no answer came in time.
     """
 
     def __init__(self, world: World, name: str) -> None:
@@ -72,8 +72,8 @@ class Worker:
         self.under_way: Counter[int] = Counter()
         self.begun: set[int] = set()
         self.lane = mass.Lane(len(world.shards))
-        self.farewell, self.courier = mass.farewell(self, NOWHERE)
-        self.parted = self.leaves = False
+        self.farewell = mass.farewell(self, NOWHERE)
+        self.parted = self.unsure = self.leaves = False
         self.join()
 
     # --- coming and going
@@ -219,7 +219,7 @@ class Worker:
         self.leaves = False
         if not plan.elastic:
             self.lane.drop()
-        self.farewell, self.courier = mass.farewell(self, plan.segment)
+        self.farewell = mass.farewell(self, plan.segment)
         self.work = LeaseWork(self.world.rules.units_per_step)
         if self.held:
             self.work.reached(self.clock)

@@ -173,7 +173,7 @@ class Laws:
     def _check_lost(self, record: r.Lost) -> None:
         """Of a worker that was let go nothing is lost, unless a shard did not answer it."""
         worker = next(w for w in self._world.workers if w.incarnation == record.incarnation)
-        if worker.parted and not worker.courier.failed:
+        if worker.parted and not worker.unsure:
             raise Broken(f"{worker.name} was let go, and {record}")
 
     def let_go(self, worker: Worker) -> None:
@@ -224,7 +224,7 @@ class Laws:
                 )
                 if applied > own + ROUNDING:
                     raise Broken(f"{told}, more than that")
-                whole = worker.parted and not worker.courier.failed
+                whole = worker.parted and not worker.unsure
                 if self._world.state.final and whole and applied < own - ROUNDING:
                     raise Broken(f"{told}, though it was let go")
                 if worker.alive and worker.final and abs(own - applied - lane.held[index]) > ROUNDING:

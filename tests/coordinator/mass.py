@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import hypot
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from coordinator import events as e
 from ps.ledger import Verdict
@@ -17,8 +17,8 @@ from worker.mailbox import End, Flushed
 if TYPE_CHECKING:
     from tests.coordinator.hand import Worker
 
-ANSWER_LOST = 0.05
-"""How often the answer to a flush never comes."""
+ANSWER_LOST = 0.3
+"""How often the answer to a flush is lost with its line: the same is sent again a little later."""
 
 
 @dataclass
@@ -81,7 +81,6 @@ class Courier:
         self._answers: list[tuple[int, Flushed]] = []
         self.mailbox = self
         self.end: End | None = None
-        self.failed = False
 
     def now(self) -> float:
         """As a clock."""
@@ -110,20 +109,21 @@ class Courier:
             answer = Flushed.REFUSED if verdict is Verdict.FENCED else Flushed.TAKEN
             if world.random.random() >= ANSWER_LOST:
                 world.after(world.delay(), lambda: answered(answer), worker)
+            elif waiting:
+                world.after(world.random.uniform(0.2, 3.0), arrive)
 
         def answered(answer: Flushed) -> None:
             if waiting and waiting.pop():
-                self.failed |= answer is Flushed.FAILED
+                worker.unsure |= answer is Flushed.FAILED
                 self._answers.append((shard, answer))
                 worker.turn()
 
-        for _ in range(1 + (world.random.random() < 0.3)):
-            world.after(world.delay() * world.random.choice([1.0, 1.0, 5.0]), arrive)
+        world.after(world.delay(), arrive)
         world.after(limit_s, lambda: answered(Flushed.FAILED), worker)
 
 
-def farewell(worker: Worker, number: int) -> tuple[Farewell, Courier]:
+def farewell(worker: Worker, number: int) -> Farewell:
     """Of one segment."""
-    courier = Courier(worker)
-    made: Any = Farewell
-    return made(number, lane=worker.lane, transfer=courier, clock=courier), courier
+    courier, make = Courier(worker), cast(Any, Farewell)
+    made: Farewell = make(number, lane=worker.lane, transfer=courier, clock=courier)
+    return made

@@ -17,10 +17,12 @@ from coordinator.desk import Rules
 from coordinator.elastic import Elastic
 from coordinator.lanes import Lanes
 from coordinator.leases import Leases
+from coordinator.leavers import OWES_NOTHING, Leavers
 from coordinator.pace import Standing
 from coordinator.retirements import Retirements
 from coordinator.segments import Segments
 from coordinator.state import State
+from ps.flushes import Flushes
 from ps.ledger import Ledger, Verdict
 from tests.coordinator.ground import Broken
 from tests.coordinator.world import World
@@ -74,6 +76,8 @@ def test_the_elastic_histories_are_eventful() -> None:
     assert sum('"Barred"' in j for j in journals) > 15
     assert any(w.partial for w in worlds)
     assert any(w.state.totals.returned > 0 for w in worlds)
+    leavers = [worker for w in worlds for worker in w.workers if worker.parted and any(worker.lane.produced)]
+    assert len(leavers) > 10
 
 
 def test_a_seed_replays_to_the_letter() -> None:
@@ -269,6 +273,16 @@ def test_a_worker_that_runs_ahead_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
     assert "steps ahead of the slowest clock" in caught(modes=("ssp",))
 
 
+def test_a_leaver_that_is_let_go_before_it_flushed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Leavers, "_reason", lambda self, worker, now: OWES_NOTHING)
+    assert "is let go, and holds" in caught(modes=ELASTIC)
+
+
+def test_a_flush_that_counts_again_when_it_is_sent_again_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Flushes, "accept", lambda self, incarnation, segment: None)
+    assert "more than that" in caught(modes=ELASTIC)
+
+
 def test_a_segment_whose_leases_do_not_end_with_it_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that pulls x̂ behind the pausing close does not know that the segment is over."""
 
@@ -278,4 +292,6 @@ def test_a_segment_whose_leases_do_not_end_with_it_is_caught(monkeypatch: pytest
             self._desk.decide(r.Barred(state.open_step + 1))
 
     monkeypatch.setattr(Elastic, "_approach_switch", no_bar)
-    assert re.search("behind (the|a) boundary", caught(seeds=200, modes=("quorum", "ssp")))
+    assert re.search(
+        "behind (the|a) boundary|of segment 1, in .*number=2", caught(seeds=200, modes=("quorum", "ssp"))
+    )
