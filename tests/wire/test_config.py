@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from wire.codec.values import Values
 from wire.config import DEFAULT, Config, RunConfig, environment, fields, load
 from wire.errors import ConfigError, NoInput
+
+VALUE_CODES = " or ".join(f'"{v}"' for v in ("auto", *(v.name.lower() for v in Values)))
 
 
 def fault(*overrides: str) -> str:
@@ -53,6 +56,11 @@ def test_the_last_of_two_flags_wins() -> None:
         ("security.insecure=true", True),
         ("cluster.min-workers=1", 1),
         ("cluster.min_workers=none", None),
+        ("push.values=sign2", "sign2"),
+        ("push.decay=0.95", 0.95),
+        ('push.policy=["1d=fp16", "*.bias=fp32"]', ("1d=fp16", "*.bias=fp32")),
+        ("pull.policy=[]", ()),
+        ("pull.policy=none", None),
     ],
 )
 def test_text_becomes_the_type_of_its_key(override: str, value: object) -> None:
@@ -110,6 +118,9 @@ def test_an_unknown_variable_is_refused_but_foreign_ones_are_not() -> None:
         ("sync.mode=bulk", '"sync" or "ssp" or "async"', 'the string "bulk"'),
         ("sync.quorum=0", "integer ≥ 1 or none", "the integer 0"),
         ("push.decay=3", "number > 0 and ≤ 1", "the integer 3"),
+        ("push.values=fp64", VALUE_CODES, 'the string "fp64"'),
+        ("push.feedback=ef14", '"auto" or "none" or "ef" or "ef21"', 'the string "ef14"'),
+        ("push.policy=1d=fp16", "list of text or none", 'the string "1d=fp16"'),
         ("push.density=0", "number > 0 and ≤ 1", "the integer 0"),
         ("push.density=nan", "number > 0 and ≤ 1", "the number nan"),
         ("optimizer.lr=inf", "number > 0", "the number inf"),
@@ -144,6 +155,21 @@ def test_a_wrong_type_in_a_file_names_the_file(tmp_path: Path) -> None:
             "beside TLS files",
         ),
         (["run.steps"], "expected section.key=value"),
+        (['push.policy=["1d"]'], "push.policy: rule '1d': expected PATTERN=VALUES, as in '1d=fp16'"),
+        (['pull.policy=["=fp16"]'], "pull.policy: rule '=fp16': expected PATTERN=VALUES"),
+        (['push.policy=["1d=fp64"]'], "push.policy: values 'fp64': expected one of fp32, fp16, bf16, int8"),
+        (
+            ["push.feedback=none"],
+            'beside push.codec = "topk" with sign1 values would lose what is not sent: use "ef"',
+        ),
+        (
+            ["push.codec=dense", "push.feedback=none", "push.values=int4"],
+            "int4 values would lose what is not sent",
+        ),
+        (
+            ["push.codec=dense", "push.feedback=none", 'push.policy=["1d=sign"]'],
+            'push.codec = "dense" with fp32, sign values would lose what is not sent',
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(overrides: list[str], words: str) -> None:
@@ -180,6 +206,30 @@ def test_json_and_toml_give_the_same_tree_back(tmp_path: Path) -> None:
     for text in (loaded.config.to_toml(), loaded.config.to_toml(loaded.origins)):
         file.write_text(text)
         assert load(file, [], {}).config == loaded.config
+
+
+def test_a_policy_comes_back_from_json_and_toml(tmp_path: Path) -> None:
+    policy = 'push.policy=["layer.*=int8", "1d=fp16"]'
+    loaded = load(
+        None, ["push.codec=dense", "push.feedback=none", "push.values=bf16", policy, "pull.policy=[]"], {}
+    )
+    assert Config.from_json(loaded.config.to_json()) == loaded.config
+    file = tmp_path / "config.toml"
+    file.write_text(loaded.config.to_toml())
+    config = load(file, [], {}).config
+    assert (config.push.policy, config.pull.policy) == (("layer.*=int8", "1d=fp16"), ())
+    assert config == loaded.config
+
+
+def test_what_needs_no_feedback_may_do_without() -> None:
+    for values in ("auto", "fp32", "fp16", "bf16", "int8"):
+        overrides = [
+            "push.codec=dense",
+            "push.feedback=none",
+            f"push.values={values}",
+            'push.policy=["1d=int8"]',
+        ]
+        assert load(None, overrides, {}).config.push.feedback == "none"
 
 
 def test_json_of_another_build_is_refused_by_key() -> None:

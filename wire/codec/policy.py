@@ -37,5 +37,5 @@ def rules(policy: Sequence[str]) -> tuple[Rule, ...]:
 def _rule(text: str) -> Rule:
     pattern, equals, values = text.rpartition("=")
     if not equals or not pattern.strip():
-        raise ValueError(f"policy {text!r}: expected PATTERN=VALUES, as in '1d=fp16' or '*.bias=fp32'")
+        raise ValueError(f"rule {text!r}: expected PATTERN=VALUES, as in '1d=fp16' or '*.bias=fp32'")
     return Rule(pattern.strip(), Values.named(values.strip()))

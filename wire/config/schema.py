@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from wire.codec.policy import rules
+from wire.codec.policy import Rule, rules
 from wire.codec.values import Values
 
 Count = Annotated[int, Field(ge=1)]
@@ -163,7 +163,10 @@ class PushConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_is_lost_for_good(self) -> Self:
-        codes = [Values.named(self.values, codec=self.codec), *(r.values for r in rules(self.policy or ()))]
+        codes = [
+            Values.named(self.values, codec=self.codec),
+            *(rule.values for rule in _rules_of("push", self.policy)),
+        ]
         if self.feedback == "none" and (self.codec != "dense" or not all(code.unbiased for code in codes)):
             raise ValueError(
                 f'push.feedback = "none" beside push.codec = "{self.codec}" with '
@@ -189,13 +192,16 @@ class PullConfig(Section):
 
     @model_validator(mode="after")
     def _policy_is_one(self) -> Self:
-        _check_policy(self.policy)
+        _rules_of("pull", self.policy)
         return self
 
 
-def _check_policy(policy: tuple[str, ...] | None) -> None:
+def _rules_of(section: str, policy: tuple[str, ...] | None) -> tuple[Rule, ...]:
     """Raises: ValueError for a rule that is none."""
-    rules(policy or ())
+    try:
+        return rules(policy or ())
+    except ValueError as error:
+        raise ValueError(f"{section}.policy: {error}") from None
 
 
 class OptimizerConfig(Section):
