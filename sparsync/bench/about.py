@@ -20,7 +20,7 @@ def about(*, device: str = "cpu") -> dict[str, object]:
     return {
         "at": utc_timestamp(),
         "machine": {
-            "cpu": cpu_model(Path("/proc/cpuinfo")),
+            "cpu": cpu_model(),
             "cores": len(os.sched_getaffinity(0)),
             "architecture": platform.machine(),
             "system": f"{platform.system()} {platform.release()}",
@@ -35,7 +35,7 @@ def about(*, device: str = "cpu") -> dict[str, object]:
     }
 
 
-def cpu_model(cpuinfo: Path) -> str:
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """As the kernel names the first core; the architecture where it names none."""
     try:
         lines = cpuinfo.read_text().splitlines()

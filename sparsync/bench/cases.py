@@ -54,15 +54,17 @@ CASES = (
 )
 
 
-def chosen(patterns: Sequence[str]) -> tuple[Case, ...]:
+def chosen(patterns: Sequence[str], *, device: str) -> tuple[Case, ...]:
     """The cases whose name fits one of the patterns (`*` stands for anything); all without patterns.
 
+    Servers publish on the host: on another `device` there are no deltas.
     Raises: UsageError for a pattern that fits none.
     """
+    there = [case for case in CASES if device == "cpu" or not case.pulled]
     for pattern in patterns:
-        if not any(fnmatchcase(case.name, pattern) for case in CASES):
-            known = ", ".join(case.name for case in CASES)
+        if not any(fnmatchcase(case.name, pattern) for case in there):
+            known = ", ".join(case.name for case in there)
             raise UsageError(
-                f"--codec {pattern}: no such codec; expected one of {known}, or a pattern with *"
+                f"--codec {pattern}: no such codec on {device}; expected one of {known}, or a pattern with *"
             )
-    return tuple(case for case in CASES if not patterns or any(fnmatchcase(case.name, p) for p in patterns))
+    return tuple(case for case in there if not patterns or any(fnmatchcase(case.name, p) for p in patterns))

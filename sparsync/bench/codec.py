@@ -20,12 +20,13 @@ from sparsync.bench import quantisers
 from sparsync.bench.about import about
 from sparsync.bench.cases import Case
 from sparsync.bench.figures import distribution
+from sparsync.bench.frames import index_bits, sections_of, whole
 from sparsync.bench.gradients import Updates, gaussian, real_updates, tiled
 from sparsync.bench.load import BLOCK_BYTES
+from sparsync.bench.memory import Memory
 from wire.clock import monotonic_clock
 from wire.codec.base import Blocks, Plane
 from wire.codec.chain import delta_codec, push_codec
-from wire.codec.frame import ENTRY, HEADER, PART_HEADER_BYTES, TABLE_AT
 from wire.layout import BLOCK, BlockRange, Layout, Parameter
 
 GB = 1e9
@@ -36,7 +37,6 @@ QUANTISED = 64
 """Kept elements a block whose values the quantisers are compared on."""
 DECODES = 4
 """In a row, a round."""
-SECTIONS = ("counts", "scales", "indices", "signs", "codes")
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -44,7 +44,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured. sizes: bytes of float32, whole blocks; kind: of input ("updates", "gradients", "gaussian")."""
+    """What is measured.
+
+    sizes: bytes of float32, whole blocks. kind: of input ("updates", "gradients", "gaussian"). device: "cpu" or "cuda";
+    deltas are published by servers, on the host alone.
+    """
 
     sizes: tuple[int, ...]
     cases: tuple[Case, ...]
@@ -53,6 +57,7 @@ class Options:
     source: str
     seed: int
     threads: int
+    device: str
     quick: bool
 
     @property
@@ -61,17 +66,18 @@ class Options:
 
 
 def measure(options: Options, say: Say) -> dict[str, Any]:
-    """The whole benchmark as one JSON object."""
+    """The whole benchmark as one JSON object. Raises: ConfigError where the device is not there."""
+    memory = Memory.named(options.device)
     torch.set_num_threads(options.threads)
     updates = make_updates(options, say)
     matrix = []
     for size in options.sizes:
         blocks = size // BLOCK_BYTES
         plane = gaussian(blocks, seed=options.seed) if updates is None else tiled(updates.rounds, blocks)
-        matrix.append({"mb": size / 1e6, **measure_size(options, plane, say)})
+        matrix.append({"mb": size / 1e6, **measure_size(options, plane, memory, say)})
     return {
         "benchmark": "codec",
-        "about": about(device="cpu"),
+        "about": about(device=memory.name),
         "options": {
             "mb": [size / 1e6 for size in options.sizes],
             "rounds": options.rounds,
@@ -80,6 +86,7 @@ def measure(options: Options, say: Say) -> dict[str, Any]:
             "inner_steps": options.inner_steps if updates else None,
             "seed": options.seed,
             "threads": options.threads,
+            "device": options.device,
         },
         "sizes": matrix,
         "quantisers": quantisers.compare(updates.rounds, updates.first_blocks, kept=QUANTISED)
@@ -106,22 +113,23 @@ def make_updates(options: Options, say: Say) -> Updates | None:
 # ── one size ────────────────────────────────────────────────────────────────────────────────────
 
 
-def measure_size(options: Options, plane: Plane, say: Say) -> dict[str, Any]:
+def measure_size(options: Options, plane: Plane, memory: Memory, say: Say) -> dict[str, Any]:
     """Baselines and all cases on one plane, [blocks, 4096]."""
     layout = Layout((Parameter("input", plane.shape, "float32", 0),))
     blocks = Blocks.of(layout, [BlockRange(0, layout.blocks)])
-    out = np.zeros_like(plane)
-    subjects = [Subject(case, plane, out, blocks, threads=options.threads) for case in options.cases]
-    seconds: dict[str, list[float]] = {"memcpy": []}
-    seconds |= {f"torch_topk_{kept}": [] for kept in kept_of(options.cases)}
-    magnitudes = torch.from_numpy(np.abs(plane))
+    bench = Bench(memory, memory.hold(plane), memory.zeros(*plane.shape), blocks, options.threads)
+    subjects = [Subject(case, bench) for case in options.cases]
+    magnitudes = torch.as_tensor(bench.plane).abs()
+    baselines: dict[str, Callable[[], object]] = {"memcpy": bench.copy}
+    for kept in kept_of(options.cases):
+        choosing = functools.partial(torch.topk, magnitudes, kept, dim=1, sorted=False)
+        baselines[f"torch_topk_{kept}"] = choosing
+    seconds: dict[str, list[float]] = {name: [] for name in baselines}
     for subject in subjects:
         subject.warm_up()
     for number in range(options.rounds):
-        seconds["memcpy"].append(timed(functools.partial(np.copyto, out, plane))[0])
-        for kept in kept_of(options.cases):
-            took, _ = timed(functools.partial(torch.topk, magnitudes, kept, dim=1, sorted=False))
-            seconds[f"torch_topk_{kept}"].append(took)
+        for name, work in baselines.items():
+            seconds[name].append(bench.timed(work)[0])
         for subject in subjects:
             subject.round()
         say(f"{plane.nbytes / 1e6:.0f} MB: round {number + 1} of {options.rounds}")
@@ -138,11 +146,30 @@ def kept_of(cases: Sequence[Case]) -> list[int]:
     return sorted({case.kept for case in cases if case.codec == "topk"})
 
 
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """(seconds, what it returned)."""
-    begin = monotonic_clock.now()
-    done = work()
-    return monotonic_clock.now() - begin, done
+@dataclass(frozen=True)
+class Bench:
+    """What all subjects share: the input, and a plane to decode into, both [blocks, 4096] in `memory`."""
+
+    memory: Memory
+    plane: Any
+    out: Any
+    blocks: Blocks
+    threads: int
+
+    def timed(self, work: Callable[[], T]) -> tuple[float, T]:
+        """(seconds until it was done, what it returned)."""
+        self.memory.wait()
+        begin = monotonic_clock.now()
+        done = work()
+        self.memory.wait()
+        return monotonic_clock.now() - begin, done
+
+    def copy(self) -> None:
+        self.out[:] = self.plane
+
+    def zeros(self) -> Any:
+        """A plane of zeros like the input."""
+        return self.memory.zeros(self.blocks.count, BLOCK)
 
 
 class Way(Protocol):
@@ -152,11 +179,11 @@ class Way(Protocol):
         """Back to the state of a start: zeros."""
         ...
 
-    def encode(self, plane: Plane) -> bytes:
+    def encode(self, plane: Any) -> bytes:
         """The frame of `plane`."""
         ...
 
-    def decode(self, frame: bytes, out: Plane) -> None:
+    def decode(self, frame: bytes, out: Any) -> None:
         """Take a frame apart, with all checks, and do to `out` what it says."""
         ...
 
@@ -164,82 +191,81 @@ class Way(Protocol):
 class Pushing:
     """A worker encodes a gradient, a server adds it up."""
 
-    def __init__(self, case: Case, blocks: Blocks, *, threads: int) -> None:
-        self._blocks = blocks
+    def __init__(self, case: Case, bench: Bench) -> None:
+        self._blocks = bench.blocks
         self._codec = push_codec(
             codec=case.codec,
             density=case.density,
             values=case.values,
             feedback=case.feedback,
-            threads=threads,
+            threads=bench.threads,
         )
-        shape = (blocks.count, BLOCK)
-        self._state = {name: np.zeros(shape, np.float32) for name in self._codec.state_planes}
+        self._state = {name: bench.zeros() for name in self._codec.state_planes}
 
     def forget(self) -> None:
         for state in self._state.values():
             state[:] = 0.0
 
-    def encode(self, plane: Plane) -> bytes:
-        return b"".join(self._codec.encode(plane, self._state, self._blocks))
+    def encode(self, plane: Any) -> bytes:
+        return whole(self._codec.encode(plane, self._state, self._blocks))
 
-    def decode(self, frame: bytes, out: Plane) -> None:
+    def decode(self, frame: bytes, out: Any) -> None:
         self._codec.add(frame, out, self._blocks)
 
 
 class Publishing:
     """A server moves its published model towards x, a worker follows."""
 
-    def __init__(self, case: Case, blocks: Blocks, *, threads: int) -> None:
-        self._blocks = blocks
-        self._codec = delta_codec(codec=case.codec, density=case.density, values=case.values, threads=threads)
-        self._published = np.zeros((blocks.count, BLOCK), np.float32)
+    def __init__(self, case: Case, bench: Bench) -> None:
+        self._blocks = bench.blocks
+        self._codec = delta_codec(
+            codec=case.codec, density=case.density, values=case.values, threads=bench.threads
+        )
+        self._published = bench.zeros()
 
     def forget(self) -> None:
         self._published[:] = 0.0
 
-    def encode(self, plane: Plane) -> bytes:
-        return self._codec.publish(plane, self._published, self._blocks)
+    def encode(self, plane: Any) -> bytes:
+        return b"".join(self._codec.publish(plane, self._published, self._blocks))
 
-    def decode(self, frame: bytes, out: Plane) -> None:
+    def decode(self, frame: bytes, out: Any) -> None:
         self._codec.apply(frame, out, self._blocks)
 
 
 class Subject:
-    """One codec, and what was measured of it.
+    """One codec, and what was measured of it."""
 
-    Args:
-        plane: the input. out: a plane to decode into, shared by all.
-    """
-
-    def __init__(self, case: Case, plane: Plane, out: Plane, blocks: Blocks, *, threads: int) -> None:
-        self._case, self._plane, self._out = case, plane, out
+    def __init__(self, case: Case, bench: Bench) -> None:
+        self._case, self._bench = case, bench
         kind = Publishing if case.pulled else Pushing
-        self._way: Way = kind(case, blocks, threads=threads)
+        self._way: Way = kind(case, bench)
         self._encode_s, self._decode_s = list[float](), list[float]()
 
     def warm_up(self) -> None:
         """Load kernels, touch memory; and see how far one frame is from the input."""
-        self._frame = self._way.encode(self._plane)
-        self._out[:] = 0.0
-        self._way.decode(self._frame, self._out)
-        self._error = relative_error(self._plane, self._out)
+        bench = self._bench
+        self._frame = self._way.encode(bench.plane)
+        bench.out[:] = 0.0
+        self._way.decode(self._frame, bench.out)
+        self._error = relative_error(bench.memory.fetch(bench.plane), bench.memory.fetch(bench.out))
 
     def round(self) -> None:
         """Encode with fresh state and decode again; the latter some times, for it is over soon."""
         self._way.forget()
-        took, self._frame = timed(lambda: self._way.encode(self._plane))
+        took, self._frame = self._bench.timed(lambda: self._way.encode(self._bench.plane))
         self._encode_s.append(took)
-        took, _ = timed(self._decode)
+        took, _ = self._bench.timed(self._decode)
         self._decode_s.append(took / DECODES)
 
     def _decode(self) -> None:
         for _ in range(DECODES):
-            self._way.decode(self._frame, self._out)
+            self._way.decode(self._frame, self._bench.out)
 
     def result(self, baselines: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         """Rates, ratios of each round, sizes and error. baselines: seconds of each round."""
-        rate, case = self._plane.nbytes / GB, self._case
+        blocks, case = self._bench.blocks, self._case
+        rate = 4 * blocks.elements / GB
         sizes = sections_of(self._frame)
         topk = baselines.get(f"torch_topk_{case.kept}") if case.codec == "topk" else None
         return {
@@ -250,8 +276,8 @@ class Subject:
             "encode_against_torch_topk": ratios(topk, self._encode_s) if topk else None,
             "decode_share_of_encode": ratios(self._decode_s, self._encode_s),
             "frame_bytes": len(self._frame),
-            "bits_a_parameter": 8 * len(self._frame) / self._plane.size,
-            **index_bits(sizes, kept=case.kept * len(self._plane) if case.codec == "topk" else 0),
+            "bits_a_parameter": 8 * len(self._frame) / blocks.elements,
+            **index_bits(sizes, kept=case.kept * blocks.count if case.codec == "topk" else 0),
             "sections": sizes,
             "relative_error": self._error,
         }
@@ -271,26 +297,3 @@ def relative_error(wanted: Plane, found: Plane) -> float:
 def sum_of_squares(plane: Plane) -> float:
     """In float64, block by block, so that no plane is copied."""
     return sum(float(np.square(row, dtype=np.float64).sum()) for row in plane)
-
-
-# ── frames ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def sections_of(frame: bytes) -> dict[str, int]:
-    """Stored bytes of a frame by what they are for: each kind of section in all parts, and `headers`, the rest."""
-    sizes, at = dict.fromkeys(SECTIONS, 0), HEADER.size
-    while at < len(frame):
-        table = ENTRY.iter_unpack(frame[at + TABLE_AT : at + PART_HEADER_BYTES])
-        at += PART_HEADER_BYTES
-        for name, (_, stored) in zip(SECTIONS, table, strict=True):
-            sizes[name] += stored
-            at += stored
-    return {**sizes, "headers": len(frame) - sum(sizes.values())}
-
-
-def index_bits(sizes: Mapping[str, int], *, kept: int) -> dict[str, float | None]:
-    """Bits that tell where a kept value belongs: of the indices alone, and with counts and all headers."""
-    if not kept:
-        return {"index_bits_alone": None, "bits_an_index": None}
-    where = sizes["indices"] + sizes["counts"] + sizes["headers"]
-    return {"index_bits_alone": 8 * sizes["indices"] / kept, "bits_an_index": 8 * where / kept}

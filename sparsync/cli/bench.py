@@ -84,6 +84,13 @@ def hand_over(
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads to encode with."
 )
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where the planes lie, and who encodes.",
+)
 @result_options
 def codec(
     mb: str | None,
@@ -92,6 +99,7 @@ def codec(
     source: str,
     seed: int,
     threads: int,
+    device: str,
     as_json: bool,
     out: Path | None,
     rounds: int | None,
@@ -100,7 +108,7 @@ def codec(
     """Encode and decode real pseudo-gradients with each codec, beside a copy of memory and torch.topk."""
     from sparsync.bench.cases import QUICK, chosen
 
-    cases = chosen(patterns or (QUICK if quick else ()))
+    cases = chosen(patterns or (QUICK if quick else ()), device=device)
     sizes = megabytes(mb or ("4" if quick else "32"))
     from sparsync.bench import codec_report
     from sparsync.bench.codec import Options, measure
@@ -114,6 +122,7 @@ def codec(
         source=source,
         seed=seed,
         threads=threads,
+        device=device,
         quick=quick,
     )
     result = measure(options, say)

@@ -7,45 +7,72 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from sparsync.bench import cases, codec, quantisers
+from sparsync.bench import cases, codec, frames, quantisers
 from sparsync.bench.gradients import gaussian, real_updates, tiled
+from sparsync.bench.memory import Memory
 from sparsync.cli.bench import megabytes
 from wire.codec.base import Blocks
 from wire.codec.chain import push_codec
-from wire.errors import UsageError
+from wire.errors import ConfigError, UsageError
 from wire.layout import BLOCK, BlockRange, Layout, Parameter
+
+
+def measured(case: cases.Case, memory: Memory, *, blocks: int) -> dict[str, Any]:
+    """What one round on Gaussian numbers finds."""
+    plane = gaussian(blocks, seed=0)
+    layout = Layout((Parameter("input", plane.shape, "float32", 0),))
+    covered = Blocks.of(layout, [BlockRange(0, layout.blocks)])
+    bench = codec.Bench(memory, memory.hold(plane), memory.zeros(*plane.shape), covered, 1)
+    subject = codec.Subject(case, bench)
+    subject.warm_up()
+    subject.round()
+    return subject.result({"memcpy": [1.0]})
+
 
 # --- which codecs ------------------------------------------------------------------------------
 
 
 def test_each_case_has_a_name_of_its_own_and_can_be_built() -> None:
     assert len({case.name for case in cases.CASES}) == len(cases.CASES)
-    plane = gaussian(1, seed=0)
-    blocks = Blocks.of(Layout((Parameter("input", plane.shape, "float32", 0),)), [BlockRange(0, 1)])
     for case in cases.CASES:
-        subject = codec.Subject(case, plane, np.zeros_like(plane), blocks, threads=1)
-        subject.warm_up()
-        subject.round()
-        found = subject.result({"memcpy": [1.0]})
+        found = measured(case, Memory(None), blocks=1)
         assert found["codec"] == case.name and found["encode_gb_per_s"]["n"] == 1
         assert 0 <= found["relative_error"] < 1
     assert {*cases.QUICK, cases.HEADLINE} <= {case.name for case in cases.CASES}
 
 
 def test_cases_are_chosen_by_pattern() -> None:
-    assert cases.chosen(()) == cases.CASES
-    assert [c.name for c in cases.chosen(["dense-int8", "topk-64-*ef21"])] == [
+    assert cases.chosen((), device="cpu") == cases.CASES
+    assert [c.name for c in cases.chosen(["dense-int8", "topk-64-*ef21"], device="cpu")] == [
         "topk-64-sign1-ef21",
         "dense-int8",
     ]
     with pytest.raises(
-        UsageError, match=r"--codec topk-65\*: no such codec; expected one of topk-32-sign-ef, "
+        UsageError, match=r"--codec topk-65\*: no such codec on cpu; expected one of topk-32-sign-ef, "
     ):
-        cases.chosen(["dense-fp32", "topk-65*"])
+        cases.chosen(["dense-fp32", "topk-65*"], device="cpu")
+
+
+@pytest.mark.parametrize("name", ["topk-64-sign1-ef", "dense-fp32"])
+def test_tensors_are_measured_as_arrays_are(name: str) -> None:
+    (case,) = cases.chosen([name], device="cpu")
+    arrays, tensors = (
+        measured(case, memory, blocks=3) for memory in (Memory(None), Memory(torch.device("cpu")))
+    )
+    assert tensors["sections"] == arrays["sections"]
+    assert tensors["relative_error"] == pytest.approx(arrays["relative_error"])
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--device meta9: not to be had here"):
+        Memory.named("meta9")
+    assert Memory.named("cpu").name
 
 
 @pytest.mark.parametrize("text", ["", "x", "1,,2", "-3", "nan", "1e9"])
@@ -66,16 +93,16 @@ def test_the_sections_of_a_frame_add_up_to_it(form: str, values: str, feedback: 
     made = push_codec(codec=form, density=1 / 64, values=values, feedback=feedback)
     state = {name: np.zeros_like(plane) for name in made.state_planes}
     frame = b"".join(made.encode(plane, state, blocks))
-    sizes = codec.sections_of(frame)
+    sizes = frames.sections_of(frame)
     assert sum(sizes.values()) == len(frame)
     if form == "dense":
         assert sizes["codes"] == plane.nbytes and sizes["indices"] == 0
     else:
         assert sizes["signs"] == 700 * 64 // 8
-        bits = codec.index_bits(sizes, kept=700 * 64)
+        bits = frames.index_bits(sizes, kept=700 * 64)
         assert bits["index_bits_alone"] == 8 * sizes["indices"] / (700 * 64)
         assert 7.36 < bits["index_bits_alone"] < bits["bits_an_index"] < 7.8  # type: ignore[operator]
-    assert codec.index_bits(sizes, kept=0) == {"index_bits_alone": None, "bits_an_index": None}
+    assert frames.index_bits(sizes, kept=0) == {"index_bits_alone": None, "bits_an_index": None}
 
 
 def test_ratios_are_taken_round_by_round() -> None:
