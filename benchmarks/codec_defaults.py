@@ -35,7 +35,7 @@ from sparsync.lm.corpus import Prepared, prepare
 from sparsync.lm.dataset import TokenDataset, validation_batches, validation_loss
 from sparsync.lm.model import GPT, parameter_count
 from sparsync.lm.train import CLIP_NORM, warmup_cosine
-from wire.codec.base import Blocks, Plane
+from wire.codec.base import Blocks, Plane, frame_bytes
 from wire.codec.chain import delta_codec, push_codec
 from wire.layout import BLOCK, BlockRange, Layout, Parameter
 
@@ -159,7 +159,9 @@ class Job:
             np.divide(self.total, np.float32(STREAMS), out=self.mean)
             self._optimize(step)
             before = time.perf_counter()
-            pulled += sum(len(self.pull.publish(self.x, self.published, blocks)) for blocks in self.shards)
+            pulled += sum(
+                frame_bytes(self.pull.publish(self.x, self.published, blocks)) for blocks in self.shards
+            )
             codec_s += time.perf_counter() - before
             if (step + 1) % EVALUATE_EVERY == 0 and step + 1 < self.work.steps:
                 curve.append([step + 1, round(validation_loss(self.model, self.held_out), 4)])

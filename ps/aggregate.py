@@ -15,12 +15,12 @@ Legend: n = blocks of the shard; planes are float32 [n, 4096].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wire.codec.base import Blocks, PushCodec
+from wire.codec.base import Blocks, Decoded, Frame, PushCodec
 from wire.codec.chain import FLUSH
 from wire.layout import BLOCK
 
@@ -28,9 +28,8 @@ Plane = NDArray[np.float32]
 
 
 class Aggregate:
-    def __init__(self, codec: PushCodec, blocks: Blocks, *, rows: int, streams: int, rule: str) -> None:
+    def __init__(self, codec: PushCodec, *, rows: int, streams: int, rule: str) -> None:
         self._codec = codec
-        self._blocks = blocks
         self._streams = streams
         self._rule = rule
         self._sum: Plane = np.zeros((rows, BLOCK), np.float32)
@@ -40,16 +39,16 @@ class Aggregate:
         """What must survive between steps."""
         return {"aggregate": self._sum} if self._codec.estimates else {}
 
-    def gradient(self, frames: Sequence[bytes]) -> Plane:
-        """The step's gradient [n, 4096] from the frames of its non-empty units, in stream order.
+    def gradient(self, pushes: Iterable[Decoded], units: int) -> Plane:
+        """The step's gradient [n, 4096] from its non-empty units, so many, in stream order.
 
         The result is valid until the next call.
         """
         if not self._codec.estimates:
             self._sum.fill(0.0)
-        for frame in frames:
-            self._codec.add(frame, self._sum, self._blocks)
-        count = self._streams if self._codec.estimates else len(frames)
+        for push in pushes:
+            push.add_to(self._sum)
+        count = self._streams if self._codec.estimates else units
         divisor = np.float32(1 if self._rule == "sum" else max(count, 1))
         return np.divide(self._sum, divisor, out=self._gradient)
 
@@ -69,7 +68,7 @@ class LaneAggregate:
         self._lanes: dict[int, Plane] = {}
         self._retired: set[int] = set()
 
-    def add(self, incarnation: int, frame: bytes, factor: float) -> None:
+    def add(self, incarnation: int, frame: Frame, factor: float) -> None:
         """Add `factor` of a frame; of the estimate of a worker that was retired nothing is kept.
 
         Raises: DamagedFrame, before anything has changed.
@@ -84,7 +83,7 @@ class LaneAggregate:
             self._lanes[incarnation] = lane
         self._codec.add(frame, self._sum, self._blocks, factor=factor)
 
-    def flush(self, frame: bytes) -> None:
+    def flush(self, frame: Frame) -> None:
         """Add a dense frame. Raises: DamagedFrame, before anything has changed."""
         FLUSH.add(frame, self._sum, self._blocks)
 

@@ -25,7 +25,7 @@ from ps.publish import Delta
 from ps.records import Accept, Accepted, Close, Flush, Publish, Record, Segment, ShardSpec
 from ps.shard import Answer, Shard
 from ps.store import Store
-from wire.codec.base import DeltaCodec, PushCodec
+from wire.codec.base import DeltaCodec, PushCodec, frame_bytes
 from wire.codec.dense import pack
 from wire.errors import Busy, ProtocolMismatch, SparsyncError
 
@@ -122,7 +122,7 @@ class Owner:
     def _apply(self, record: Record, loop: asyncio.AbstractEventLoop) -> Answer:
         shard = self.shard
         news: News | None = None
-        room = shard.held_bytes + (len(record.frame) if isinstance(record, Accept | Flush) else 0)
+        room = shard.held_bytes + (frame_bytes(record.frame) if isinstance(record, Accept | Flush) else 0)
         try:
             result = shard.apply(record)
             news = self._news(record, result)

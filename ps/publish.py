@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from wire.codec.base import frame_bytes
 from wire.ids import UnitId
 
 # What is kept of an elastic segment, whose readers take a live snapshot rather than a long tail.
@@ -34,12 +36,17 @@ class Delta:
     version: int
     step: int
     outcomes: Sequence[Outcome]
-    frame: bytes
+    frame: tuple[bytes, ...]
     deposit: bool
     final: bool
     closes: bool = True
     clock: int = 0
     pause: bool = False
+
+    @cached_property
+    def frame_bytes(self) -> int:
+        """Of the frame, which is kept in the pieces that it was made in."""
+        return frame_bytes(self.frame)
 
 
 class DeltaLog:
@@ -65,7 +72,7 @@ class DeltaLog:
     def append(self, delta: Delta) -> None:
         assert delta.version == self.version, (delta.version, self.version)
         self._deltas[delta.version] = delta
-        self._bytes += len(delta.frame)
+        self._bytes += delta.frame_bytes
         if delta.closes:
             self._closing[delta.step] = delta
         self.version += 1
@@ -92,7 +99,7 @@ class DeltaLog:
         """Forget the deltas before version `retain_from`."""
         first, self.base = self.base, min(max(retain_from, self.base), self.version)
         for version in range(first, self.base):
-            self._bytes -= len(self._deltas.pop(version).frame)
+            self._bytes -= self._deltas.pop(version).frame_bytes
         newest = max(self._closing, default=0)
         self._closing = {s: d for s, d in self._closing.items() if d.version >= self.base or s == newest}
 
@@ -110,6 +117,6 @@ class DeltaLog:
         base, size = self.base, self._bytes
         most = max(RETAINED_BYTES, model_bytes)
         while self.version - base > RETAINED_ALWAYS and (self.version - base > RETAINED or size > most):
-            size -= len(self._deltas[base].frame)
+            size -= self._deltas[base].frame_bytes
             base += 1
         self.trim(base)

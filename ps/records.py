@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wire.codec.base import Frame
 from wire.ids import UnitId
 from wire.layout import BlockRange, Layout
 from wire.messages import Commit, OptimizerSpec
@@ -56,7 +57,7 @@ class Accept:
     attempt: int
     incarnation: int
     commit: Commit
-    frame: bytes
+    frame: Frame
     base_version: int = 0
 
 
@@ -72,7 +73,7 @@ class Flush:
     incarnation: int
     segment: int
     learning_rates: tuple[float, ...]
-    frame: bytes
+    frame: Frame
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ps.records import (
     ShardSpec,
 )
 from ps.terms import TermGuard
-from wire.codec.base import DamagedFrame
+from wire.codec.base import DamagedFrame, Frame, frame_bytes
 from wire.codec.chain import codecs_of
 from wire.codec.dense import pack
 from wire.config import Config
@@ -43,10 +43,10 @@ from wire.messages import (
     unit_from_proto,
     unit_to_proto,
 )
+from wire.rpc.chunks import gathered
 from wire.rpc.planes import PlaneReader, plane_chunks
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
 
-CHUNK_BYTES = 1 << 20
 EXTRA_BYTES = 1 << 28
 """Most bytes of a stream's state that is no plane (buffers, loss scaler, the user's objects)."""
 
@@ -195,7 +195,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         settled = shard_pb2.Settled(
             step=delta.step,
             version=delta.version + 1,
-            delta_bytes=len(delta.frame),
+            delta_bytes=delta.frame_bytes,
             seconds=loop.time() - started,
         )
         events.put_nowait(shard_pb2.ShardEvent(settled=settled))
@@ -328,6 +328,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         except BaseException:
             self._owner.release(header.frame_bytes)
             raise
+        self._owner.release(header.frame_bytes - frame_bytes(frame))  # what was declared and did not come
         verdict = await self._owner.apply(_pushed(header, frame, commit))
         assert isinstance(verdict, Verdict)
         return shard_pb2.PushReply(outcome=_outcome(verdict, header))
@@ -373,8 +374,8 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             if delta is None:
                 return
             yield shard_pb2.DeltaChunk(header=self._delta_header(delta))
-            for start in range(0, len(delta.frame), CHUNK_BYTES):
-                yield shard_pb2.DeltaChunk(data=delta.frame[start : start + CHUNK_BYTES])
+            for chunk in gathered(delta.frame):
+                yield shard_pb2.DeltaChunk(data=chunk)
             version += 1
 
     def _delta_header(self, delta: Delta) -> shard_pb2.DeltaHeader:
@@ -385,7 +386,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             version=delta.version,
             step=delta.step,
             outcomes=[shard_pb2.Outcome(unit=unit_to_proto(o.unit), factor=o.factor) for o in delta.outcomes],
-            frame_bytes=len(delta.frame),
+            frame_bytes=delta.frame_bytes,
             deposit=delta.deposit,
             final=delta.final,
             closes=delta.closes,
@@ -473,25 +474,25 @@ class ShardService(shard_pb2_grpc.ShardServicer):
 
 
 async def _read_frame(
-    chunks: AsyncIterator[shard_pb2.PushChunk], size: int
-) -> tuple[bytes, shard_pb2.Commit]:
+    chunks: AsyncIterator[shard_pb2.PushChunk], most: int
+) -> tuple[tuple[bytes, ...], shard_pb2.Commit]:
     """The frame and the commit behind a push header.
 
-    Raises: DamagedFrame for more or fewer bytes than declared, or without a commit.
+    Raises: DamagedFrame for more bytes than declared, or without a commit.
     """
-    frame = bytearray()
+    frame: list[bytes] = []
+    size = 0
     async for chunk in chunks:
         if chunk.HasField("commit"):
-            if len(frame) != size:
-                raise DamagedFrame(f"the commit came after {len(frame)} bytes of a frame of {size}")
-            return bytes(frame), chunk.commit
-        frame += chunk.data
-        if len(frame) > size:
-            raise DamagedFrame(f"more than the {size} bytes that the push declared")
+            return tuple(frame), chunk.commit
+        frame.append(chunk.data)
+        size += len(frame[-1])
+        if size > most:
+            raise DamagedFrame(f"more than the {most} bytes that the push declared")
     raise DamagedFrame("the push ended without a commit; nothing of it counts")
 
 
-def _pushed(header: shard_pb2.PushHeader, frame: bytes, commit: shard_pb2.Commit) -> Accept | Flush:
+def _pushed(header: shard_pb2.PushHeader, frame: Frame, commit: shard_pb2.Commit) -> Accept | Flush:
     """The record of a push that has arrived whole."""
     if header.WhichOneof("what") == "flush":
         return Flush(header.incarnation, header.flush.segment, tuple(commit.learning_rates), frame)
@@ -537,7 +538,7 @@ def _news_to_proto(news: News) -> shard_pb2.ShardEvent:
             return shard_pb2.ShardEvent(accepted=_accepted_to_proto(news))
         case Delta():
             published = shard_pb2.Published(
-                version=news.version + 1, delta_bytes=len(news.frame), units=len(news.outcomes)
+                version=news.version + 1, delta_bytes=news.frame_bytes, units=len(news.outcomes)
             )
             return shard_pb2.ShardEvent(published=published)
         case SparsyncError():

@@ -26,11 +26,15 @@ from ps.ledger import ArrivalLedger, ElasticLedger, Ledger
 from ps.publish import DeltaLog
 from ps.records import Accept, Accepted, Close, Flush, Segment, ShardSpec
 from ps.staleness import Staleness
-from wire.codec.base import Blocks, PushCodec
+from wire.codec.base import Blocks, Decoded, Frame, PushCodec
 from wire.errors import ProtocolMismatch
 from wire.layout import BLOCK
 
 Plane = NDArray[np.float32]
+
+
+DECODED_BYTES = 256 << 20
+"""Of one step's pushes that are kept decoded until it is closed; what goes beyond is decoded again then."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Held(NamedTuple):
     """An accepted unit whose frame waits to be settled (empty where it is added already)."""
 
     unit: Accepted
-    frame: bytes
+    frame: Frame
+    decoded: Decoded | None = None
 
 
 class Move(NamedTuple):
@@ -142,17 +147,26 @@ class Exact:
     def __init__(self, shop: Workshop, segment: Segment, fences: dict[int, int], version: int) -> None:
         spec = shop.spec
         self._shop = shop
-        self._aggregate = Aggregate(
-            shop.codec, shop.trainable, rows=shop.rows, streams=spec.streams, rule=spec.aggregate
-        )
+        self._aggregate = Aggregate(shop.codec, rows=shop.rows, streams=spec.streams, rule=spec.aggregate)
         self.ledger = Ledger(spec.timeline, spec.streams, segment.step, fences=fences)
         self.held: dict[int, Held] = {}
+        self._decoded_bytes = 0
 
     def weigh(self, record: Accept, version: int) -> tuple[int, float]:
         return 0, 1.0
 
     def take(self, record: Accept, unit: Accepted, version: int) -> None:
-        _hold(self._shop, self.held, record, unit)
+        """Decode at once, while others still compute: at the close there is only to add."""
+        decoded = _opened(self._shop, record)
+        if decoded is not None:
+            if self._decoded_bytes + decoded.memory_bytes > DECODED_BYTES:
+                decoded = None
+            else:
+                self._decoded_bytes += decoded.memory_bytes
+        _hold(self._shop, self.held, record, unit, decoded)
+
+    def _opened(self, held: Held) -> Decoded:
+        return held.decoded or self._shop.codec.decode(held.frame, self._shop.trainable)
 
     def flush(self, record: Flush) -> None:
         raise ProtocolMismatch(
@@ -170,12 +184,13 @@ class Exact:
         filled = _contributing(units, self.held, self._shop.spec.streams)
         if not filled:
             return None
-        gradient = self._aggregate.gradient([held.frame for held in filled])
+        gradient = self._aggregate.gradient(map(self._opened, filled), len(filled))
         # the coordinator closes no step whose commits disagree on the learning rates
         return Move(gradient, filled[0].unit.commit.learning_rates)
 
     def settled(self, units: Iterable[Accepted]) -> None:
         self.held.clear()
+        self._decoded_bytes = 0
 
     def retire(self, incarnation: int) -> None:
         """Estimates are the streams', whoever carries them."""
@@ -273,6 +288,7 @@ class Named(_Elastic):
         )
 
     def take(self, record: Accept, unit: Accepted, version: int) -> None:
+        _opened(self._shop, record)
         _hold(self._shop, self.held, record, unit)
         self._note(record, version)
 
@@ -340,10 +356,15 @@ def discipline(shop: Workshop, segment: Segment, fences: dict[int, int], version
     return kind(shop, segment, fences, version)
 
 
-def _hold(shop: Workshop, held: dict[int, Held], record: Accept, unit: Accepted) -> None:
-    if record.commit.contributes:
-        shop.codec.validate(record.frame, shop.trainable)
-    held[record.unit.number(shop.spec.streams)] = Held(unit, record.frame)
+def _opened(shop: Workshop, record: Accept) -> Decoded | None:
+    """The frame of a unit that contributes, checked. Raises: DamagedFrame."""
+    return shop.codec.decode(record.frame, shop.trainable) if record.commit.contributes else None
+
+
+def _hold(
+    shop: Workshop, held: dict[int, Held], record: Accept, unit: Accepted, decoded: Decoded | None = None
+) -> None:
+    held[record.unit.number(shop.spec.streams)] = Held(unit, record.frame, decoded)
 
 
 def _named(record: Close, held: dict[int, Held], step: int, streams: int) -> list[Accepted]:

@@ -36,7 +36,7 @@ from ps.records import (
     ShardSpec,
 )
 from ps.settling import Held, Workshop, discipline
-from wire.codec.base import Blocks, DeltaCodec, PushCodec
+from wire.codec.base import Blocks, DeltaCodec, PushCodec, frame_bytes
 from wire.codec.chain import FLUSH
 from wire.codec.dense import unpack
 from wire.errors import BadUnit, ProtocolMismatch
@@ -87,7 +87,7 @@ class Shard:
     @property
     def held_bytes(self) -> int:
         """Of frames that wait to be settled."""
-        return sum(len(held.frame) for held in self._discipline.held.values())
+        return sum(frame_bytes(held.frame) for held in self._discipline.held.values())
 
     @property
     def clock(self) -> int:
@@ -203,7 +203,7 @@ class Shard:
             record.attempt,
             record.incarnation,
             record.commit,
-            len(record.frame),
+            frame_bytes(record.frame),
             factor,
             behind,
         )
@@ -321,7 +321,7 @@ class Shard:
     def _number(self, unit: UnitId) -> int:
         return unit.number(self.spec.streams)
 
-    def _publish(self, step: int) -> bytes:
+    def _publish(self, step: int) -> tuple[bytes, ...]:
         try:
             return self._pull.publish(self._x, self._published, self.trainable)
         except FloatingPointError:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wire.codec.base import Frame
 from wire.ids import UnitId
 
 
@@ -28,7 +29,7 @@ class Delta:
 
     shard: int
     version: int
-    frame: bytes
+    frame: Frame
     step: int
     closes: bool
     clock: int = 0

@@ -8,7 +8,7 @@ pushes what its lane holds back before it goes (worker/farewell.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from wire.clock import Clock, monotonic_clock
 from wire.codec.base import PushCodec
@@ -170,9 +170,16 @@ class ElasticSegment:
     def commit(self, task: Task, unit: UnitId, commit: Commit) -> None:
         """Compress the collected gradient and push it to the shards that need it."""
         for shard in task.send_to or range(len(self._replica.trainable)):
-            frame = b""
+            pieces: Iterable[bytes] = ()
             if commit.contributes:
-                frame = self._lane.encode(shard, unit.number(self._streams), self._parameters.gradient)
-            base = self._replica.versions[shard]
-            self._transfer.begin_push(shard, unit, task.attempt, frame, commit, base=base)
+                pieces = self._lane.encode(shard, unit.number(self._streams), self._parameters.gradient)
+            self._transfer.begin_push(
+                shard,
+                unit,
+                task.attempt,
+                pieces,
+                commit,
+                base=self._replica.versions[shard],
+                most_bytes=self._lane.most_bytes(shard) if commit.contributes else 0,
+            )
         self._work.done(task)

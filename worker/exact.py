@@ -7,7 +7,8 @@ the unit at hand.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class ExactSegment:
 
     Args:
         number: of the segment.
+        streams: units of a step (R).
         origin: the extra that a stream without a deposit begins with.
         held: what the segment before held back; the first stream without a deposit begins with it.
     """
@@ -47,6 +49,7 @@ class ExactSegment:
         replica: Replica,
         codec: PushCodec,
         extras: Extras,
+        streams: int,
         origin: bytes,
         held: Plane | None,
     ) -> None:
@@ -56,6 +59,7 @@ class ExactSegment:
         self._replica = replica
         self._codec = codec
         self._extras = extras
+        self._streams = streams
         self._origin = origin
         self._residual = "" if codec.estimates or not codec.state_planes else codec.state_planes[-1]
         self._inherited = held if self._residual else None
@@ -168,18 +172,25 @@ class ExactSegment:
             self._extras.load(USER_STREAM, self._states[USER_STREAM].extra)
 
     def commit(self, task: Task, unit: UnitId, commit: Commit) -> None:
-        """Compress the collected gradient and push it; each shard's frame leaves while the next is being encoded.
-
-        A replayed unit is compressed only.
-        """
+        """Compress the collected gradient and push it, piece by piece; a replayed unit is compressed only."""
         state = self._states[task.stream]
         for shard, blocks in enumerate(self._replica.trainable):
-            frame = b""
+            pieces: Iterable[bytes] = ()
             if commit.contributes:
-                frame = b"".join(self._codec.encode(self._parameters.gradient, state.planes, blocks))
-            if task.kind is Kind.COMPUTE and (not task.send_to or shard in task.send_to):
-                base = self._replica.versions[shard]
-                self._transfer.begin_push(shard, unit, task.attempt, frame, commit, base=base)
+                number = unit.number(self._streams)
+                pieces = self._codec.encode(self._parameters.gradient, state.planes, blocks, unit=number)
+            if task.kind is not Kind.COMPUTE or (task.send_to and shard not in task.send_to):
+                deque(pieces, maxlen=0)  # the state moves on all the same
+                continue
+            self._transfer.begin_push(
+                shard,
+                unit,
+                task.attempt,
+                pieces,
+                commit,
+                base=self._replica.versions[shard],
+                most_bytes=self._codec.max_frame_bytes(blocks) if commit.contributes else 0,
+            )
         state.extra = self._extras.save(task.stream)
         self._carrier.done(task)
 

@@ -77,8 +77,8 @@ class Farewell:
         self._begun = True
         self.waiting = set(self._lane.holding)
         for shard in sorted(self.waiting):
-            frame = self._lane.rest(shard)
-            self._transfer.begin_flush(shard, self._number, frame, commit, limit_s=FLUSH_S)
+            pieces = self._lane.rest(shard)
+            self._transfer.begin_flush(shard, self._number, pieces, commit, limit_s=FLUSH_S)
 
     def _take_answers(self) -> None:
         for shard, answer in self._transfer.mailbox.take_flushed():

@@ -7,7 +7,7 @@ conserved: produced = applied + held.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -31,8 +31,8 @@ class Lane:
         self._trainable = trainable
         self._streams = streams
         self.planes = {name: np.zeros_like(like) for name in codec.state_planes}
-        self._frames: dict[tuple[int, int], bytes] = {}
-        self._rest: dict[int, bytes] = {}
+        self._frames: dict[tuple[int, int], list[bytes]] = {}
+        self._rest: dict[int, tuple[bytes, ...]] = {}
 
     @property
     def held(self) -> Plane | None:
@@ -40,11 +40,16 @@ class Lane:
         names = () if self._codec.estimates else self._codec.state_planes
         return self.planes[names[-1]] if names else None
 
-    def encode(self, shard: int, unit: int, gradient: Plane) -> bytes:
-        """The frame of unit number `unit` for one shard, kept until it is settled there."""
-        frame = b"".join(self._codec.encode(gradient, self.planes, self._trainable[shard], unit=unit))
-        self._frames[shard, unit] = frame
-        return frame
+    def encode(self, shard: int, unit: int, gradient: Plane) -> Iterator[bytes]:
+        """The pieces of the frame of unit number `unit` for one shard, kept until it is settled there."""
+        frame = self._frames[shard, unit] = []
+        for piece in self._codec.encode(gradient, self.planes, self._trainable[shard], unit=unit):
+            frame.append(piece)
+            yield piece
+
+    def most_bytes(self, shard: int) -> int:
+        """No frame for this shard is longer."""
+        return self._codec.max_frame_bytes(self._trainable[shard])
 
     def settle(self, delta: Delta) -> bool:
         """What became of this worker's units on one shard: what was not applied goes back. Whether any was."""
@@ -67,10 +72,10 @@ class Lane:
             return []
         return [shard for shard, blocks in enumerate(self._trainable) if held[blocks.rows].any()]
 
-    def rest(self, shard: int) -> bytes:
+    def rest(self, shard: int) -> tuple[bytes, ...]:
         """Frame of all that is held back for one shard, dense; it is held until it is `flushed`."""
         assert self.held is not None
-        self._rest[shard] = b"".join(FLUSH.encode(self.held, {}, self._trainable[shard]))
+        self._rest[shard] = tuple(FLUSH.encode(self.held, {}, self._trainable[shard]))
         return self._rest[shard]
 
     def flushed(self, shard: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -21,16 +21,17 @@ from wire.errors import NoInput, ProtocolMismatch, StaleIncarnation
 from wire.ids import UnitId
 from wire.messages import Commit, ShardPlacement, commit_to_proto, unit_from_proto, unit_to_proto
 from wire.rpc.channel import open_channel
+from wire.rpc.chunks import gathered
 from wire.rpc.identity import Security
 from wire.rpc.planes import PlaneReader, plane_chunks
 from wire.rpc.retry import Backoff, retrying
 from wire.rpc.status import to_error
 from wire.v1 import shard_pb2, shard_pb2_grpc
 from worker.deltas import Delta, Outcome
+from worker.outgoing import Outgoing
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-CHUNK_BYTES = 1 << 20
 PATIENCE_S = 60.0
 """How long a server or the coordinator may be away before the worker gives up."""
 SLOWEST_BYTES_PER_S = 100_000
@@ -127,18 +128,19 @@ class ShardLink:
         request = shard_pb2.FollowRequest(
             timeline=self._timeline, incarnation=self._incarnation, from_version=start, until_version=stop
         )
-        header, frame = shard_pb2.DeltaHeader(), bytearray()
+        header, frame, size = shard_pb2.DeltaHeader(), list[bytes](), 0
         async for chunk in self._data.Follow(request):
             if chunk.HasField("header"):
-                header, frame = chunk.header, bytearray()
+                header, frame, size = chunk.header, [], 0
             else:
-                frame += chunk.data
-            if len(frame) > header.frame_bytes:
+                frame.append(chunk.data)
+                size += len(frame[-1])
+            if size > header.frame_bytes:
                 raise ProtocolMismatch(
                     f"{self.name} sent more than the {header.frame_bytes} bytes of a delta"
                 )
-            if len(frame) == header.frame_bytes:
-                yield _delta(header, bytes(frame))
+            if size == header.frame_bytes:
+                yield _delta(header, tuple(frame))
 
     async def snapshot(self, plane: str, size: int, *, step: int = 0, live: bool = False) -> Snapshot:
         """`published` at the newest retained base at or below `step` (`live`: as it is now), or `x`.
@@ -187,7 +189,7 @@ class ShardLink:
 
     # --- units and stream state ------------------------------------------------------------------
 
-    async def push(self, unit: UnitId, attempt: int, frame: bytes, commit: Commit, base: int) -> bool:
+    async def push(self, unit: UnitId, attempt: int, frame: Outgoing, commit: Commit, base: int) -> bool:
         """Send this shard's part of a unit until it is acknowledged; False: it was fenced."""
         header = shard_pb2.PushHeader(
             unit=unit_to_proto(unit),
@@ -195,15 +197,15 @@ class ShardLink:
             incarnation=self._incarnation,
             plan=self._plan,
             shard=self.shard,
-            frame_bytes=len(frame),
+            frame_bytes=frame.most_bytes,
             base_version=base,
         )
-        reply = await self._patiently(lambda: self._data.Push(_chunks(header, frame, commit)))
+        reply = await self._patiently(lambda: self._data.Push(_messages(header, frame.chunks(), commit)))
         if reply.outcome == shard_pb2.PushReply.FENCED:  # whoever fenced it tells this worker what comes next
             log.warning("%s attempt %d was fenced on shard %d", unit, attempt, self.shard)
         return bool(reply.outcome != shard_pb2.PushReply.FENCED)
 
-    async def flush(self, segment: int, frame: bytes, commit: Commit, *, limit_s: float) -> bool:
+    async def flush(self, segment: int, pieces: Sequence[bytes], commit: Commit, *, limit_s: float) -> bool:
         """Send what is held back for this shard, at most for `limit_s`; False: it is taken no more.
 
         Raises: SparsyncError where there is no answer in time, or will be none.
@@ -213,10 +215,10 @@ class ShardLink:
             incarnation=self._incarnation,
             plan=self._plan,
             shard=self.shard,
-            frame_bytes=len(frame),
+            frame_bytes=sum(map(len, pieces)),
         )
         reply = await retrying(
-            lambda: self._data.Push(_chunks(header, frame, commit)),
+            lambda: self._data.Push(_messages(header, _each(gathered(pieces)), commit)),
             deadline=Deadline(self._clock, limit_s),
             backoff=Backoff(random.Random()),
             peer=self.name,
@@ -261,14 +263,19 @@ class ShardLink:
         return await self._patiently(call)
 
 
-async def _chunks(
-    header: shard_pb2.PushHeader, frame: bytes, commit: Commit
+async def _messages(
+    header: shard_pb2.PushHeader, chunks: AsyncIterator[bytes], commit: Commit
 ) -> AsyncIterator[shard_pb2.PushChunk]:
     """A push, message by message."""
     yield shard_pb2.PushChunk(header=header)
-    for start in range(0, len(frame), CHUNK_BYTES):
-        yield shard_pb2.PushChunk(data=frame[start : start + CHUNK_BYTES])
+    async for chunk in chunks:
+        yield shard_pb2.PushChunk(data=chunk)
     yield shard_pb2.PushChunk(commit=commit_to_proto(commit))
+
+
+async def _each(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
 
 
 @contextmanager
@@ -280,7 +287,7 @@ def _outrun() -> Iterator[None]:
         raise StaleIncarnation(f"{error}; this worker is too far behind and joins anew") from error
 
 
-def _delta(header: shard_pb2.DeltaHeader, frame: bytes) -> Delta:
+def _delta(header: shard_pb2.DeltaHeader, frame: tuple[bytes, ...]) -> Delta:
     return Delta(
         shard=header.shard,
         version=header.version,

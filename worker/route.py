@@ -137,8 +137,9 @@ class Route:
             "replica": self.replica,
             "codec": codec,
             "extras": self._extras,
+            "streams": self._config.sync.units_per_step,
             "held": held,
         }
         if elastic:
-            return ElasticSegment(number, **shared, streams=self._config.sync.units_per_step)
+            return ElasticSegment(number, **shared)
         return ExactSegment(number, **shared, origin=self.origin)

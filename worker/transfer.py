@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -35,6 +35,7 @@ from worker.deltas import Delta
 from worker.line import Line
 from worker.links import ShardLink, Snapshot
 from worker.mailbox import End, Flushed, Mailbox, Plan
+from worker.outgoing import Outgoing
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -204,10 +205,21 @@ class Transfer:
         self._do(self._gather(lambda link: link.upload(planes[link.shard])))
 
     def begin_push(
-        self, shard: int, unit: UnitId, attempt: int, frame: bytes, commit: Commit, *, base: int
+        self,
+        shard: int,
+        unit: UnitId,
+        attempt: int,
+        pieces: Iterable[bytes],
+        commit: Commit,
+        *,
+        base: int,
+        most_bytes: int,
     ) -> None:
-        """Send one shard's part of a unit, computed from its version `base`, until it is acknowledged."""
-        mailbox = self.mailbox
+        """Send one shard's part of a unit, computed from its version `base`, until it is acknowledged.
+
+        Each piece of the frame leaves while the next one is being made. `most_bytes`: of the frame.
+        """
+        mailbox, frame = self.mailbox, Outgoing(self._loop, most_bytes=most_bytes)
 
         async def push() -> None:
             accepted = await self._links[shard].push(unit, attempt, frame, commit, base)
@@ -215,14 +227,19 @@ class Transfer:
 
         mailbox.expect_answer(unit)
         self._begin(push())
+        for piece in pieces:
+            frame.add(piece)
+        frame.finish()
 
-    def begin_flush(self, shard: int, segment: int, frame: bytes, commit: Commit, *, limit_s: float) -> None:
+    def begin_flush(
+        self, shard: int, segment: int, pieces: Sequence[bytes], commit: Commit, *, limit_s: float
+    ) -> None:
         """Send all that is held back for one shard, at most for `limit_s`."""
         mailbox = self.mailbox
 
         async def flush() -> None:
             try:
-                taken = await self._links[shard].flush(segment, frame, commit, limit_s=limit_s)
+                taken = await self._links[shard].flush(segment, pieces, commit, limit_s=limit_s)
                 answer = Flushed.TAKEN if taken else Flushed.REFUSED
             except SparsyncError as error:
                 log.warning("what is held back for shard %d is lost: %s", shard, error)

@@ -106,7 +106,7 @@ def frames(vector: dict[str, Any]) -> Iterator[tuple[bytes, Plane]]:
         x, into = plane(step, blocks), np.zeros((blocks.count, BLOCK), np.float32)
         if vector["kind"] == DELTA:
             delta = delta_codec(**vector["codec"], classes=classes)
-            frame = delta.publish(x, held.setdefault("published", np.zeros_like(x)), blocks)
+            frame = b"".join(delta.publish(x, held.setdefault("published", np.zeros_like(x)), blocks))
             delta.apply(frame, into, blocks)
         else:
             push = push_codec(**vector["codec"], classes=classes)

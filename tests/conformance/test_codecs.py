@@ -279,7 +279,7 @@ def test_apply_equals_publish_bit_for_bit(codec: Delta) -> None:
     server, reader, x = zeros(), zeros(), zeros()
     for step in range(6):
         x += noise(step)
-        frame = codec.publish(x, server, ALL)
+        frame = b"".join(codec.publish(x, server, ALL))
         codec.apply(frame, reader, ALL)
         assert len(frame) <= codec.max_frame_bytes(ALL)
         np.testing.assert_array_equal(bits(server), bits(reader))

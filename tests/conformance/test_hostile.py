@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import struct
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from tests.conformance.combinations import (
     some_pushes,
 )
 from tests.conformance.envelope import SECTIONS, join, split
-from wire.codec.base import Blocks, DamagedFrame
+from wire.codec.base import Blocks, DamagedFrame, Frame
 from wire.codec.delta import Delta
 from wire.codec.push import Push
 from wire.layout import BlockRange
@@ -43,11 +44,11 @@ CLASSED = push("topk", 0.25, "sign2", "ef", classes=BY_POLICY)
 def small_frame(codec: Push | Delta) -> bytes:
     """A frame of `SMALL`."""
     if isinstance(codec, Delta):
-        return codec.publish(noise(0), np.zeros(REAL.shape, np.float32), SMALL)
+        return b"".join(codec.publish(noise(0), np.zeros(REAL.shape, np.float32), SMALL))
     return sent(codec, noise(0), fresh(codec), SMALL)
 
 
-def refused(codec: Push | Delta, frame: bytes, blocks: Blocks = SMALL) -> bool:
+def refused(codec: Push | Delta, frame: Frame, blocks: Blocks = SMALL) -> bool:
     """Whether the decoder refuses; asserts that it raises nothing else and that a refusal changes nothing."""
     into = np.ones(REAL.shape, np.float32)
     try:
@@ -128,6 +129,28 @@ def test_a_part_of_another_frame_fits_where_both_could_have_made_it() -> None:
     head, parts = split(small_frame(CLASSED))
     _, others = split(sent(CLASSED, noise(1), fresh(CLASSED), SMALL))
     assert not refused(CLASSED, join(head, [parts[0], others[1], parts[2]]))
+
+
+@each_codec
+def test_a_frame_in_buffers_is_the_frame(codec: Push | Delta) -> None:
+    """Each begins where a part begins; the header comes alone or with the first part."""
+    if isinstance(codec, Delta):
+        pieces = list(codec.publish(noise(0), np.zeros(REAL.shape, np.float32), SMALL))
+    else:
+        pieces = list(codec.encode(noise(0), fresh(codec), SMALL))
+    assert b"".join(pieces) == small_frame(codec)
+    for buffers in (pieces, [pieces[0] + pieces[1], *pieces[2:]], [b"".join(pieces)], [*pieces, b""]):
+        assert not refused(codec, buffers)
+    for wrong in (pieces[:-1], pieces[::-1], [*pieces, b"x"], [*pieces, pieces[-1]], [], [b""]):
+        assert refused(codec, wrong)
+
+
+@each_codec
+def test_a_buffer_that_ends_inside_a_part_is_refused(codec: Push | Delta) -> None:
+    frame = small_frame(codec)
+    begins = {0, 24, *accumulate((len(part.pack()) for part in split(frame)[1]), initial=24)}
+    for at in range(len(frame)):
+        assert refused(codec, [frame[:at], frame[at:]]) == (at not in begins), at
 
 
 @each_codec

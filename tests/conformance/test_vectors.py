@@ -148,7 +148,7 @@ def test_both_decoders_agree_on_squeezed_frames(codec: Push) -> None:
 def test_a_delta_of_many_parts_reads_the_same() -> None:
     codec: Delta = delta("topk", 1 / 64, "sign2", classes=BY_POLICY)
     published = np.zeros_like(noise(0))
-    frame = codec.publish(noise(0), published, ALL)
+    frame = b"".join(codec.publish(noise(0), published, ALL))
     blocks = reader.read(
         frame, kind=2, blocks=blocks_of(ALL, BY_POLICY), chains=chains_of(codec.chain, BY_POLICY)
     )

@@ -25,10 +25,11 @@ def segment(codec: PushCodec, *, elastic: bool, held: Any) -> Any:
         "parameters": SimpleNamespace(gradient=np.zeros((ROWS, BLOCK), np.float32)),
         "replica": SimpleNamespace(held=False, trainable=[BLOCKS]),
         "codec": codec,
+        "streams": 4,
         "extras": None,
         "held": held,
     }
-    return ElasticSegment(1, **shared, streams=4) if elastic else ExactSegment(1, **shared, origin=b"")
+    return ElasticSegment(1, **shared) if elastic else ExactSegment(1, **shared, origin=b"")
 
 
 def codec(kind: str, feedback: str = "ef", *, carries: bool = False) -> PushCodec:

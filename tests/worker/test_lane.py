@@ -67,7 +67,7 @@ def run(name: str, *, units: int, seed: int) -> tuple[Lane, Plane, Plane]:
                 gradient.reshape(-1)[start : start + size] = noise.normal(size=size)
         for shard in draw.choice([(0,), (1,), (0, 1), (0, 1)]):  # of some units only a part is needed
             produced[SHARDS[shard].rows] += gradient[SHARDS[shard].rows]
-            servers.accept(shard, unit, lane.encode(shard, unit, gradient))
+            servers.accept(shard, unit, b"".join(lane.encode(shard, unit, gradient)))
         for delta in servers.publish(draw.randrange(4)):
             lane.settle(delta)
     for delta in servers.publish(units * 2):
@@ -97,7 +97,7 @@ def test_an_estimate_is_what_the_servers_have_of_it(name: str, seed: int) -> Non
 
 def test_what_is_settled_whole_changes_nothing_and_other_units_are_none_of_ours() -> None:
     lane = Lane(codec("ef"), zeros(), SHARDS, streams=R)
-    lane.encode(0, 5, zeros() + 1)
+    assert list(lane.encode(0, 5, zeros() + 1))
     before = lane.planes["residual"].copy()
     others = tuple(Outcome(UnitId(1, *divmod(n, R)), 0.0) for n in (4, 6))
     lane.settle(Delta(0, 0, b"", step=0, closes=False, outcomes=others))
@@ -117,7 +117,7 @@ def test_the_last_push_empties_the_lane_shard_by_shard(name: str) -> None:
     lane.flushed(1)
     assert lane.holding == [0] and not lane.held[SHARDS[1].rows].any()
     FLUSH.add(lane.rest(0), applied, SHARDS[0])
-    lane.encode(0, 99, zeros() + 1)
+    assert list(lane.encode(0, 99, zeros() + 1))
     lane.settle(Delta(0, 0, b"", step=0, closes=False, outcomes=(Outcome(UnitId.of(1, 99, R), 0.0),)))
     lane.flushed(0)
     produced[SHARDS[0].rows] += 1
@@ -135,6 +135,6 @@ def test_what_nothing_was_applied_of_is_sent_again_whole() -> None:
     lane = Lane(codec("dense"), zeros(), SHARDS, streams=R)
     gradient = zeros()
     gradient[SHARDS[0].rows, :100] = 2.0
-    frame = lane.encode(0, 0, gradient)
+    frame = b"".join(lane.encode(0, 0, gradient))
     lane.settle(Delta(0, 0, b"", step=0, closes=False, outcomes=(Outcome(UnitId(1, 0, 0), 0.0),)))
-    assert lane.encode(0, 1, zeros()) == frame
+    assert b"".join(lane.encode(0, 1, zeros())) == frame

@@ -6,7 +6,7 @@ settled in part or paused is for the test to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -168,8 +168,18 @@ class ToyTransfer:
         self._toy.listeners.append(lambda delta: mailbox.put_delta(delta, number))
 
     def begin_push(
-        self, shard: int, unit: UnitId, attempt: int, frame: bytes, commit: Commit, *, base: int
+        self,
+        shard: int,
+        unit: UnitId,
+        attempt: int,
+        pieces: Iterable[bytes],
+        commit: Commit,
+        *,
+        base: int,
+        most_bytes: int,
     ) -> None:
+        frame = b"".join(pieces)
+        assert len(frame) <= most_bytes
         self.mailbox.expect_answer(unit)
         self._toy.pushes.append(Pushed(shard, unit, frame, commit, base))
         self.mailbox.put_answer(unit, accepted=True)

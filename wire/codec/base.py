@@ -1,7 +1,8 @@
 """What the codecs share: the blocks of a frame, the error of every decoder, the two interfaces.
 
-A *plane* is a C-contiguous float32 array [rows, 4096], one row a block. A *frame* is one shard's part of
-a push or of a delta, as bytes. A codec works block by block: nothing of one block reaches another, so that
+A *plane* is a C-contiguous float32 array [rows, 4096], one row a block: of numpy, or a torch.Tensor on any device,
+which is then worked on there (`wire.codec.device`); the bytes and the bits are the same. A *frame* is one shard's
+part of a push or of a delta, as bytes. A codec works block by block: nothing of one block reaches another, so that
 one server or four give the same bits. This module imports neither numba nor torch.
 """
 
@@ -11,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,42 @@ from wire.errors import ProtocolMismatch
 from wire.layout import BLOCK, BlockRange, Layout
 
 Plane = NDArray[np.float32]
+
+
+class Tensor(Protocol):
+    """What is asked of a torch.Tensor here, told without torch."""
+
+    @property
+    def dtype(self) -> Any: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def is_contiguous(self) -> bool: ...
+
+
+AnyPlane = Plane | Tensor
+"""All planes of one call are of one kind, tensors on one device."""
 Rows = NDArray[np.int64]
 Lengths = NDArray[np.int32]
 
 
+Frame = bytes | Sequence[bytes]
+"""A frame whole, or in buffers that each begin where a part begins (the first one with the header)."""
+
+
 class DamagedFrame(ProtocolMismatch):
     """A frame that is cut, altered, or does not fit the blocks that both sides know."""
+
+
+def buffers_of(frame: Frame) -> Sequence[bytes]:
+    """The buffers of a frame."""
+    return (frame,) if isinstance(frame, bytes) else frame
+
+
+def frame_bytes(frame: Frame) -> int:
+    """Bytes of a frame."""
+    return sum(map(len, buffers_of(frame)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +138,14 @@ class Blocks:
 
 
 class Decoded(Protocol):
-    """A frame taken apart and found good as a whole."""
+    """A frame taken apart and found good as a whole; it holds on to the frame."""
 
-    def add_to(self, into: Plane, *, factor: float = 1.0) -> None:
+    @property
+    def memory_bytes(self) -> int:
+        """Of what was decoded, beside the frame."""
+        ...
+
+    def add_to(self, into: AnyPlane, *, factor: float = 1.0) -> None:
         """into += factor * values: each product rounded to float32, then added, in element order."""
         ...
 
@@ -132,9 +168,11 @@ class PushCodec(Protocol):
     def estimates(self) -> bool: ...
 
     def encode(
-        self, gradient: Plane, state: Mapping[str, Plane], blocks: Blocks, *, unit: int = 0
+        self, gradient: AnyPlane, state: Mapping[str, AnyPlane], blocks: Blocks, *, unit: int = 0
     ) -> Iterator[bytes]:
         """The pieces of a frame of `gradient` in order, each made when it is asked for; joined they are the frame.
+
+        Planes on a device are encoded there, a few pieces ahead of what is asked for.
 
         Changes `state` in place, in the rows of `blocks` only. `unit`: its number, the key of random rounding.
         Raises: FloatingPointError where the gradient is not finite (at once; state is then as it was), or, on
@@ -142,22 +180,22 @@ class PushCodec(Protocol):
         """
         ...
 
-    def decode(self, frame: bytes, blocks: Blocks) -> Decoded:
+    def decode(self, frame: Frame, blocks: Blocks) -> Decoded:
         """Raises: DamagedFrame."""
         ...
 
-    def add(self, frame: bytes, into: Plane, blocks: Blocks, *, factor: float = 1.0) -> None:
+    def add(self, frame: Frame, into: AnyPlane, blocks: Blocks, *, factor: float = 1.0) -> None:
         """`decode` and `add_to`. Raises: DamagedFrame, before `into` is touched."""
         ...
 
-    def give_back(self, frame: bytes, state: Mapping[str, Plane], blocks: Blocks, *, share: float) -> None:
+    def give_back(self, frame: Frame, state: Mapping[str, AnyPlane], blocks: Blocks, *, share: float) -> None:
         """Put `share` of what a frame took out of `state` back into it, so that a later frame carries it.
 
         What the server applied of it, (1 - share), and what is given back sum to the frame: mass is conserved.
         """
         ...
 
-    def validate(self, frame: bytes, blocks: Blocks) -> None:
+    def validate(self, frame: Frame, blocks: Blocks) -> None:
         """Everything that `decode` checks. Raises: DamagedFrame."""
         ...
 
@@ -169,7 +207,7 @@ class PushCodec(Protocol):
 class DecodedDelta(Protocol):
     """A delta's frame taken apart and found good as a whole."""
 
-    def apply_to(self, published: Plane) -> None:
+    def apply_to(self, published: AnyPlane) -> None:
         """Do to `published`, bit for bit, what `publish` did."""
         ...
 
@@ -180,18 +218,18 @@ class DeltaCodec(Protocol):
     @property
     def name(self) -> str: ...
 
-    def publish(self, x: Plane, published: Plane, blocks: Blocks) -> bytes:
-        """Frame that moves `published` towards `x`, and the move itself.
+    def publish(self, x: Plane, published: Plane, blocks: Blocks) -> tuple[bytes, ...]:
+        """The pieces of a frame that moves `published` towards `x`, and the move itself.
 
         Raises: FloatingPointError where x is not finite (`published` is then as it was).
         """
         ...
 
-    def decode(self, frame: bytes, blocks: Blocks) -> DecodedDelta:
+    def decode(self, frame: Frame, blocks: Blocks) -> DecodedDelta:
         """Raises: DamagedFrame."""
         ...
 
-    def apply(self, frame: bytes, published: Plane, blocks: Blocks) -> None:
+    def apply(self, frame: Frame, published: AnyPlane, blocks: Blocks) -> None:
         """`decode` and `apply_to`. Raises: DamagedFrame, before `published` is touched."""
         ...
 
@@ -200,17 +238,12 @@ class DeltaCodec(Protocol):
         ...
 
 
-def check_plane(plane: Plane, blocks: Blocks) -> None:
+def check_plane(plane: AnyPlane, blocks: Blocks) -> None:
     """Raises: ValueError where `plane` is no C-contiguous float32 [rows, 4096] that holds the blocks."""
-    if (
-        plane.dtype != np.float32
-        or plane.ndim != 2
-        or plane.shape[1] != BLOCK
-        or not plane.flags.c_contiguous
-    ):
-        raise ValueError(
-            f"{plane.dtype}{list(plane.shape)}: expected a C-contiguous float32 plane [rows, {BLOCK}]"
-        )
+    contiguous = plane.flags.c_contiguous if isinstance(plane, np.ndarray) else plane.is_contiguous()
+    dtype = str(plane.dtype).removeprefix("torch.")
+    if dtype != "float32" or len(plane.shape) != 2 or plane.shape[1] != BLOCK or not contiguous:
+        raise ValueError(f"{dtype}{list(plane.shape)}: expected a C-contiguous float32 plane [rows, {BLOCK}]")
     if blocks.count and int(blocks.rows.max()) >= plane.shape[0]:
         raise ValueError(f"block row {int(blocks.rows.max())} of a plane of {plane.shape[0]} rows")
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from wire.codec import kernels
-from wire.codec.base import Blocks, Plane, check_plane, refuse_not_finite
+from wire.codec.base import AnyPlane, Blocks, Frame, Plane, check_plane, refuse_not_finite
 from wire.codec.cut import Chain, Classes, Cuts, Part
+from wire.codec.device import device_of
 from wire.codec.feedback import Feedback
 from wire.codec.frame import HEADER, Kind, build_header
 from wire.codec.parallel import in_order
@@ -26,14 +27,15 @@ class DecodedDelta:
     parts: Sequence[Values32]
     blocks: Blocks
 
-    def apply_to(self, published: Plane) -> None:
+    def apply_to(self, published: AnyPlane) -> None:
         """x̂ += d; in parts that lose nothing x̂ := x."""
         check_plane(published, self.blocks)
+        device = device_of(published)
         for part in self.parts:
             if part.part.chain.exact:
-                part.set_in(published)
+                device.assign(part, published)
             else:
-                part.add_to(published)
+                device.add(part, published)
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Delta:
     def name(self) -> str:
         return "dense" if self.chain.whole else "topk"
 
-    def publish(self, x: Plane, published: Plane, blocks: Blocks) -> bytes:
-        """The frame of d, and x̂ += d.
+    def publish(self, x: Plane, published: Plane, blocks: Blocks) -> tuple[bytes, ...]:
+        """The pieces of the frame of d, and x̂ += d.
 
         Raises: FloatingPointError where x is not finite (x̂ is then as it was), or where x - x̂ overflows.
         """
@@ -62,15 +64,15 @@ class Delta:
         refuse_not_finite(kernels.first_not_finite(x, blocks.rows, blocks.lengths), blocks)
         parts = self._cuts.of(blocks)
         pieces = in_order(lambda part: _publish(part, x, published), parts, threads=self.threads)
-        return b"".join([build_header(Kind.DELTA, parts=len(parts), blocks=blocks.count), *pieces])
+        return (build_header(Kind.DELTA, parts=len(parts), blocks=blocks.count), *pieces)
 
-    def decode(self, frame: bytes, blocks: Blocks) -> DecodedDelta:
+    def decode(self, frame: Frame, blocks: Blocks) -> DecodedDelta:
         """Raises: DamagedFrame."""
         return DecodedDelta(
             decode_parts(frame, Kind.DELTA, self._cuts.of(blocks), threads=self.threads), blocks
         )
 
-    def apply(self, frame: bytes, published: Plane, blocks: Blocks) -> None:
+    def apply(self, frame: Frame, published: AnyPlane, blocks: Blocks) -> None:
         """x̂ += d. Raises: DamagedFrame, before x̂ is touched."""
         self.decode(frame, blocks).apply_to(published)
 
@@ -83,5 +85,7 @@ def _publish(part: Part, x: Plane, published: Plane) -> bytes:
     if not part.chain.exact:
         return encode_part(part, ADD, Planes(x, published, published))
     piece = encode_part(part, SET, Planes(x, x, x))
-    published[part.blocks.rows] = x[part.blocks.rows]
+    source, target = x.reshape(-1), published.reshape(-1)
+    for start, size in part.blocks.segments:
+        target[start : start + size] = source[start : start + size]
     return piece

@@ -11,15 +11,16 @@ What the reader decodes are the same float32 numbers that the writer took out of
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wire.codec import kernels
-from wire.codec.base import Blocks, DamagedFrame, Plane, refuse_not_finite
+from wire.codec.base import Blocks, DamagedFrame, Frame, Plane, buffers_of, refuse_not_finite
 from wire.codec.cut import Part
 from wire.codec.feedback import Feedback
 from wire.codec.frame import (
@@ -40,6 +41,7 @@ from wire.codec.values import Values
 F32 = NDArray[np.float32]
 U16 = NDArray[np.uint16]
 U8 = NDArray[np.uint8]
+P = TypeVar("P")
 EMPTY: Section = (0, b"")
 
 
@@ -59,12 +61,22 @@ class Update(NamedTuple):
         return np.array([self.decay, 1.0 - self.eta, self.eta], dtype=np.float32)
 
 
-class Planes(NamedTuple):
+class Planes(NamedTuple, Generic[P]):
     """What a part is encoded from: planes [rows, 4096]. `momentum` and `state` may be the same, or the source."""
 
-    source: Plane
-    momentum: Plane
-    state: Plane
+    source: P
+    momentum: P
+    state: P
+
+
+class Raw(NamedTuple):
+    """What an encoder makes of a part: counts uint16[n], scales uint16[n, L], and the bytes of the other sections."""
+
+    counts: U16
+    scales: U16
+    gaps: U8
+    signs: U8
+    codes: U8
 
 
 @dataclass(frozen=True)
@@ -76,18 +88,11 @@ class Values32:
     indices: U16 | None
     values: F32
 
-    def add_to(self, into: Plane, *, factor: float = 1.0) -> None:
-        """into += factor * values, each product rounded to float32."""
-        blocks = self.part.blocks
-        values = self.values if factor == 1.0 else self.values * np.float32(factor)
-        if self.indices is None:
-            kernels.add_all(values, blocks.lengths, blocks.rows, into)
-        else:
-            kernels.scatter_add(self.indices, values, self.counts, blocks.rows, into)
-
-    def set_in(self, into: Plane) -> None:
-        """into = values; of whole blocks only."""
-        kernels.set_all(self.values, self.part.blocks.lengths, self.part.blocks.rows, into)
+    @property
+    def memory_bytes(self) -> int:
+        """Beside the frame, whose bytes values in fp32 are read from."""
+        own = 0 if self.part.chain.exact else self.values.nbytes
+        return own + (0 if self.indices is None else self.indices.nbytes)
 
 
 def max_part_bytes(part: Part) -> int:
@@ -95,12 +100,14 @@ def max_part_bytes(part: Part) -> int:
     return PART_HEADER_BYTES + sum(part.raw_limits)
 
 
-def encode_part(part: Part, update: Update, planes: Planes) -> bytes:
+def encode_part(part: Part, update: Update, planes: Planes[Plane]) -> bytes:
     """The part's bytes; moves the state in its rows.
 
     Raises: FloatingPointError where what is to be compressed is not finite.
     """
     chain, blocks = part.chain, part.blocks
+    if chain.exact and update.feedback is Feedback.PLAIN:
+        return build_part(_shape(part), Indices.NONE, [EMPTY] * 4 + [_floats_of(planes.source, blocks)])
     _, _, gap_limit, sign_limit, code_limit = part.raw_limits
     counts = np.empty(blocks.count, np.uint16)
     scales = np.empty((blocks.count, chain.values.scales), np.uint16)
@@ -110,30 +117,41 @@ def encode_part(part: Part, update: Update, planes: Planes) -> bytes:
         int(chain.values), np.uint64(update.key), blocks.numbers, counts, scales, gaps, signs, codes,
     )  # fmt: skip
     refuse_not_finite(bad, blocks)
+    return part_bytes(part, Raw(counts, scales, gaps[:gap_bytes], signs[:sign_bytes], codes[:code_bytes]))
+
+
+def part_bytes(part: Part, raw: Raw) -> bytes:
+    """A part's bytes from its raw sections, whoever made them."""
+    chain = part.chain
     indices, index_section = (
-        (Indices.NONE, EMPTY) if chain.whole else _indices(gaps[:gap_bytes], counts, blocks)
+        (Indices.NONE, EMPTY) if chain.whole else _indices(raw.gaps, raw.counts, part.blocks)
     )
     sections = [
-        EMPTY if chain.whole else _section(counts, squeezed=True),
-        _section(scales, squeezed=True),
+        EMPTY if chain.whole else _section(raw.counts, squeezed=True),
+        _section(raw.scales, squeezed=True),
         index_section,
-        _section(signs[:sign_bytes]),
-        _section(codes[:code_bytes], squeezed=chain.values.entropy),
+        _section(raw.signs),
+        _section(raw.codes, squeezed=chain.values.entropy),
     ]
     return build_part(_shape(part), indices, sections)
 
 
-def decode_parts(frame: bytes, kind: Kind, parts: Sequence[Part], *, threads: int) -> list[Values32]:
+def decode_parts(frame: Frame, kind: Kind, parts: Sequence[Part], *, threads: int) -> list[Values32]:
     """All parts of a frame of that cut. Raises: DamagedFrame."""
     blocks = sum(part.blocks.count for part in parts)
-    rest = read_header(memoryview(frame), kind, parts=len(parts), blocks=blocks)
+    buffers = deque(memoryview(buffer) for buffer in buffers_of(frame))
+    rest = read_header(_next(buffers), kind, parts=len(parts), blocks=blocks)
     found: list[tuple[Part, Content]] = []
     for part in parts:
-        content, rest = read_part(rest, _shape(part), part.raw_limits)
+        content, rest = read_part(rest or _next(buffers), _shape(part), part.raw_limits)
         found.append((part, content))
-    if len(rest):
-        raise DamagedFrame(f"{len(rest)} bytes behind the last part: fetch the frame again")
+    if behind := len(rest) + sum(map(len, buffers)):
+        raise DamagedFrame(f"{behind} bytes behind the last part: fetch the frame again")
     return list(in_order(lambda pair: _decode_part(*pair), found, threads=threads))
+
+
+def _next(buffers: deque[memoryview]) -> memoryview:
+    return buffers.popleft() if buffers else memoryview(b"")
 
 
 def _decode_part(part: Part, content: Content) -> Values32:
@@ -158,6 +176,14 @@ def _shape(part: Part) -> Shape:
 def _section(values: U8 | U16, *, squeezed: bool = False) -> Section:
     raw = values.reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
     return len(raw), squeeze(raw) if squeezed else raw
+
+
+def _floats_of(plane: Plane, blocks: Blocks) -> Section:
+    """The section of real elements as they stand in the plane; not copied where they stand in one stretch."""
+    flat = plane.reshape(-1)
+    stretches = [flat[start : start + size] for start, size in blocks.segments]
+    raw = (stretches[0] if len(stretches) == 1 else np.concatenate(stretches)).astype("<f4", copy=False)
+    return raw.nbytes, raw.view(np.uint8).data
 
 
 def _indices(gaps: U8, counts: U16, blocks: Blocks) -> tuple[Indices, Section]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from wire.codec import kernels
-from wire.codec.base import Blocks, Plane, check_plane, refuse_not_finite
+from wire.codec.base import AnyPlane, Blocks, Frame, check_plane, refuse_not_finite
 from wire.codec.cut import Chain, Classes, Cuts
+from wire.codec.device import device_of
 from wire.codec.feedback import Feedback
 from wire.codec.frame import HEADER, Kind, build_header
-from wire.codec.parallel import in_order
-from wire.codec.part import Planes, Update, Values32, decode_parts, encode_part, max_part_bytes
+from wire.codec.part import Planes, Update, Values32, decode_parts, max_part_bytes
 
 
 @dataclass(frozen=True)
@@ -21,11 +20,17 @@ class DecodedPush:
     parts: Sequence[Values32]
     blocks: Blocks
 
-    def add_to(self, into: Plane, *, factor: float = 1.0) -> None:
+    @property
+    def memory_bytes(self) -> int:
+        """Of what was decoded, beside the frame."""
+        return sum(part.memory_bytes for part in self.parts)
+
+    def add_to(self, into: AnyPlane, *, factor: float = 1.0) -> None:
         """into += factor * values: each product rounded to float32, then added, in element order."""
         check_plane(into, self.blocks)
+        device = device_of(into)
         for part in self.parts:
-            part.add_to(into, factor=factor)
+            device.add(part, into, factor=factor)
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,13 @@ class Push:
         return self.feedback.estimates
 
     def encode(
-        self, gradient: Plane, state: Mapping[str, Plane], blocks: Blocks, *, unit: int = 0
+        self, gradient: AnyPlane, state: Mapping[str, AnyPlane], blocks: Blocks, *, unit: int = 0
     ) -> Iterator[bytes]:
         """The pieces of a frame in order; see `wire.codec.base.PushCodec`."""
         planes = [state[name] for name in self.state_planes]
         for plane in (gradient, *planes):
             check_plane(plane, blocks)
-        refuse_not_finite(kernels.first_not_finite(gradient, blocks.rows, blocks.lengths), blocks)
+        refuse_not_finite(device_of(gradient).first_not_finite(gradient, blocks), blocks)
         sources = Planes(gradient, *((planes[0], planes[-1]) if planes else (gradient, gradient)))
         update = Update(self.feedback, self.decay, self.eta, self._key(unit))
         return self._pieces(blocks, update, sources)
@@ -78,31 +83,27 @@ class Push:
         """Random rounding where nothing takes the error back, never key 0."""
         return unit + 1 if self.feedback <= Feedback.CARRY else 0
 
-    def _pieces(self, blocks: Blocks, update: Update, sources: Planes) -> Iterator[bytes]:
+    def _pieces(self, blocks: Blocks, update: Update, sources: Planes[AnyPlane]) -> Iterator[bytes]:
         parts = self._cuts.of(blocks)
-        head = build_header(Kind.PUSH, parts=len(parts), blocks=blocks.count)
-        if not parts:
-            yield head
-        for piece in in_order(lambda part: encode_part(part, update, sources), parts, threads=self.threads):
-            yield head + piece if head else piece
-            head = b""
+        yield build_header(Kind.PUSH, parts=len(parts), blocks=blocks.count)
+        yield from device_of(sources.source).encode_parts(parts, update, sources, threads=self.threads)
 
-    def decode(self, frame: bytes, blocks: Blocks) -> DecodedPush:
+    def decode(self, frame: Frame, blocks: Blocks) -> DecodedPush:
         """Raises: DamagedFrame."""
         return DecodedPush(
             decode_parts(frame, Kind.PUSH, self._cuts.of(blocks), threads=self.threads), blocks
         )
 
-    def add(self, frame: bytes, into: Plane, blocks: Blocks, *, factor: float = 1.0) -> None:
+    def add(self, frame: Frame, into: AnyPlane, blocks: Blocks, *, factor: float = 1.0) -> None:
         """into += factor * decoded values. Raises: DamagedFrame, before `into` is touched."""
         self.decode(frame, blocks).add_to(into, factor=factor)
 
-    def give_back(self, frame: bytes, state: Mapping[str, Plane], blocks: Blocks, *, share: float) -> None:
+    def give_back(self, frame: Frame, state: Mapping[str, AnyPlane], blocks: Blocks, *, share: float) -> None:
         """held += share * values; an estimate, which had run ahead of the server's, goes back by as much."""
         sign = -1.0 if self.estimates else 1.0
         self.add(frame, state[self.state_planes[-1]], blocks, factor=sign * share)
 
-    def validate(self, frame: bytes, blocks: Blocks) -> None:
+    def validate(self, frame: Frame, blocks: Blocks) -> None:
         """Raises: DamagedFrame."""
         self.decode(frame, blocks)
 

@@ -87,12 +87,14 @@ def test_each_piece_is_made_when_it_is_asked_for() -> None:
     codec = codec_of()
     state = zeros(codec)
     pieces = codec.encode(gaussian(), state, BLOCKS)
-    assert not state["residual"].any()
     sizes = [len(next(pieces))]
+    assert sizes == [24], "the header"
+    assert not state["residual"].any()
+    sizes.append(len(next(pieces)))
     assert state["residual"][:64].any(axis=1).all()
     assert not state["residual"][64:].any()
     sizes += map(len, pieces)
-    assert len(sizes) == 3
+    assert len(sizes) == 4
     assert sum(sizes) <= codec.max_frame_bytes(BLOCKS)
 
 

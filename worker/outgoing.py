@@ -1,0 +1,54 @@
+"""A frame on its way: the training thread adds pieces while the network thread sends those that are there.
+
+All pieces are kept until the push is acknowledged, so that what must be sent again is sent as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from wire.rpc.chunks import gathered
+
+
+class Outgoing:
+    """The pieces of one frame, in order.
+
+    Args:
+        loop: of the network thread.
+        most_bytes: no frame for these blocks is longer.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._loop = loop
+        self._pieces: list[bytes] = []
+        self._whole = False
+        self._news = asyncio.Event()
+
+    # --- from the training thread ------------------------------------------------------------
+
+    def add(self, piece: bytes) -> None:
+        """One more piece."""
+        self._pieces.append(piece)
+        self._loop.call_soon_threadsafe(self._news.set)
+
+    def finish(self) -> None:
+        """There are no more pieces."""
+        self._whole = True
+        self._loop.call_soon_threadsafe(self._news.set)
+
+    # --- from the network thread -------------------------------------------------------------
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """All of the frame from its beginning, as soon as it is there, in messages that end where a piece ends."""
+        sent = 0
+        while True:
+            self._news.clear()
+            whole, there = self._whole, len(self._pieces)
+            for chunk in gathered(self._pieces[sent:there]):
+                yield chunk
+            sent = there
+            if whole:
+                return
+            await self._news.wait()
