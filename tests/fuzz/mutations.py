@@ -9,10 +9,21 @@ import copy
 import random
 import struct
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 
 import zstandard
 
-from tests.conformance.envelope import CODES, COUNTS, INDICES, SCALES, SECTIONS, RawPart, join, split
+from tests.conformance.envelope import (
+    CODES,
+    COUNTS,
+    HEADER_BYTES,
+    INDICES,
+    SCALES,
+    SECTIONS,
+    RawPart,
+    join,
+    split,
+)
 
 LENGTHS = (
     0,
@@ -74,6 +85,20 @@ def mutated_frame(rng: random.Random, frame: bytes, others: Seeds) -> bytes:
             head_bytes[rng.randrange(16)] = rng.choice(BYTES)
     made = join(bytes(head_bytes), parts)
     return made if rng.random() < 0.95 else _bytes_changed(rng, made, others)
+
+
+def in_buffers(rng: random.Random, frame: bytes) -> tuple[bytes, ...]:
+    """The frame cut where its parts begin, if it can be told, or anywhere; empty buffers among them."""
+    try:
+        cuts = [0, HEADER_BYTES, *accumulate((len(p.pack()) for p in split(frame)[1]), initial=HEADER_BYTES)]
+    except struct.error:
+        cuts = [0]
+    chosen = [at for at in cuts if rng.random() < 0.7]
+    if rng.random() < 0.3:
+        chosen.append(rng.randint(0, len(frame)))
+    return tuple(frame[a:b] for a, b in pairwise(sorted({0, *chosen, len(frame)}))) + (b"",) * rng.randrange(
+        2
+    )
 
 
 # ── bytes ───────────────────────────────────────────────────────────────────────────────────────

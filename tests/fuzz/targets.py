@@ -23,8 +23,8 @@ from tests.conformance.combinations import (
     push,
     sent,
 )
-from tests.fuzz.mutations import Message, mutated_frame, mutated_messages
-from wire.codec.base import Blocks, DamagedFrame
+from tests.fuzz.mutations import Message, in_buffers, mutated_frame, mutated_messages
+from wire.codec.base import Blocks, DamagedFrame, Frame, buffers_of
 from wire.codec.delta import Delta
 from wire.codec.dense import unpack
 from wire.codec.push import Push
@@ -37,6 +37,8 @@ FEW = Blocks.of(LAYOUT, [BlockRange(0, 3)])
 """Blocks of 1, 2 and 255 elements, of which a policy makes three parts."""
 FOUR = Blocks.of(LAYOUT, [BlockRange(0, 1), BlockRange(2, 5)])
 """Of 1, 255, 4,095 and 4,096 elements."""
+CUT = 0.2
+"""Share of the frames that come in several buffers."""
 AGREED_REFUSALS, AGREED_READINGS = 0.02, 0.25
 """Shares of what is refused and accepted that the second decoder, which is slow, must refuse and read as well."""
 
@@ -85,7 +87,7 @@ def _frames(codec: Push | Delta, blocks: Blocks) -> Iterator[bytes]:
     planes = {"noise": noise(0), **hostile_planes()}
     for name in ("noise", "zero", "one", "equal", "wide", "largest"):
         if isinstance(codec, Delta):
-            yield codec.publish(planes[name], np.zeros(REAL.shape, np.float32), blocks)
+            yield b"".join(codec.publish(planes[name], np.zeros(REAL.shape, np.float32), blocks))
         else:
             yield sent(codec, planes[name], fresh(codec), blocks)
 
@@ -103,7 +105,13 @@ def _frame_target(
         ],
     }
 
-    def check(rng: random.Random, frame: bytes, decoded: Any) -> None:
+    def mutate(rng: random.Random, good: bytes) -> Frame:
+        """As it comes off the wire: in one buffer or in several, cut where a part begins or anywhere."""
+        frame = mutated_frame(rng, good, others)
+        return in_buffers(rng, frame) if rng.random() < CUT else frame
+
+    def check(rng: random.Random, came: Frame, decoded: Any) -> None:
+        frame = b"".join(buffers_of(came))
         if decoded is not None:
             into = np.zeros(REAL.shape, np.float32)
             decoded.apply_to(into) if isinstance(codec, Delta) else decoded.add_to(into)
@@ -111,7 +119,7 @@ def _frame_target(
             assert not into[~REAL].any(), "padding"
             if rng.random() < AGREED_READINGS:
                 _agrees(into, blocks, reader.read(frame, **known))
-        elif rng.random() < AGREED_REFUSALS:
+        elif came is frame and rng.random() < AGREED_REFUSALS:
             try:
                 reader.read(frame, **known)
             except (reader.Refused, zstandard.ZstdError):
@@ -121,7 +129,7 @@ def _frame_target(
     return Target(
         f"{describe(codec)}-{blocks.count}",
         frames,
-        lambda rng, frame: mutated_frame(rng, frame, others),
+        mutate,
         lambda frame: codec.decode(frame, blocks),
         check,
     )
