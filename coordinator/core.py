@@ -54,7 +54,7 @@ class Core:
         self.desk = Desk(rules, state)
         self.model = Model(self.desk)
         self.data = Data(self.desk, resumed)
-        self.liveness = Liveness(dead_s=rules.dead_s)
+        self.liveness = Liveness(suspect_s=rules.suspect_s, dead_s=rules.dead_s)
         self.patience = Patience(rules)
         self.residuals = Residuals(self.desk)
         self.crew = Crew()
@@ -281,10 +281,14 @@ class Core:
         self.crew.forgive(now)
 
     def _give_up_the_slow(self, now: float) -> None:
-        """A stuck worker is given up; a straggler too, where another one waits: it comes back by itself."""
+        """A stuck worker is given up; a straggler too, where another one waits: it comes back by itself.
+
+        Who is silent is neither: it is dead in a moment, or beats again.
+        """
         owing = self.work.owing()
         others_wait = self.segments.bounded and bool(self.crew.available - owing)
-        for verdict in self.patience.verdicts(owing, now, others_wait=others_wait):
+        heard = owing - self.liveness.suspects(now)
+        for verdict in self.patience.verdicts(heard, now, others_wait=others_wait):
             if verdict.straggles:
                 self.crew.straggled(self.desk.name_of(verdict.incarnation), verdict.idle_s, now)
             self._depart(verdict.incarnation, verdict.reason, dead=not verdict.straggles)

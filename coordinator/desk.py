@@ -23,6 +23,7 @@ class Rules:
     checkpoint_every: int
     stream_state_every: int
     on_bad_unit: str
+    suspect_s: float
     dead_s: float
     progress_timeout_s: float
     straggler_s: float

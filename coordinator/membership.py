@@ -22,10 +22,12 @@ class Liveness:
     """Heartbeats of the processes in the run.
 
     Args:
-        dead_s: silence after which a process is given up.
+        suspect_s: silence after which a process is taken to be dying.
+        dead_s: silence after which it is given up.
     """
 
-    def __init__(self, *, dead_s: float) -> None:
+    def __init__(self, *, suspect_s: float, dead_s: float) -> None:
+        self._suspect_s = suspect_s
         self._dead_s = dead_s
         self._pulses: dict[int, _Pulse] = {}
 
@@ -57,6 +59,10 @@ class Liveness:
         """Seconds since the last heartbeat, or None before the first."""
         pulse = self._pulses.get(incarnation)
         return now - pulse.beat_at if pulse is not None and pulse.heard else None
+
+    def suspects(self, now: float) -> set[int]:
+        """The processes that have beaten, and have been silent for so long that they may be dead."""
+        return {i for i, p in self._pulses.items() if p.heard and now - p.beat_at > self._suspect_s}
 
     def beating(self) -> bool:
         """Whether any watched process has an open stream of heartbeats."""

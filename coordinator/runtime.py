@@ -97,6 +97,7 @@ async def _main(
     serving = await serve(listen=listen, security=security, add=add, services=[SERVICE])
     engine.address = advertise or serving.address
     (out / "config.toml").write_text(config.to_toml())
+    (out / "summary.json").unlink(missing_ok=True)  # of the run that is resumed here: it goes on
     events.write("began", {"run": state.run, "timeline": state.timeline, "address": engine.address})
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -188,6 +189,7 @@ def _rules(config: Config) -> Rules:
         checkpoint_every=config.run.checkpoint_every,
         stream_state_every=config.durability.stream_state_every,
         on_bad_unit=config.run.on_bad_unit,
+        suspect_s=config.cluster.suspect_s,
         dead_s=config.cluster.dead_s,
         progress_timeout_s=config.cluster.progress_timeout_s,
         straggler_s=config.cluster.straggler_s,

@@ -31,6 +31,7 @@ def rules(**changes: Any) -> Rules:
         "checkpoint_every": 0,
         "stream_state_every": 3,
         "on_bad_unit": "skip",
+        "suspect_s": 3.0,
         "dead_s": 5.0,
         "progress_timeout_s": 60.0,
         "straggler_s": 5.0,

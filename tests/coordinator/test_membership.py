@@ -6,7 +6,7 @@ from coordinator.membership import Liveness
 
 
 def watched() -> Liveness:
-    liveness = Liveness(dead_s=5.0)
+    liveness = Liveness(suspect_s=3.0, dead_s=5.0)
     liveness.expect(1, 100.0)
     return liveness
 
@@ -16,6 +16,14 @@ def test_silence_of_more_than_five_seconds_is_death() -> None:
     liveness.beat(1, 101.0, line=1)
     assert liveness.dead(106.0) == []
     assert liveness.dead(106.1) == [(1, "silent for 5.1 s, limit 5.0 s")]
+
+
+def test_before_death_silence_is_suspect() -> None:
+    liveness = watched()
+    assert liveness.suspects(110.0) == set(), "it may not beat yet"
+    liveness.beat(1, 110.0, line=1)
+    assert liveness.suspects(113.0) == set()
+    assert liveness.suspects(113.1) == {1}
 
 
 def test_the_first_beat_has_more_time() -> None:
@@ -59,7 +67,7 @@ def test_the_age_of_the_last_beat() -> None:
 
 
 def test_the_time_that_the_coordinator_was_held_up_is_nobodys_silence() -> None:
-    live = Liveness(dead_s=5.0)
+    live = Liveness(suspect_s=3.0, dead_s=5.0)
     for incarnation in (1, 2):
         live.expect(incarnation, 0.0)
         live.beat(incarnation, 1.0, line=0)
