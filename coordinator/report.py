@@ -112,6 +112,7 @@ def _totals(engine: Engine) -> dict[str, object]:
         "bytes_dense": accounts.bytes_dense(parameters, totals.units),
         "staleness": {str(stale): units for stale, units in sorted(totals.staleness.items())},
         "mass_returned": round(totals.returned, 6),
+        "mass_held": round(engine.core.residuals.held, 6),
         "mass_lost": totals.lost,
     }
 
@@ -121,15 +122,12 @@ def _worker(engine: Engine, member: Member, now: float) -> dict[str, object]:
     report = account.report
     busy = report.compute_s + report.wait_s
     beat_age = engine.core.liveness.age(member.incarnation, now)
-    activity = account.activity if member.present else ("dead" if member.dead else "left")
-    if member.present and beat_age is not None and beat_age > engine.config.cluster.suspect_s:
-        activity = "suspect"
     return {
         "name": member.name,
         "incarnation": member.incarnation,
         "pid": member.pid,
         "host": member.host,
-        "state": activity,
+        "state": _activity(engine, member, now),
         "gone": member.gone or None,
         "streams": [lane.stream for lane in engine.state.held_by(member.incarnation)],
         "leases": engine.core.work.leased(member.incarnation),
@@ -144,6 +142,17 @@ def _worker(engine: Engine, member: Member, now: float) -> dict[str, object]:
         "wait_share": round(report.wait_s / busy, 4) if busy else None,
         "beat_age_s": beat_age,
     }
+
+
+def _activity(engine: Engine, member: Member, now: float) -> str:
+    """What a worker does, in one word."""
+    core = engine.core
+    if not member.present:
+        return "dead" if member.dead else "left"
+    if member.incarnation in core.liveness.suspects(now):
+        return "suspect"
+    leaving = member.incarnation in core.crew.leaving
+    return "leaving" if leaving else engine.accounts.of(member.incarnation).activity
 
 
 def _own_rate(engine: Engine, units: int, compute_s: float) -> float | None:

@@ -18,6 +18,11 @@ class Residuals:
         self._held: dict[int, float] = {}
         self._dropped: dict[int, float] = {}
 
+    @property
+    def held(self) -> float:
+        """Sum of the norms of what the workers in the run hold back, as they told last."""
+        return sum(self._held.values())
+
     def told(self, event: e.Progressed) -> None:
         """What a worker holds now; what it has dropped since it told last, with a segment, is lost."""
         before = self._dropped.get(event.incarnation, 0.0)

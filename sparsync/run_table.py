@@ -39,6 +39,7 @@ STATE_STYLES = {
     "ready": "green",
     "waiting": "yellow",
     "evaluating": "cyan",
+    "leaving": "yellow",
     "suspect": "red",
     "dead": "bold red",
     "left": "dim",
@@ -201,7 +202,6 @@ SERVER_COLUMNS = (
     Column("shard", _of("shard", show), rank=2),
     Column("address", _of("address", show), right=False),
     Column("version", _of("version", show)),
-    Column("pending", _of("pending", show)),
     Column("blocks", _of("blocks", show), rank=1),
     Column("delta", _of("delta_bytes", show_bytes)),
 )

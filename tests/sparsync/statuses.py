@@ -76,5 +76,4 @@ ASYNC: dict[str, Any] = {
             "straggler": True,
         }
     ],
-    "servers": [{**SYNC["servers"][0], "pending": 3}],
 }

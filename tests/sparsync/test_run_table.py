@@ -55,7 +55,7 @@ def test_an_elastic_run() -> None:
     )
     row = "worker-0 computing, straggler 36 240 0.21 s 9.1k 7% 0.208 12.0 MB 9.0 MB 1.75 0.30 s"
     assert words(lines[6]) == row
-    assert " ".join(headings(drawn(ASYNC), "server")) == "server shard address version pending blocks delta"
+    assert " ".join(headings(drawn(ASYNC), "server")) == "server shard address version blocks delta"
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
