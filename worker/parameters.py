@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from wire.codec import kernels
 from wire.errors import ModelMismatch
 from wire.layout import BLOCK, DTYPES, FROZEN, Layout, Parameter
 from wire.messages import OptimizerSpec
@@ -92,7 +93,7 @@ class Parameters:
                 continue
             grad = p.grad.coalesce().to_dense() if p.grad.is_sparse else p.grad
             target.copy_(grad)
-            norm_sq += float(torch.linalg.vector_norm(target, dtype=torch.float64)) ** 2
+            norm_sq += kernels.square_sum(self.gradient.reshape(-1)[start : start + described.numel])
         return norm_sq
 
     def first_bad_gradient(self) -> str:

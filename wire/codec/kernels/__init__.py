@@ -31,6 +31,7 @@ from wire.codec.kernels.encode import (
 )
 from wire.codec.kernels.indices import ESCAPE, bitmap_from_gaps, read_bitmap, read_gaps
 from wire.codec.kernels.kernel import LARGEST_BFLOAT16
+from wire.codec.kernels.norm import square_sum
 from wire.codec.kernels.values import BF16, FP16, FP32, INT4, INT8, SIGN, SIGN1, SIGN2
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "read_values",
     "scatter_add",
     "set_all",
+    "square_sum",
     "warm",
 ]
 
@@ -71,6 +73,7 @@ def warm() -> None:
     counts, scales = np.empty(1, np.uint16), np.empty((1, 2), np.uint16)
     gaps, signs, codes = (np.empty(4096, np.uint8) for _ in range(3))
     first_not_finite(plane, rows, lengths)
+    square_sum(plane[0])
     encode_blocks(
         PLAIN, np.ones(3, np.float32), plane, plane, plane, rows, lengths, np.full(1, 8, np.int32), SIGN1, np.uint64(0),
         rows, counts, scales, gaps, signs, codes,

@@ -1,0 +1,24 @@
+"""The squared norm of a gradient, in float64 and a fixed order: eight sums side by side, then a pairwise tree."""
+
+from __future__ import annotations
+
+from wire.codec.kernels.kernel import F32, kernel
+
+
+@kernel
+def square_sum(values: F32) -> float:
+    """Sum of the squares of float32[n]; not finite where an element is not."""
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
+    whole = values.size & ~7
+    for i in range(0, whole, 8):
+        s0 += float(values[i]) * float(values[i])
+        s1 += float(values[i + 1]) * float(values[i + 1])
+        s2 += float(values[i + 2]) * float(values[i + 2])
+        s3 += float(values[i + 3]) * float(values[i + 3])
+        s4 += float(values[i + 4]) * float(values[i + 4])
+        s5 += float(values[i + 5]) * float(values[i + 5])
+        s6 += float(values[i + 6]) * float(values[i + 6])
+        s7 += float(values[i + 7]) * float(values[i + 7])
+    for i in range(whole, values.size):
+        s0 += float(values[i]) * float(values[i])
+    return ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
