@@ -61,6 +61,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(train: Starter, environ: dict[
 
     resumed = train({}, out=run.out)
     resumed.wait_for_step(stopped_at + 1)
+    assert not (run.out / "summary.json").exists(), "the run that it told of goes on"
     status = json.loads(command("status", run.out, "--json", environ=environ).stdout)
     assert status["state"] == "running"
     assert stopped_at < status["step"] < status["total_steps"] == ENDLESS
