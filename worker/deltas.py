@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wire.codec.base import Frame
+from wire.codec.base import DecodedDelta, Frame, frame_bytes
 from wire.ids import UnitId
 
 
@@ -37,6 +37,8 @@ class Delta:
     final: bool = False
     pause: bool = False
     outcomes: tuple[Outcome, ...] = ()
+    move: DecodedDelta | None = None
+    """The frame, decoded ahead of its turn."""
 
 
 class DeltaQueues:
@@ -52,6 +54,10 @@ class DeltaQueues:
 
     def put(self, delta: Delta) -> None:
         self._queues[delta.shard].append(delta)
+
+    def waiting_bytes(self, shard: int) -> int:
+        """Of the frames of a shard that were not taken yet."""
+        return sum(frame_bytes(delta.frame) for delta in self._queues[shard])
 
     @property
     def ready(self) -> bool:

@@ -107,7 +107,7 @@ class ElasticSegment:
     def _first_pull(self) -> None:
         steps = self._replica.pull()
         self._work.reached(self._replica.clock)
-        self._transfer.begin_following(self._replica.versions, steps)
+        self._transfer.begin_following(self._replica.versions, steps, self._replica.opened)
 
     def enter(self, deltas: Sequence[Delta]) -> None:
         """Apply what has arrived; take back what of this worker's pushes was not applied."""

@@ -114,7 +114,8 @@ class ExactSegment:
         self._replica.seek(step)
         self._parameters.refresh()
         self._carrier.reached(step, deposit=False, final=False)
-        self._transfer.begin_following(self._replica.versions, [step] * len(self._replica.versions))
+        versions = self._replica.versions
+        self._transfer.begin_following(versions, [step] * len(versions), self._replica.opened)
 
     def enter(self, deltas: Sequence[Delta]) -> None:
         """A step was closed on every shard; x̂ follows when a unit needs it."""

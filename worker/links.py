@@ -91,7 +91,7 @@ class ShardLink:
 
     # --- the published model -------------------------------------------------------------------
 
-    async def follow(self, version: int, put: Callable[[Delta], None]) -> None:
+    async def follow(self, version: int, put: Callable[[Delta], Awaitable[None]]) -> None:
         """Receive the deltas from `version` on, to the final one.
 
         Raises: StaleIncarnation where the server no longer retains them.
@@ -102,7 +102,7 @@ class ShardLink:
                 async for delta in self._deltas(version, 0):
                     backoff.reset()
                     broken = None
-                    put(delta)
+                    await put(delta)
                     version = delta.version + 1
                     if delta.final:
                         return

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -22,6 +22,8 @@ from worker.streams import Assignment
 
 WAKE_S = 0.2
 """Signals are handled between waits of this length."""
+AHEAD_BYTES = 16 << 20
+"""With so many bytes of a shard's deltas waiting here, no more are read: the rest waits on the server."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Mailbox:
         self._answered = False
         self._flushed: list[tuple[int, Flushed]] = []
         self.accepted = 0
+        self.on_taken: Callable[[], None] = lambda: None
+        """Called on the training thread when deltas were taken, or forgotten."""
 
     # --- from the network thread -------------------------------------------------------------
 
@@ -92,6 +96,11 @@ class Mailbox:
             if following == self._following:
                 self._deltas.put(delta)
                 self._changed.notify_all()
+
+    def crowded(self, shard: int) -> bool:
+        """Whether enough of a shard's deltas wait here."""
+        with self._changed:
+            return self._deltas.waiting_bytes(shard) >= AHEAD_BYTES
 
     def put_answer(self, unit: UnitId, *, accepted: bool) -> None:
         """A shard answered a push of `unit`."""
@@ -130,12 +139,16 @@ class Mailbox:
         with self._changed:
             self._deltas.begin(steps)
             self._following += 1
-            return self._following
+        self.on_taken()
+        return self._following
 
     def take_deltas(self) -> Sequence[Delta]:
         """The next deltas that are entered together, by shard; none when they are not all here."""
         with self._changed:
-            return self._deltas.take()
+            taken = self._deltas.take()
+        if taken:
+            self.on_taken()
+        return taken
 
     def expect_answer(self, unit: UnitId) -> None:
         """One more push of `unit` is under way."""

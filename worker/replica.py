@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from wire.codec.base import Blocks, DeltaCodec
 from wire.codec.dense import pack, unpack
@@ -71,6 +72,10 @@ class Replica:
     def pulls(self) -> int:
         """Whole-model pulls so far."""
         return self._received // len(self.owned)
+
+    def opened(self, delta: Delta) -> Delta:
+        """With its frame decoded, on whichever thread; x̂ stays as it is. Raises: DamagedFrame."""
+        return replace(delta, move=self._codec.decode(delta.frame, self.trainable[delta.shard]))
 
     def receive(self, deltas: Sequence[Delta]) -> None:
         """Keep deltas that are entered together, and follow the newest ones."""
@@ -145,7 +150,8 @@ class Replica:
 
     def _apply(self, deltas: Sequence[Delta]) -> None:
         for delta in deltas:
-            self._codec.apply(delta.frame, self._published, self.trainable[delta.shard])
+            move = delta.move or self._codec.decode(delta.frame, self.trainable[delta.shard])
+            move.apply_to(self._published)
             self.versions[delta.shard] += 1
             self.clocks[delta.shard] = max(self.clocks[delta.shard], delta.clock)
         self.step = max(self.step, _step_after(deltas))

@@ -72,6 +72,7 @@ class Transfer:
         self._following: list[asyncio.Task[None]] = []
         self._links: list[ShardLink] = []
         self._closed = False
+        self._taken = asyncio.Event()
         self.placement: tuple[ShardPlacement, ...] = ()
         self.mailbox = Mailbox(0)
         self._control = self._do(self._open_control(coordinator))
@@ -114,6 +115,7 @@ class Transfer:
         reply = self._do(self._declare(layout, optimizer))
         self.placement = placement_from_proto(reply.placement)
         self.mailbox = Mailbox(len(self.placement))
+        self.mailbox.on_taken = self._tell_taken
         self._do(self._connect(layout, reply.plan))
         return reply.upload
 
@@ -165,12 +167,22 @@ class Transfer:
 
     # --- the shards --------------------------------------------------------------------------
 
-    def begin_following(self, versions: Sequence[int], steps: Sequence[int]) -> None:
-        """Receive shard i's deltas from `versions[i]` on, where it stands at `steps[i]`; an older following ends."""
-        number = self.mailbox.begin_deltas(steps)
+    def begin_following(
+        self, versions: Sequence[int], steps: Sequence[int], opened: Callable[[Delta], Delta]
+    ) -> None:
+        """Receive shard i's deltas from `versions[i]` on, where it stands at `steps[i]`; an older following ends.
 
-        def put(delta: Delta) -> None:
-            self.mailbox.put_delta(delta, number)
+        `opened` decodes them, on threads beside the training thread.
+        """
+        mailbox = self.mailbox
+        number = mailbox.begin_deltas(steps)
+
+        async def put(delta: Delta) -> None:
+            mailbox.put_delta(await self._loop.run_in_executor(None, opened, delta), number)
+            while mailbox.crowded(delta.shard):
+                self._taken.clear()
+                if mailbox.crowded(delta.shard):
+                    await self._taken.wait()
 
         def start() -> None:
             for task in self._following:
@@ -179,6 +191,9 @@ class Transfer:
             self._following = [self._start(link.follow(version, put)) for link, version in pairs]
 
         self._loop.call_soon_threadsafe(start)
+
+    def _tell_taken(self) -> None:
+        self._loop.call_soon_threadsafe(self._taken.set)
 
     def do_history(self, starts: Sequence[int], count: int) -> list[Sequence[Delta]]:
         """The `count` deltas of every shard i from version `starts[i]` on: those of one step together."""

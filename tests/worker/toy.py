@@ -160,12 +160,14 @@ class ToyTransfer:
         lanes = [s.log[v : v + count] for s, v in zip(self._toy.shards, starts, strict=True)]
         return list(zip(*lanes, strict=True))
 
-    def begin_following(self, versions: Sequence[int], steps: Sequence[int]) -> None:
+    def begin_following(
+        self, versions: Sequence[int], steps: Sequence[int], opened: Callable[[Delta], Delta]
+    ) -> None:
         number, mailbox = self.mailbox.begin_deltas(steps), self.mailbox
         for shard, version in zip(self._toy.shards, versions, strict=True):
             for delta in shard.log[version:]:
-                mailbox.put_delta(delta, number)
-        self._toy.listeners.append(lambda delta: mailbox.put_delta(delta, number))
+                mailbox.put_delta(opened(delta), number)
+        self._toy.listeners.append(lambda delta: mailbox.put_delta(opened(delta), number))
 
     def begin_push(
         self,
