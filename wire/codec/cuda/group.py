@@ -18,7 +18,7 @@ from wire.codec.cut import Chain, Part
 from wire.layout import BLOCK
 
 GROUP_BLOCKS = 512
-"""Blocks on the way at once: about 64 MiB of temporary memory, and enough to fill a device."""
+"""Blocks on the way at once: 50 to 90 MiB of temporary memory, 165 MiB where top-k keeps every element."""
 MAGNITUDE, INFINITY = 0x7FFFFFFF, 0x7F800000
 
 

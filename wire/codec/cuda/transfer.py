@@ -20,7 +20,7 @@ def start_copy(tensors: tuple[torch.Tensor, ...]) -> Callable[[], list[U8]]:
     if device.type != "cuda":
         return lambda: [tensor.numpy() for tensor in raw]
     sizes = [tensor.numel() for tensor in raw]
-    host = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
+    host = torch.empty(sum(sizes), dtype=torch.uint8, device="cpu", pin_memory=True)
     stream, pieces = _stream(device), torch.split(host, sizes)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):

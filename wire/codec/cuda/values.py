@@ -181,7 +181,7 @@ def seeds(key: int, numbers: torch.Tensor) -> torch.Tensor:
     h = _mix(torch.full_like(numbers, key & LOW_32))
     h = _mix(h ^ (key >> 32))
     h = _mix(h ^ (numbers & LOW_32))
-    return _mix(h ^ ((numbers >> 32) & LOW_32))
+    return _mix(h ^ (numbers >> 32))
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
