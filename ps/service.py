@@ -43,7 +43,7 @@ from wire.messages import (
     unit_from_proto,
     unit_to_proto,
 )
-from wire.rpc.chunks import gathered
+from wire.rpc.chunks import LEAST_BYTES, gathered
 from wire.rpc.planes import PlaneReader, plane_chunks
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
 
@@ -478,13 +478,15 @@ async def _read_frame(
 ) -> tuple[tuple[bytes, ...], shard_pb2.Commit]:
     """The frame and the commit behind a push header.
 
-    Raises: DamagedFrame for more bytes than declared, or without a commit.
+    Raises: DamagedFrame for more bytes than declared, messages that no part fits into, or without a commit.
     """
     frame: list[bytes] = []
     size = 0
     async for chunk in chunks:
         if chunk.HasField("commit"):
             return tuple(frame), chunk.commit
+        if len(chunk.data) < LEAST_BYTES:
+            raise DamagedFrame(f"a message of {len(chunk.data)} bytes; expected whole parts of the frame")
         frame.append(chunk.data)
         size += len(frame[-1])
         if size > most:

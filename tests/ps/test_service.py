@@ -96,7 +96,14 @@ async def upload(stub: shard_pb2_grpc.ShardStub) -> None:
     await stub.Upload(chunks())
 
 
-async def push(stub: shard_pb2_grpc.ShardStub, worker: Worker, number: int, *, base: int = 0) -> str:
+async def push(
+    stub: shard_pb2_grpc.ShardStub,
+    worker: Worker,
+    number: int,
+    *,
+    base: int = 0,
+    message_bytes: int = 1 << 20,
+) -> str:
     unit = worker.unit(number)
     header = shard_pb2.PushHeader(
         unit=unit_to_proto(unit.unit),
@@ -108,7 +115,8 @@ async def push(stub: shard_pb2_grpc.ShardStub, worker: Worker, number: int, *, b
 
     async def chunks() -> AsyncIterator[shard_pb2.PushChunk]:
         yield shard_pb2.PushChunk(header=header)
-        yield shard_pb2.PushChunk(data=unit.frame)
+        for start in range(0, len(unit.frame), message_bytes):
+            yield shard_pb2.PushChunk(data=unit.frame[start : start + message_bytes])
         yield shard_pb2.PushChunk(commit=commit_to_proto(unit.commit))
 
     reply = await stub.Push(chunks())
@@ -211,6 +219,23 @@ def test_an_elastic_segment_as_a_coordinator_hears_it(tmp_path: Path) -> None:
         state = await again.attach(low=1)
         assert [accepted.unit.stream for accepted in state.accepted] == [1]
         assert (state.version, state.step, state.segment) == (2, 0, 0)
+
+    play(scene, tmp_path)
+
+
+def test_a_frame_in_crumbs_is_refused_before_it_is_kept(tmp_path: Path) -> None:
+    """Messages of a few bytes each would take many times those bytes; messages cut inside a part do not decode."""
+
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        (one, _), line = workers(), Line(stub)
+        await line.attach()
+        await line.configure(ARRIVAL)
+        await upload(stub)
+        with pytest.raises(grpc.aio.AioRpcError, match="a message of 2 bytes"):
+            await push(stub, one, 0, message_bytes=2)
+        with pytest.raises(grpc.aio.AioRpcError, match="fetch the frame again"):
+            await push(stub, one, 0, message_bytes=1000)
+        assert await push(stub, one, 0) == "ACCEPTED"
 
     play(scene, tmp_path)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 CHUNK_BYTES = 1 << 20
+LEAST_BYTES = 24
+"""Of a message: that of a frame without parts. Smaller ones would cost a reader many times their bytes to keep."""
 
 
 def gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
