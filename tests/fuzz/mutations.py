@@ -179,14 +179,16 @@ def _resized(rng: random.Random, part: RawPart) -> None:
 
 
 def _counts(rng: random.Random, part: RawPart) -> None:
+    """Another count of one block; often taken from, or given to, another one."""
     data = _content(part, COUNTS)
-    if len(data) >= 2:
-        at = 2 * rng.randrange(len(data) // 2)
-        told = int.from_bytes(data[at : at + 2], "little")
-        data[at : at + 2] = struct.pack(
-            "<H", rng.choice((0, told ^ 1, told + 1 & 0xFFFF, 4096, 4097, 0xFFFF))
-        )
-    _put(rng, part, COUNTS, bytes(data))
+    counts = list(struct.unpack(f"<{len(data) // 2}H", data[: len(data) & ~1]))
+    if counts:
+        at, by = rng.randrange(len(counts)), rng.choice((-2, -1, 1, 2))
+        counts[at] = rng.choice((0, counts[at] + by, counts[at] + by, 4096, 4097, 0xFFFF)) & 0xFFFF
+        if rng.random() < 0.5:
+            other = rng.randrange(len(counts))
+            counts[other] = (counts[other] - by) & 0xFFFF
+    _put(rng, part, COUNTS, struct.pack(f"<{len(counts)}H", *counts))
 
 
 def _scales(rng: random.Random, part: RawPart) -> None:
