@@ -201,9 +201,19 @@ def run(
         traceback.print_exc()
         raise ScriptFailed(f"{path} raised {type(error).__name__}: {error}") from None
     finally:
+        _end_in_peace()
         _attachment.detach()
         gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
     return 0
+
+
+def _end_in_peace() -> None:
+    """This process ends by itself in a moment: a signal must not change its exit code.
+
+    The interpreter takes handlers away before it is done, but leaves alone what is ignored.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def attach(
