@@ -299,7 +299,7 @@ def mutated_messages(rng: random.Random, messages: Sequence[Message]) -> list[Me
                 name, size, crc = here
                 changed[at] = rng.choice(
                     (
-                        (name, rng.choice((*SIZES, size + 1)), crc),
+                        (name, rng.choice((*SIZES, size ^ 1)), crc),
                         (name, size, crc ^ 1),
                         ("strange", size, crc),
                         here,
