@@ -23,11 +23,11 @@ from wire.config import Config
 from wire.errors import Unreachable
 from wire.memory import keep_freed_memory
 from wire.rpc.channel import reach
+from wire.rpc.frames import add_shard_service
 from wire.rpc.identity import Security
 from wire.rpc.join import join
 from wire.rpc.server import serve
 from wire.telemetry import log_to_stderr
-from wire.v1 import shard_pb2_grpc
 
 log = logging.getLogger(__name__)
 SERVICE = "sparsync.v1.Shard"
@@ -76,7 +76,7 @@ async def _main(
     service = ShardService(owner, finish=_end(ended))
 
     def add(server: grpc.aio.Server) -> None:
-        shard_pb2_grpc.add_ShardServicer_to_server(service, server)
+        add_shard_service(service, server)
 
     serving = await serve(listen=listen, security=security, add=add, services=[SERVICE])
     try:

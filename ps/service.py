@@ -28,7 +28,7 @@ from ps.records import (
     ShardSpec,
 )
 from ps.terms import TermGuard
-from wire.codec.base import DamagedFrame, Frame, frame_bytes
+from wire.codec.base import Buffer, DamagedFrame, Frame, frame_bytes
 from wire.codec.chain import codecs_of
 from wire.codec.dense import pack
 from wire.config import Config
@@ -43,7 +43,7 @@ from wire.messages import (
     unit_from_proto,
     unit_to_proto,
 )
-from wire.rpc.chunks import LEAST_BYTES, gathered
+from wire.rpc.chunks import LEAST_BYTES, Data, gathered
 from wire.rpc.planes import PlaneReader, plane_chunks
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
 
@@ -366,7 +366,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
 
     async def Follow(
         self, request: shard_pb2.FollowRequest, context: Context
-    ) -> AsyncIterator[shard_pb2.DeltaChunk]:
+    ) -> AsyncIterator[shard_pb2.DeltaChunk | Data]:
         self._check_timeline(request.timeline)
         version = request.from_version
         while request.until_version == 0 or version < request.until_version:
@@ -375,7 +375,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 return
             yield shard_pb2.DeltaChunk(header=self._delta_header(delta))
             for chunk in gathered(delta.frame):
-                yield shard_pb2.DeltaChunk(data=chunk)
+                yield chunk
             version += 1
 
     def _delta_header(self, delta: Delta) -> shard_pb2.DeltaHeader:
@@ -474,21 +474,22 @@ class ShardService(shard_pb2_grpc.ShardServicer):
 
 
 async def _read_frame(
-    chunks: AsyncIterator[shard_pb2.PushChunk], most: int
-) -> tuple[tuple[bytes, ...], shard_pb2.Commit]:
+    chunks: AsyncIterator[shard_pb2.PushChunk | memoryview], most: int
+) -> tuple[tuple[Buffer, ...], shard_pb2.Commit]:
     """The frame and the commit behind a push header.
 
     Raises: DamagedFrame for more bytes than declared, messages that no part fits into, or without a commit.
     """
-    frame: list[bytes] = []
+    frame: list[Buffer] = []
     size = 0
     async for chunk in chunks:
-        if chunk.HasField("commit"):
+        if not isinstance(chunk, memoryview) and chunk.HasField("commit"):
             return tuple(frame), chunk.commit
-        if len(chunk.data) < LEAST_BYTES:
-            raise DamagedFrame(f"a message of {len(chunk.data)} bytes; expected whole parts of the frame")
-        frame.append(chunk.data)
-        size += len(frame[-1])
+        data = chunk if isinstance(chunk, memoryview) else chunk.data
+        if len(data) < LEAST_BYTES:
+            raise DamagedFrame(f"a message of {len(data)} bytes; expected whole parts of the frame")
+        frame.append(data)
+        size += len(data)
         if size > most:
             raise DamagedFrame(f"more than the {most} bytes that the push declared")
     raise DamagedFrame("the push ended without a commit; nothing of it counts")

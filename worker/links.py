@@ -17,11 +17,13 @@ from typing import TypeVar
 import grpc
 
 from wire.clock import Clock, Deadline
+from wire.codec.base import Buffer
 from wire.errors import NoInput, ProtocolMismatch, StaleIncarnation
 from wire.ids import UnitId
 from wire.messages import Commit, ShardPlacement, commit_to_proto, unit_from_proto, unit_to_proto
 from wire.rpc.channel import open_channel
-from wire.rpc.chunks import gathered
+from wire.rpc.chunks import Data, gathered
+from wire.rpc.frames import FrameStub
 from wire.rpc.identity import Security
 from wire.rpc.planes import PlaneReader, plane_chunks
 from wire.rpc.retry import Backoff, retrying
@@ -78,6 +80,7 @@ class ShardLink:
         self._patience_s = PATIENCE_S + STATE_MODELS * bytes / SLOWEST_BYTES_PER_S
         self._channels = [open_channel(placement.address, security, pool=pool) for pool in ("data", "state")]
         self._data = shard_pb2_grpc.ShardStub(self._channels[0])
+        self._frames = FrameStub(self._channels[0])
         self._state = shard_pb2_grpc.ShardStub(self._channels[1])
 
     async def close(self) -> None:
@@ -128,13 +131,16 @@ class ShardLink:
         request = shard_pb2.FollowRequest(
             timeline=self._timeline, incarnation=self._incarnation, from_version=start, until_version=stop
         )
-        header, frame, size = shard_pb2.DeltaHeader(), list[bytes](), 0
-        async for chunk in self._data.Follow(request):
-            if chunk.HasField("header"):
+        header, frame, size = shard_pb2.DeltaHeader(), list[Buffer](), 0
+        async for chunk in self._frames.Follow(request):
+            if isinstance(chunk, memoryview):
+                frame.append(chunk)
+                size += len(chunk)
+            elif chunk.HasField("header"):
                 header, frame, size = chunk.header, [], 0
             else:
                 frame.append(chunk.data)
-                size += len(frame[-1])
+                size += len(chunk.data)
             if size > header.frame_bytes:
                 raise ProtocolMismatch(
                     f"{self.name} sent more than the {header.frame_bytes} bytes of a delta"
@@ -200,7 +206,7 @@ class ShardLink:
             frame_bytes=frame.most_bytes,
             base_version=base,
         )
-        reply = await self._patiently(lambda: self._data.Push(_messages(header, frame.chunks(), commit)))
+        reply = await self._patiently(lambda: self._frames.Push(_messages(header, frame.chunks(), commit)))
         if reply.outcome == shard_pb2.PushReply.FENCED:  # whoever fenced it tells this worker what comes next
             log.warning("%s attempt %d was fenced on shard %d", unit, attempt, self.shard)
         return bool(reply.outcome != shard_pb2.PushReply.FENCED)
@@ -218,7 +224,7 @@ class ShardLink:
             frame_bytes=sum(map(len, pieces)),
         )
         reply = await retrying(
-            lambda: self._data.Push(_messages(header, _each(gathered(pieces)), commit)),
+            lambda: self._frames.Push(_messages(header, _each(gathered(pieces)), commit)),
             deadline=Deadline(self._clock, limit_s),
             backoff=Backoff(random.Random()),
             peer=self.name,
@@ -264,16 +270,16 @@ class ShardLink:
 
 
 async def _messages(
-    header: shard_pb2.PushHeader, chunks: AsyncIterator[bytes], commit: Commit
-) -> AsyncIterator[shard_pb2.PushChunk]:
+    header: shard_pb2.PushHeader, chunks: AsyncIterator[Data], commit: Commit
+) -> AsyncIterator[shard_pb2.PushChunk | Data]:
     """A push, message by message."""
     yield shard_pb2.PushChunk(header=header)
     async for chunk in chunks:
-        yield shard_pb2.PushChunk(data=chunk)
+        yield chunk
     yield shard_pb2.PushChunk(commit=commit_to_proto(commit))
 
 
-async def _each(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+async def _each(chunks: Iterable[Data]) -> AsyncIterator[Data]:
     for chunk in chunks:
         yield chunk
 
@@ -287,7 +293,7 @@ def _outrun() -> Iterator[None]:
         raise StaleIncarnation(f"{error}; this worker is too far behind and joins anew") from error
 
 
-def _delta(header: shard_pb2.DeltaHeader, frame: tuple[bytes, ...]) -> Delta:
+def _delta(header: shard_pb2.DeltaHeader, frame: tuple[Buffer, ...]) -> Delta:
     return Delta(
         shard=header.shard,
         version=header.version,

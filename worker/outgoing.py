@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from wire.rpc.chunks import gathered
+from wire.rpc.chunks import Data, gathered
 
 
 class Outgoing:
@@ -40,7 +40,7 @@ class Outgoing:
 
     # --- from the network thread -------------------------------------------------------------
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncIterator[Data]:
         """All of the frame from its beginning, as soon as it is there, in messages that end where a piece ends."""
         sent = 0
         while True:

@@ -29,6 +29,7 @@ from wire.messages import (
     term_to_proto,
     unit_to_proto,
 )
+from wire.rpc.frames import add_shard_service
 from wire.rpc.identity import Security
 from wire.rpc.planes import plane_chunks
 from wire.rpc.server import serve
@@ -174,7 +175,7 @@ def play(scene: Callable[[shard_pb2_grpc.ShardStub], Awaitable[None]], path: Pat
         serving = await serve(
             listen="127.0.0.1:0",
             security=Security(),
-            add=lambda server: shard_pb2_grpc.add_ShardServicer_to_server(service, server),
+            add=lambda server: add_shard_service(service, server),
             services=["sparsync.v1.Shard"],
         )
         try:

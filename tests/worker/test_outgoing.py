@@ -18,7 +18,7 @@ LIMIT_S = 30.0
 async def gathered(outgoing: Outgoing) -> list[bytes]:
     """All chunks of one sending."""
     async with asyncio.timeout(LIMIT_S):
-        return [chunk async for chunk in outgoing.chunks()]
+        return [b"".join(chunk) async for chunk in outgoing.chunks()]
 
 
 def sent(pieces: list[bytes]) -> list[bytes]:
@@ -54,7 +54,7 @@ def test_what_is_sent_again_begins_at_the_beginning() -> None:
         outgoing = Outgoing(asyncio.get_running_loop(), most_bytes=1 << 24)
         outgoing.add(b"one")
         broken = outgoing.chunks()
-        assert await anext(broken) == b"one"
+        assert await anext(broken) == (b"one",)
         await broken.aclose()
         outgoing.add(b"two")
         outgoing.finish()
@@ -81,7 +81,7 @@ def test_a_piece_leaves_before_the_next_is_made() -> None:
         chunks = []
         async with asyncio.timeout(LIMIT_S):
             async for chunk in outgoing.chunks():
-                chunks.append(chunk)
+                chunks += chunk
                 left.release()
         maker.join(LIMIT_S)
         return chunks

@@ -41,7 +41,8 @@ Rows = NDArray[np.int64]
 Lengths = NDArray[np.int32]
 
 
-Frame = bytes | Sequence[bytes]
+Buffer = bytes | memoryview
+Frame = bytes | Sequence[Buffer]
 """A frame whole, or in buffers that each begin where a part begins (the first one with the header)."""
 
 
@@ -49,7 +50,7 @@ class DamagedFrame(ProtocolMismatch):
     """A frame that is cut, altered, or does not fit the blocks that both sides know."""
 
 
-def buffers_of(frame: Frame) -> Sequence[bytes]:
+def buffers_of(frame: Frame) -> Sequence[Buffer]:
     """The buffers of a frame."""
     return (frame,) if isinstance(frame, bytes) else frame
 

@@ -11,20 +11,19 @@ CHUNK_BYTES = 1 << 20
 LEAST_BYTES = 24
 """Of a message: that of a frame without parts. Smaller ones would cost a reader many times their bytes to keep."""
 
+Data = tuple[bytes, ...]
+"""The pieces that go into one message."""
 
-def gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces of a frame in messages of about `CHUNK_BYTES`."""
+
+def gathered(pieces: Iterable[bytes]) -> Iterator[Data]:
+    """The pieces of a frame, by the messages of about `CHUNK_BYTES` that carry them."""
     waiting: list[bytes] = []
     size = 0
     for piece in pieces:
         if waiting and size + len(piece) > CHUNK_BYTES:
-            yield _joined(waiting)
+            yield tuple(waiting)
             waiting, size = [], 0
         waiting.append(piece)
         size += len(piece)
     if waiting:
-        yield _joined(waiting)
-
-
-def _joined(pieces: list[bytes]) -> bytes:
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        yield tuple(waiting)
