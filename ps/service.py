@@ -43,7 +43,8 @@ from wire.messages import (
     unit_from_proto,
     unit_to_proto,
 )
-from wire.rpc.chunks import LEAST_BYTES, Data, gathered
+from wire.rpc.chunks import Data, gathered
+from wire.rpc.frames import data_of
 from wire.rpc.planes import PlaneReader, plane_chunks
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
 
@@ -473,9 +474,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 yield chunk
 
 
-async def _read_frame(
-    chunks: AsyncIterator[shard_pb2.PushChunk | memoryview], most: int
-) -> tuple[tuple[Buffer, ...], shard_pb2.Commit]:
+async def _read_frame(chunks: AsyncIterator[Any], most: int) -> tuple[tuple[Buffer, ...], shard_pb2.Commit]:
     """The frame and the commit behind a push header.
 
     Raises: DamagedFrame for more bytes than declared, messages that no part fits into, or without a commit.
@@ -483,11 +482,11 @@ async def _read_frame(
     frame: list[Buffer] = []
     size = 0
     async for chunk in chunks:
-        if not isinstance(chunk, memoryview) and chunk.HasField("commit"):
+        data = data_of(chunk)
+        if data is None:
+            if not chunk.HasField("commit"):
+                break
             return tuple(frame), chunk.commit
-        data = chunk if isinstance(chunk, memoryview) else chunk.data
-        if len(data) < LEAST_BYTES:
-            raise DamagedFrame(f"a message of {len(data)} bytes; expected whole parts of the frame")
         frame.append(data)
         size += len(data)
         if size > most:

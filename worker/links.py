@@ -23,7 +23,7 @@ from wire.ids import UnitId
 from wire.messages import Commit, ShardPlacement, commit_to_proto, unit_from_proto, unit_to_proto
 from wire.rpc.channel import open_channel
 from wire.rpc.chunks import Data, gathered
-from wire.rpc.frames import FrameStub
+from wire.rpc.frames import FrameStub, data_of
 from wire.rpc.identity import Security
 from wire.rpc.planes import PlaneReader, plane_chunks
 from wire.rpc.retry import Backoff, retrying
@@ -133,14 +133,12 @@ class ShardLink:
         )
         header, frame, size = shard_pb2.DeltaHeader(), list[Buffer](), 0
         async for chunk in self._frames.Follow(request):
-            if isinstance(chunk, memoryview):
-                frame.append(chunk)
-                size += len(chunk)
-            elif chunk.HasField("header"):
+            data = data_of(chunk)
+            if data is None:
                 header, frame, size = chunk.header, [], 0
-            else:
-                frame.append(chunk.data)
-                size += len(chunk.data)
+                continue
+            frame.append(data)
+            size += len(data)
             if size > header.frame_bytes:
                 raise ProtocolMismatch(
                     f"{self.name} sent more than the {header.frame_bytes} bytes of a delta"

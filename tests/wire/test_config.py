@@ -221,6 +221,20 @@ def test_a_policy_comes_back_from_json_and_toml(tmp_path: Path) -> None:
     assert config == loaded.config
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reader"),
+    [
+        (["push.feedback=ef", "push.momentum=0.5"], "ef21"),
+        (["push.codec=dense", "push.feedback=none", "push.decay=0.9"], "ef"),
+        (["push.feedback=ef21", "push.decay=0.9"], "ef"),
+    ],
+)
+def test_a_weight_that_nothing_reads_is_refused(overrides: list[str], reader: str) -> None:
+    with pytest.raises(ConfigError, match=f'only "{reader}" reads it'):
+        load(None, overrides, {})
+    assert load(None, ["push.momentum=0.5", "push.decay=0.9"], {}).config.push.decay == 0.9
+
+
 def test_what_needs_no_feedback_may_do_without() -> None:
     for values in ("auto", "fp32", "fp16", "bf16", "int8"):
         overrides = [

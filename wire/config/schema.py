@@ -175,6 +175,17 @@ class PushConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _weights_have_their_feedback(self) -> Self:
+        """A weight that nothing reads is a mistake."""
+        for key, value, reader in (("momentum", self.momentum, "ef21"), ("decay", self.decay, "ef")):
+            if value != 1 and self.feedback not in ("auto", reader):
+                raise ValueError(
+                    f'push.{key} = {value:g} beside push.feedback = "{self.feedback}": only "{reader}" reads it; '
+                    f"leave it at 1, or set push.feedback"
+                )
+        return self
+
 
 class PullConfig(Section):
     """Deltas on their way down, from parameter servers to workers."""

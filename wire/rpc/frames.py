@@ -14,7 +14,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from wire.rpc.chunks import Data
+from wire.codec.base import Buffer, DamagedFrame
+from wire.rpc.chunks import LEAST_BYTES, Data
 from wire.v1 import shard_pb2, shard_pb2_grpc
 
 M = TypeVar("M", bound=Message)
@@ -43,13 +44,28 @@ def from_wire(parse: Callable[[bytes], M]) -> Callable[[bytes], M | memoryview]:
     """What gRPC received: the data of a message that has nothing else, or a message as `parse` reads it."""
 
     def read(raw: bytes) -> M | memoryview:
-        data = _data_of(raw)
+        data = _payload(raw)
         return parse(raw) if data is None else data
 
     return read
 
 
-def _data_of(raw: bytes) -> memoryview | None:
+def data_of(message: Any) -> Buffer | None:
+    """The data of a message as received; None where it carries something else.
+
+    Raises: DamagedFrame for less than any part has.
+    """
+    if not isinstance(message, memoryview):
+        if not message.HasField("data"):
+            return None
+        message = message.data
+    if len(message) < LEAST_BYTES:
+        raise DamagedFrame(f"a message of {len(message)} bytes; expected whole parts of the frame")
+    data: Buffer = message
+    return data
+
+
+def _payload(raw: bytes) -> memoryview | None:
     if len(raw) < 2 or raw[0] != TAG:
         return None
     length = 0
