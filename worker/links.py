@@ -9,8 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -102,13 +111,14 @@ class ShardLink:
         backoff, broken = Backoff(random.Random()), None
         while True:
             try:
-                async for delta in self._deltas(version, 0):
-                    backoff.reset()
-                    broken = None
-                    await put(delta)
-                    version = delta.version + 1
-                    if delta.final:
-                        return
+                async with aclosing(self._deltas(version, 0)) as deltas:
+                    async for delta in deltas:
+                        backoff.reset()
+                        broken = None
+                        await put(delta)
+                        version = delta.version + 1
+                        if delta.final:
+                            return
             except grpc.aio.AioRpcError as error:
                 failure = to_error(error, peer=self.name)
                 broken = broken or Deadline(self._clock, PATIENCE_S)
@@ -127,24 +137,28 @@ class ShardLink:
         with _outrun():
             return await self._patiently(call)
 
-    async def _deltas(self, start: int, stop: int) -> AsyncIterator[Delta]:
+    async def _deltas(self, start: int, stop: int) -> AsyncGenerator[Delta, None]:
         request = shard_pb2.FollowRequest(
             timeline=self._timeline, incarnation=self._incarnation, from_version=start, until_version=stop
         )
         header, frame, size = shard_pb2.DeltaHeader(), list[Buffer](), 0
-        async for chunk in self._frames.Follow(request):
-            data = data_of(chunk)
-            if data is None:
-                header, frame, size = chunk.header, [], 0
-                continue
-            frame.append(data)
-            size += len(data)
-            if size > header.frame_bytes:
-                raise ProtocolMismatch(
-                    f"{self.name} sent more than the {header.frame_bytes} bytes of a delta"
-                )
-            if size == header.frame_bytes:
-                yield _delta(header, tuple(frame))
+        call = self._frames.Follow(request)
+        try:
+            async for chunk in call:
+                data = data_of(chunk)
+                if data is None:
+                    header, frame, size = chunk.header, [], 0
+                    continue
+                frame.append(data)
+                size += len(data)
+                if size > header.frame_bytes:
+                    raise ProtocolMismatch(
+                        f"{self.name} sent more than the {header.frame_bytes} bytes of a delta"
+                    )
+                if size == header.frame_bytes:
+                    yield _delta(header, tuple(frame))
+        finally:
+            call.cancel()  # gRPC would keep one that is dropped open until the garbage is collected
 
     async def snapshot(self, plane: str, size: int, *, step: int = 0, live: bool = False) -> Snapshot:
         """`published` at the newest retained base at or below `step` (`live`: as it is now), or `x`.
@@ -204,7 +218,12 @@ class ShardLink:
             frame_bytes=frame.most_bytes,
             base_version=base,
         )
-        reply = await self._patiently(lambda: self._frames.Push(_messages(header, frame.chunks(), commit)))
+        try:
+            reply = await self._patiently(
+                lambda: self._frames.Push(_messages(header, frame.chunks(), commit))
+            )
+        finally:
+            frame.end()
         if reply.outcome == shard_pb2.PushReply.FENCED:  # whoever fenced it tells this worker what comes next
             log.warning("%s attempt %d was fenced on shard %d", unit, attempt, self.shard)
         return bool(reply.outcome != shard_pb2.PushReply.FENCED)
@@ -251,7 +270,10 @@ class ShardLink:
     async def withdraw(
         self, stream: int, step: int, expected: Callable[[str], int | range | None]
     ) -> dict[str, bytes]:
-        """This shard's part of the deposit of a stream, by plane. `expected(plane)` bounds the sizes."""
+        """This shard's part of the deposit of a stream, by plane. `expected(plane)` bounds the sizes.
+
+        Raises: StaleIncarnation as `follow`: the stream was given to another worker, which has deposited it since.
+        """
         request = shard_pb2.WithdrawRequest(
             timeline=self._timeline, incarnation=self._incarnation, stream=stream, step=step
         )
@@ -264,7 +286,8 @@ class ShardLink:
             reader.finish()
             return dict(part for part in done if part is not None)
 
-        return await self._patiently(call)
+        with _outrun():
+            return await self._patiently(call)
 
 
 async def _messages(

@@ -24,6 +24,7 @@ class Outgoing:
         self._loop = loop
         self._pieces: list[bytes] = []
         self._whole = False
+        self._over = False
         self._news = asyncio.Event()
 
     # --- from the training thread ------------------------------------------------------------
@@ -44,11 +45,17 @@ class Outgoing:
         """All of the frame from its beginning, as soon as it is there, in messages that end where a piece ends."""
         sent = 0
         while True:
-            self._news.clear()
-            whole, there = self._whole, len(self._pieces)
+            whole, there = self._whole or self._over, len(self._pieces)
             for chunk in gathered(self._pieces[sent:there]):
                 yield chunk
             sent = there
             if whole:
                 return
-            await self._news.wait()
+            self._news.clear()  # for another sending too, so that none may wait without a look at what is there
+            if not (self._whole or self._over) and len(self._pieces) == sent:
+                await self._news.wait()
+
+    def end(self) -> None:
+        """Nobody is sent it any more: gRPC lets a call that is over wait for its next message, which may never come."""
+        self._over = True
+        self._news.set()

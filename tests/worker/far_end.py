@@ -1,10 +1,10 @@
-"""A coordinator of the test's own, at a real address."""
+"""A coordinator of the test's own, and what is served beside it, at a real address."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,12 @@ from wire.v1 import coordinator_pb2_grpc
 
 
 @contextmanager
-def serving(far_end: coordinator_pb2_grpc.CoordinatorServicer) -> Iterator[str]:
-    """The address of `far_end`, on an event loop in a thread of its own."""
+def serving(
+    far_end: coordinator_pb2_grpc.CoordinatorServicer,
+    *,
+    add_others: Callable[[grpc.aio.Server], None] = lambda server: None,
+) -> Iterator[str]:
+    """The address of `far_end`, on an event loop in a thread of its own; `add_others` adds what else is there."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -27,6 +31,7 @@ def serving(far_end: coordinator_pb2_grpc.CoordinatorServicer) -> Iterator[str]:
 
     def add(server: grpc.aio.Server) -> None:
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(far_end, server)
+        add_others(server)
 
     served = run(serve(listen="127.0.0.1:0", security=Security(), add=add, services=[]))
     try:
