@@ -319,7 +319,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self, request_iterator: AsyncIterator[shard_pb2.PushChunk], context: Context
     ) -> shard_pb2.PushReply:
         chunks = aiter(request_iterator)
-        header = (await anext(chunks)).header
+        header = await _read_header(chunks)
         known = await self._judge(header)
         if known is not Verdict.ADMIT:
             return shard_pb2.PushReply(outcome=_outcome(known, header))
@@ -472,6 +472,14 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         for name, path in self._owner.store.deposit(request.stream, request.step).items():
             for chunk in plane_chunks(name, await self._owner.read(path.read_bytes)):
                 yield chunk
+
+
+async def _read_header(chunks: AsyncIterator[shard_pb2.PushChunk | memoryview]) -> shard_pb2.PushHeader:
+    """What a push begins with. Raises: ProtocolMismatch where it begins with anything else."""
+    first = await anext(chunks, None)
+    if first is None or isinstance(first, memoryview) or not first.HasField("header"):
+        raise ProtocolMismatch("a push without a header; send the header first")
+    return first.header
 
 
 async def _read_frame(chunks: AsyncIterator[Any], most: int) -> tuple[tuple[Buffer, ...], shard_pb2.Commit]:

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 
+from ps import settling
 from ps.owner import Owner
+from ps.records import Accept
 from ps.service import ShardService
 from ps.store import Store
 from ps.terms import TermGuard
-from tests.ps.models import ADAMW, LAYOUT, STREAMS, WHOLE, Cluster, Worker, plane
-from wire.codec.base import Blocks
-from wire.codec.chain import FLUSH
+from tests.ps.models import (
+    ADAMW,
+    LAYOUT,
+    STREAMS,
+    WHOLE,
+    Cluster,
+    Worker,
+    close,
+    commit,
+    plane,
+    topk,
+)
+from tests.ps.room import room_but
+from wire.codec.base import Blocks, Buffer, buffers_of
+from wire.codec.chain import FLUSH, codecs_of
 from wire.codec.dense import pack, unpack
 from wire.config import Config
 from wire.ids import Term
@@ -63,9 +78,13 @@ class Line:
     def send(self, **command: object) -> None:
         self._commands.put_nowait(shard_pb2.ShardCommand(term=TERM, **command))  # type: ignore[arg-type]
 
+    async def next(self) -> shard_pb2.ShardEvent:
+        event: shard_pb2.ShardEvent = await anext(self._events)
+        return event
+
     async def hear(self, kind: str) -> shard_pb2.ShardEvent:
         """The next event, which must be of this kind."""
-        event: shard_pb2.ShardEvent = await anext(self._events)
+        event = await self.next()
         assert event.WhichOneof("event") == kind, event
         return event
 
@@ -105,19 +124,39 @@ async def push(
     base: int = 0,
     message_bytes: int = 1 << 20,
 ) -> str:
-    unit = worker.unit(number)
+    unit = worker.unit(number, base=base)
+    frame = buffers_of(unit.frame)[0]
+    messages = [frame[start : start + message_bytes] for start in range(0, len(frame), message_bytes)]
+    return await send(stub, unit, messages)
+
+
+async def send(
+    stub: shard_pb2_grpc.ShardStub,
+    unit: Accept,
+    messages: Sequence[Buffer] | None = None,
+    *,
+    declared: int | None = None,
+    plan: int = 1,
+    goes_on: Sequence[Awaitable[object]] = (),
+) -> str:
+    """Push a unit. messages: of its frame, by default one. goes_on: waited for before its commit, one by one."""
+    whole = [message for message in buffers_of(unit.frame) if message]
+    messages = whole if messages is None else messages
     header = shard_pb2.PushHeader(
         unit=unit_to_proto(unit.unit),
-        incarnation=worker.incarnation,
-        plan=1,
-        frame_bytes=len(unit.frame),
-        base_version=base,
+        attempt=unit.attempt,
+        incarnation=unit.incarnation,
+        plan=plan,
+        frame_bytes=sum(map(len, messages)) if declared is None else declared,
+        base_version=unit.base_version,
     )
 
     async def chunks() -> AsyncIterator[shard_pb2.PushChunk]:
         yield shard_pb2.PushChunk(header=header)
-        for start in range(0, len(unit.frame), message_bytes):
-            yield shard_pb2.PushChunk(data=unit.frame[start : start + message_bytes])
+        for message in messages:
+            yield shard_pb2.PushChunk(data=bytes(message))
+        for event in goes_on:
+            await event
         yield shard_pb2.PushChunk(commit=commit_to_proto(unit.commit))
 
     reply = await stub.Push(chunks())
@@ -165,13 +204,18 @@ async def received(planes: AsyncIterator[common_pb2.PlaneChunk]) -> tuple[list[s
     return names, data
 
 
-def play(scene: Callable[[shard_pb2_grpc.ShardStub], Awaitable[None]], path: Path) -> None:
+def play(
+    scene: Callable[[shard_pb2_grpc.ShardStub], Awaitable[None]],
+    path: Path,
+    *,
+    owner: Owner | None = None,
+    config: Config = CONFIG,
+) -> None:
     """One server on a port of its own, taken in by a coordinator of ours."""
 
     async def run() -> None:
-        owner = Owner(Store(path), admit_bytes=1 << 24)
-        service = ShardService(owner, finish=lambda reason: None)
-        service.joined(incarnation=5, timeline=1, config=CONFIG, terms=TermGuard(None))
+        service = ShardService(owner or owner_at(path), finish=lambda reason: None)
+        service.joined(incarnation=5, timeline=1, config=config, terms=TermGuard(None))
         serving = await serve(
             listen="127.0.0.1:0",
             security=Security(),
@@ -186,6 +230,10 @@ def play(scene: Callable[[shard_pb2_grpc.ShardStub], Awaitable[None]], path: Pat
             await serving.stop(0.0)
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def owner_at(path: Path) -> Owner:
+    return Owner(Store(path), admit_bytes=1 << 24)
 
 
 def workers() -> Sequence[Worker]:
@@ -406,3 +454,254 @@ def test_a_deposit_counts_whole_and_from_its_holder_only(tmp_path: Path) -> None
         assert await kept() == b"newer"
 
     play(scene, tmp_path)
+
+
+# --- room for pushes --------------------------------------------------------------------------------
+
+
+LIMIT_S = 10.0
+Scene = Callable[[shard_pb2_grpc.ShardStub, Line, Owner], Awaitable[None]]
+
+
+def play_exact(scene: Scene, path: Path, config: Config = CONFIG) -> None:
+    """A scene on a shard in an exact segment; at its end no room is taken any more."""
+    owner = owner_at(path)
+
+    async def whole(stub: shard_pb2_grpc.ShardStub) -> None:
+        line = Line(stub)
+        await line.attach()
+        await line.configure(shard_pb2.Segment())
+        await upload(stub)
+        await scene(stub, line, owner)
+        await eventually(lambda: room_but(owner, 0))
+
+    play(whole, path, owner=owner, config=config)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+def units_of(step: int = 0) -> list[Accept]:
+    """Of one step, a unit a stream."""
+    cluster = Cluster(1)
+    return [cluster.unit(0, step, stream) for stream in range(STREAMS)]
+
+
+def state_of(owner: Owner) -> tuple[object, ...]:
+    """All that a push may change."""
+    shard = owner.shard
+    planes = {name: values.tobytes() for name, values in shard.planes().items()}
+    return planes, dict(shard.held), dict(shard.accepted), shard.ledger.step, shard.deltas.version
+
+
+async def settle(line: Line, *, step: int = 0, streams: Sequence[int] = range(STREAMS)) -> None:
+    line.send(close=shard_pb2.Close(step=step, streams=streams))
+    while True:
+        event = await line.next()
+        if event.WhichOneof("event") == "settled":
+            return
+
+
+def test_what_is_accepted_takes_the_room_of_its_bytes_until_it_is_settled(tmp_path: Path) -> None:
+    """Headers declare the most that a frame may have; what did not come is free at once."""
+
+    async def scene(stub: shard_pb2_grpc.ShardStub, line: Line, owner: Owner) -> None:
+        most, taken = owner.shard.max_frame_bytes, 0
+        for unit in units_of():
+            assert await send(stub, unit, declared=most) == "ACCEPTED"
+            taken += len(unit.frame)
+            assert room_but(owner, taken)
+            assert await send(stub, unit, declared=most) == "ACCEPTED", "a repeat takes nothing"
+            assert room_but(owner, taken)
+        await settle(line)
+        assert room_but(owner, 0)
+        assert await send(stub, units_of()[0]) == "SETTLED"
+
+    play_exact(scene, tmp_path)
+
+
+def test_a_smaller_frame_than_declared(tmp_path: Path) -> None:
+    """A shard of small frames: top-k of a plane that is zero almost everywhere."""
+    config = Config.model_validate({"push": {"codec": "topk", "density": 0.25}, "pull": {"codec": "dense"}})
+
+    async def scene(stub: shard_pb2_grpc.ShardStub, line: Line, owner: Owner) -> None:
+        push, _ = codecs_of(config, LAYOUT, optimizer="adamw")
+        state = {name: np.zeros((LAYOUT.blocks, BLOCK), np.float32) for name in push.state_planes}
+        sparse = np.zeros((LAYOUT.blocks, BLOCK), np.float32)
+        sparse[:, 0] = 1.0
+        pieces = tuple(push.encode(sparse, state, Cluster(1).blocks(0)))
+        size, most = sum(map(len, pieces)), owner.shard.max_frame_bytes
+        assert size < most
+        unit = replace(units_of()[0], frame=pieces)
+        sending = asyncio.Event()
+        going = asyncio.create_task(send(stub, unit, declared=most, goes_on=[sending.wait()]))
+        await eventually(lambda: room_but(owner, most))
+        sending.set()
+        assert await going == "ACCEPTED"
+        assert room_but(owner, size)
+        await settle(line, streams=[0])
+
+    play_exact(scene, tmp_path, config)
+
+
+def test_an_empty_unit_takes_no_room_and_settles(tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub, line: Line, owner: Owner) -> None:
+        unit = replace(units_of()[1], commit=commit(empty="epoch_end"), frame=b"")
+        assert await send(stub, unit) == "ACCEPTED"
+        assert room_but(owner, 0)
+        before = owner.shard.planes()["x"].tobytes()
+        await settle(line, streams=[1])
+        assert owner.shard.planes()["x"].tobytes() == before
+
+    play_exact(scene, tmp_path)
+
+
+def altered(frame: bytes) -> bytes:
+    return frame[:-1] + bytes([frame[-1] ^ 1])
+
+
+REFUSED: dict[str, tuple[str, Callable[[Accept], tuple[Accept, dict[str, object]]]]] = {
+    "another plan": ("join the run anew", lambda unit: (unit, {"plan": 2})),
+    "an early step": ("is refused", lambda unit: (replace(unit, unit=unit.unit._replace(step=7)), {})),
+    "no rates": ("learning rates", lambda unit: (replace(unit, commit=commit(())), {})),
+    "too large": ("at most", lambda unit: (unit, {"declared": 1 << 23})),
+    "altered": ("checksum", lambda unit: (replace(unit, frame=altered(bytes(unit.frame))), {})),
+    "more than declared": (
+        "more than the 1000 bytes that the push declared",
+        lambda unit: (unit, {"declared": 1000}),
+    ),
+    "cut inside a part": (
+        "fetch the frame again",
+        lambda unit: (unit, {"messages": [unit.frame[:5000], unit.frame[5000:]]}),
+    ),
+    "cut inside the header": (
+        "fetch the frame again|expected",
+        lambda unit: (unit, {"messages": [unit.frame[:25], unit.frame[25:]]}),
+    ),
+    "without its last part": (
+        "fetch the frame again|expected",
+        lambda unit: (unit, {"messages": [unit.frame[:24]]}),
+    ),
+    "without a frame": ("expected a header", lambda unit: (unit, {"messages": []})),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_is_refused_takes_no_room_and_changes_nothing(why: str, tmp_path: Path) -> None:
+    message, spoil = REFUSED[why]
+
+    async def scene(stub: shard_pb2_grpc.ShardStub, line: Line, owner: Owner) -> None:
+        first, second, _ = units_of()
+        assert await send(stub, first) == "ACCEPTED"
+        before = state_of(owner)
+        unit, how = spoil(second)
+        with pytest.raises(grpc.aio.AioRpcError, match=message) as refusal:
+            await send(stub, unit, **how)  # type: ignore[arg-type]
+        assert refusal.value.code() is not grpc.StatusCode.INTERNAL, "a mistake of the sender's, not of ours"
+        assert state_of(owner) == before
+        assert room_but(owner, len(first.frame))
+        assert await send(stub, second) == "ACCEPTED"
+        await settle(line, streams=[0, 1])
+
+    play_exact(scene, tmp_path)
+
+
+def test_a_push_that_is_fenced_on_its_way(tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub, line: Line, owner: Owner) -> None:
+        unit, sending = units_of()[0], asyncio.Event()
+        going = asyncio.create_task(send(stub, unit, goes_on=[sending.wait()]))
+        await eventually(lambda: room_but(owner, len(unit.frame)))
+        line.send(fence=shard_pb2.Fence(step=0, stream=0, attempt=1))
+        await line.hear("fenced")
+        sending.set()
+        assert await going == "FENCED"
+        assert room_but(owner, 0)
+        assert await send(stub, unit) == "FENCED"
+        assert room_but(owner, 0)
+        assert not owner.shard.held
+
+    play_exact(scene, tmp_path)
+
+
+def test_two_sendings_of_one_unit_at_once_count_once(tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub, line: Line, owner: Owner) -> None:
+        unit, sending = units_of()[0], asyncio.Event()
+        going = [asyncio.create_task(send(stub, unit, goes_on=[sending.wait()])) for _ in range(2)]
+        await eventually(lambda: room_but(owner, 2 * len(unit.frame)))
+        sending.set()
+        assert [await each for each in going] == ["ACCEPTED", "ACCEPTED"]
+        assert room_but(owner, len(unit.frame))
+        await settle(line, streams=[0])
+
+    play_exact(scene, tmp_path)
+
+
+def test_a_push_whose_line_is_cut_takes_no_room(tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub, line: Line, owner: Owner) -> None:
+        unit, never = units_of()[0], asyncio.Event()
+        before = state_of(owner)
+        going = asyncio.create_task(send(stub, unit, goes_on=[never.wait()]))
+        await eventually(lambda: room_but(owner, len(unit.frame)))
+        going.cancel()
+        await asyncio.gather(going, return_exceptions=True)
+        await eventually(lambda: room_but(owner, 0))
+        assert state_of(owner) == before
+        assert await send(stub, unit) == "ACCEPTED"
+        await settle(line, streams=[0])
+
+    play_exact(scene, tmp_path)
+
+
+@pytest.mark.parametrize("first", [(), (shard_pb2.PushChunk(data=bytes(100)),), (shard_pb2.PushChunk(),)])
+def test_a_push_without_a_header_is_refused(first: Sequence[shard_pb2.PushChunk], tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub, line: Line, owner: Owner) -> None:
+        async def chunks() -> AsyncIterator[shard_pb2.PushChunk]:
+            for chunk in first:
+                yield chunk
+
+        with pytest.raises(grpc.aio.AioRpcError, match="a push without a header"):
+            await stub.Push(chunks())
+
+    play_exact(scene, tmp_path)
+
+
+# --- what is kept decoded ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_step_has_the_same_bits_however_much_is_kept_decoded(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`kept`: frames of which the decoded form is kept; the others are decoded again when the step is closed."""
+    cluster = Cluster(1, codecs=topk())
+    units = [cluster.unit(0, 0, stream) for stream in range(STREAMS)]
+    memory = cluster.push.decode(units[0].frame, cluster.blocks(0)).memory_bytes
+    assert memory > 0
+
+    def closed(budget: int | None) -> tuple[list[bool], object]:
+        whole = Cluster(1, codecs=topk())
+        (shard,) = whole.shards
+        with monkeypatch.context() as patched:
+            if budget is not None:
+                patched.setattr(settling, "DECODED_BYTES", budget)
+            for unit in units:
+                shard.apply(unit)
+            decoded = [held.decoded is not None for held in shard.held.values()]
+            delta = shard.apply(close(0))
+            more = [whole.unit(0, 1, stream) for stream in range(STREAMS)]
+            for unit in more:
+                shard.apply(unit)
+            assert [held.decoded is not None for held in shard.held.values()] == decoded, (
+                "the room is free again"
+            )
+        planes = {name: values.tobytes() for name, values in shard.planes().items()}
+        return decoded, (delta, planes)
+
+    all_kept, expected = closed(None)
+    some_kept, found = closed(kept * memory)
+    assert all_kept == [True] * STREAMS
+    assert some_kept == [True] * kept + [False] * (STREAMS - kept)
+    assert found == expected

@@ -22,12 +22,12 @@ from ps.service import ShardService
 from ps.shard import Shard
 from ps.store import Store
 from ps.terms import TermGuard
+from tests.ps.room import room_but
 from tests.worker.far_end import serving
 from wire.codec.base import Blocks, DamagedFrame
 from wire.codec.chain import delta_codec, push_codec
 from wire.codec.dense import pack
 from wire.config import Config
-from wire.errors import Busy
 from wire.ids import UnitId
 from wire.layout import BLOCK, BlockRange, Layout, Parameter
 from wire.messages import Commit, OptimizerSpec, ShardPlacement, placement_to_proto
@@ -157,24 +157,6 @@ def begin(owner: Owner, coordinator: Coordinator) -> None:
     for name in ("x", "published"):
         owner.shard.load(name, pack(plane(0), BLOCKS))
     coordinator.do(owner.begin())
-
-
-def room_but(owner: Owner, taken_bytes: int) -> bool:
-    """Whether just so many bytes of the room for pushes are taken."""
-    left = owner.admit_bytes - taken_bytes
-    try:
-        owner.admit(left)
-    except Busy:
-        return False
-    try:
-        owner.admit(1)
-    except Busy:
-        return True
-    else:
-        owner.release(1)
-        return False
-    finally:
-        owner.release(left)
 
 
 def answered(transfer: Transfer) -> bool:
