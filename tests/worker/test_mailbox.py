@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from wire.errors import Unreachable
 from wire.ids import UnitId
 from worker.deltas import Delta
-from worker.mailbox import WAKE_S, End, Mailbox, Plan
+from worker.mailbox import AHEAD_BYTES, WAKE_S, End, Mailbox, Plan
 
 
 def delta(shard: int, version: int) -> Delta:
@@ -90,3 +91,20 @@ def test_deltas_that_may_not_be_entered_yet_are_no_news() -> None:
     mailbox.wait(deltas=False)
     assert time.monotonic() - began >= WAKE_S / 2
     assert len(mailbox.take_deltas()) == 1
+
+
+def test_a_shard_is_crowded_by_its_own_deltas_until_they_are_taken_or_forgotten() -> None:
+    mailbox, told = Mailbox(2), []
+    mailbox.on_taken = lambda: told.append([mailbox.crowded(shard) for shard in range(2)])
+    half = replace(delta(0, 0), frame=(bytes(AHEAD_BYTES // 4), bytes(AHEAD_BYTES // 4)))
+    mailbox.put_delta(half)
+    assert not mailbox.crowded(0)
+    mailbox.put_delta(replace(half, version=1, step=1))
+    assert mailbox.crowded(0) and not mailbox.crowded(1)
+    assert not mailbox.take_deltas() and not told, "the other shard's is not here: nothing was taken"
+    mailbox.put_delta(delta(1, 0))
+    assert len(mailbox.take_deltas()) == 2
+    mailbox.put_delta(replace(half, version=2, step=2))
+    assert mailbox.crowded(0)
+    mailbox.begin_deltas([7, 7])
+    assert told == [[False, False], [False, False]]
