@@ -32,8 +32,10 @@ check: setup
 	lint-imports --no-logo
 	$(MAKE) --no-print-directory proto-fresh
 
+# What starts processes of several roles runs by itself: its time limits are the point.
 test: setup
-	pytest -m "not slow and not gpu and not root"
+	pytest -n 2 -m "not cluster and not slow and not gpu and not root"
+	pytest -m "cluster and not slow and not gpu and not root"
 
 test-all: setup
 	pytest
