@@ -24,6 +24,7 @@ from safetensors.numpy import load_file
 
 from tests.cluster.conftest import ROOT, ByHand, slow
 from tests.cluster.roles import DRAIN_S, Cluster
+from wire.v1 import shard_pb2
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 SCRIPT = ROOT / "tests" / "cluster" / "scripts" / "mass.py"
@@ -118,7 +119,8 @@ class Lost:
     """Pushes whose answer was lost, and whether each was sent again as it was.
 
     A push is known by its first message, which tells unit and attempt. A server answers a repeat before it has read
-    all of it, so that its sender may stop early: the bytes are then a beginning of the first ones.
+    all of it, so that its sender may stop early: the frame is then a beginning of the first one. Into how many messages
+    it is cut depends on how far it was encoded when it left.
     """
 
     def __init__(self) -> None:
@@ -127,14 +129,15 @@ class Lost:
         self.altered = 0
 
     def add(self, push: bytes) -> None:
-        self._pushes[_first_message(push)] = push
+        self._pushes[_first_message(push)] = _content(push)
 
     def look(self, sent: bytes) -> None:
         """All that was sent on a stream so far."""
         first = _first_message(sent)
         if first in self._pushes:
-            self.altered += not self._pushes[first].startswith(sent)
-            self.again[first] = max(len(sent), self.again.get(first, 0))
+            content = _content(sent)
+            self.altered += not self._pushes[first].startswith(content)
+            self.again[first] = max(len(content), self.again.get(first, 0))
 
     @property
     def number(self) -> int:
@@ -146,9 +149,21 @@ class Lost:
         return sum(size == len(self._pushes[first]) for first, size in self.again.items())
 
 
+def _messages(sent: bytes) -> Iterator[bytes]:
+    """Those of gRPC's on a stream that are whole: a flag, four bytes of length, the message."""
+    while len(sent) >= 5 and len(sent) >= (end := 5 + int.from_bytes(sent[1:5], "big")):
+        yield sent[5:end]
+        sent = sent[end:]
+
+
 def _first_message(sent: bytes) -> bytes:
-    """Of gRPC's messages on a stream: a flag, four bytes of length, the message."""
-    return sent[5 : 5 + int.from_bytes(sent[1:5], "big")]
+    return next(_messages(sent), b"")
+
+
+def _content(sent: bytes) -> bytes:
+    """The frame of a push, and the commit behind it, as far as they were sent."""
+    chunks = [shard_pb2.PushChunk.FromString(message) for message in _messages(sent)]
+    return b"".join(chunk.data or chunk.commit.SerializeToString() for chunk in chunks[1:])
 
 
 @dataclass(eq=False)
