@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from worker.randomness import seed_all, untouched
@@ -36,3 +37,18 @@ def test_untouched_leaves_the_state_even_after_an_error() -> None:
     except KeyError:
         pass
     assert drawn() == expected
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="seeds go to the accelerator at once")
+def test_nothing_is_kept_for_an_accelerator_that_is_not_there() -> None:
+    kept = len(torch.cuda._lazy_seed_tracker.get_calls()), len(torch.cuda._queued_calls)
+    for unit in range(10):
+        seed_all("unit", unit)
+    assert (len(torch.cuda._lazy_seed_tracker.get_calls()), len(torch.cuda._queued_calls)) == kept
+
+
+def test_the_numbers_are_those_of_torch_itself() -> None:
+    seed_all("unit", 7)
+    state = torch.get_rng_state()
+    torch.manual_seed(torch.initial_seed())
+    assert torch.equal(torch.get_rng_state(), state)
