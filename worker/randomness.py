@@ -14,8 +14,7 @@ import torch
 def seed_all(*key: int | str) -> None:
     """Seed torch (CPU and accelerators), numpy and random with `key`.
 
-    Without an accelerator torch.manual_seed would keep each seed, and where it was called from, for one to come:
-    two milliseconds a call and memory without end.
+    Without an accelerator torch.manual_seed would put the caller's stack into words, at each call, for one to come.
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     value = int.from_bytes(digest, "little") >> 1
