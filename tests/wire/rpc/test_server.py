@@ -123,7 +123,9 @@ def test_a_port_is_free_again_at_once(sink: Any) -> None:
         async with listening(sink) as first:
             channel = open_channel(first.address, Security(), pool="data")
             await sink.push_mib(channel, 1)
-        async with asyncio.timeout(10):  # until the client has heard of the end, its next call may still go there
+        async with asyncio.timeout(
+            10
+        ):  # until the client has heard of the end, its next call may still go there
             await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
         async with listening(sink, first.address):
             await sink.push_mib(channel, 1)
