@@ -28,6 +28,7 @@ from wire.clock import monotonic_clock
 from wire.codec.base import Blocks, Plane
 from wire.codec.chain import delta_codec, push_codec
 from wire.layout import BLOCK, BlockRange, Layout, Parameter
+from wire.memory import keep_freed_memory
 
 GB = 1e9
 ROUNDS, WARM_UP_STEPS, INNER_STEPS = 3, 20, 8
@@ -67,6 +68,7 @@ class Options:
 
 def measure(options: Options, say: Say) -> dict[str, Any]:
     """The whole benchmark as one JSON object. Raises: ConfigError where the device is not there."""
+    keep_freed_memory()  # as servers and workers do
     memory = Memory.named(options.device)
     torch.set_num_threads(options.threads)
     updates = make_updates(options, say)
