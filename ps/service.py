@@ -13,30 +13,34 @@ from typing import Any
 import grpc
 
 from ps.ledger import Verdict
+from ps.messages import (
+    accepted_to_proto,
+    fenced_to_proto,
+    first_segment,
+    news_to_proto,
+    outcome_of,
+    pushed,
+    refused_to_proto,
+    segment_from_proto,
+)
 from ps.owner import News, Owner
 from ps.publish import Delta
 from ps.records import (
-    Accept,
-    Accepted,
     Advance,
     Close,
     Fence,
     Fenced,
-    Flush,
     Retire,
-    Segment,
     ShardSpec,
 )
 from ps.terms import TermGuard
-from wire.codec.base import Buffer, DamagedFrame, Frame, frame_bytes
+from wire.codec.base import Buffer, DamagedFrame, frame_bytes
 from wire.codec.chain import codecs_of
 from wire.codec.dense import pack
 from wire.config import Config
 from wire.errors import ProtocolMismatch, SparsyncError, StaleIncarnation
 from wire.ids import Term
 from wire.messages import (
-    commit_from_proto,
-    commit_to_proto,
     layout_from_proto,
     optimizer_from_proto,
     ranges_from_proto,
@@ -50,13 +54,6 @@ from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
 
 EXTRA_BYTES = 1 << 28
 """Most bytes of a stream's state that is no plane (buffers, loss scaler, the user's objects)."""
-
-OUTCOMES = {
-    Verdict.ADMIT: shard_pb2.PushReply.ACCEPTED,
-    Verdict.ACCEPTED: shard_pb2.PushReply.ACCEPTED,
-    Verdict.FENCED: shard_pb2.PushReply.FENCED,
-    Verdict.SETTLED: shard_pb2.PushReply.SETTLED,
-}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Events = asyncio.Queue[shard_pb2.ShardEvent | None]
@@ -121,7 +118,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 try:
                     await self._command(command, events)
                 except SparsyncError as error:
-                    events.put_nowait(shard_pb2.ShardEvent(refused=_refused_to_proto(error)))
+                    events.put_nowait(shard_pb2.ShardEvent(refused=refused_to_proto(error)))
         finally:
             events.put_nowait(None)
 
@@ -142,9 +139,9 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 record = Fence(command.fence.step, command.fence.stream, command.fence.attempt)
                 answer = await self._owner.apply(record)
                 assert isinstance(answer, Fenced)
-                events.put_nowait(shard_pb2.ShardEvent(fenced=_fenced_to_proto(answer)))
+                events.put_nowait(shard_pb2.ShardEvent(fenced=fenced_to_proto(answer)))
             case "segment":
-                segment = _segment_from_proto(command.segment)
+                segment = segment_from_proto(command.segment)
                 await self._owner.apply(segment)
                 events.put_nowait(shard_pb2.ShardEvent(began=shard_pb2.Began(segment=segment.number)))
             case "retire":
@@ -171,7 +168,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             optimizer=optimizer,
             streams=self._config.sync.units_per_step,
             aggregate=self._config.optimizer.aggregate,
-            segment=_first_segment(message),
+            segment=first_segment(message),
             damping=self._config.sync.damping,
             max_staleness=self._config.sync.max_staleness,
         )
@@ -208,13 +205,13 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             state.version = shard.deltas.version
             state.step = shard.ledger.step
             state.segment = shard.segment.number
-            state.accepted.extend(map(_accepted_to_proto, shard.accepted_from(low)))
+            state.accepted.extend(map(accepted_to_proto, shard.accepted_from(low)))
         return state
 
     def _tell(self, news: News) -> None:
         """Tell the coordinator what happened unasked, if it listens; else it asks when it attaches."""
         if self._events is not None:
-            self._events.put_nowait(_news_to_proto(news))
+            self._events.put_nowait(news_to_proto(news))
 
     async def Collect(
         self, request: shard_pb2.CollectRequest, context: Context
@@ -322,7 +319,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         header = await _read_header(chunks)
         known = await self._judge(header)
         if known is not Verdict.ADMIT:
-            return shard_pb2.PushReply(outcome=_outcome(known, header))
+            return shard_pb2.PushReply(outcome=outcome_of(known, header))
         self._owner.admit(header.frame_bytes)
         try:
             frame, commit = await _read_frame(chunks, header.frame_bytes)
@@ -330,9 +327,9 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             self._owner.release(header.frame_bytes)
             raise
         self._owner.release(header.frame_bytes - frame_bytes(frame))  # what was declared and did not come
-        verdict = await self._owner.apply(_pushed(header, frame, commit))
+        verdict = await self._owner.apply(pushed(header, frame, commit))
         assert isinstance(verdict, Verdict)
-        return shard_pb2.PushReply(outcome=_outcome(verdict, header))
+        return shard_pb2.PushReply(outcome=outcome_of(verdict, header))
 
     async def _judge(self, header: shard_pb2.PushHeader) -> Verdict:
         """What is known before the frame is read; a push that is refused now sends its bytes for nothing."""
@@ -500,79 +497,3 @@ async def _read_frame(chunks: AsyncIterator[Any], most: int) -> tuple[tuple[Buff
         if size > most:
             raise DamagedFrame(f"more than the {most} bytes that the push declared")
     raise DamagedFrame("the push ended without a commit; nothing of it counts")
-
-
-def _pushed(header: shard_pb2.PushHeader, frame: Frame, commit: shard_pb2.Commit) -> Accept | Flush:
-    """The record of a push that has arrived whole."""
-    if header.WhichOneof("what") == "flush":
-        return Flush(header.incarnation, header.flush.segment, tuple(commit.learning_rates), frame)
-    return Accept(
-        unit_from_proto(header.unit),
-        header.attempt,
-        header.incarnation,
-        commit_from_proto(commit),
-        frame,
-        header.base_version,
-    )
-
-
-def _outcome(verdict: Verdict, header: shard_pb2.PushHeader) -> shard_pb2.PushReply.Outcome:
-    if verdict not in OUTCOMES:
-        raise ProtocolMismatch(f"{unit_from_proto(header.unit)} is refused: {verdict.value}")
-    return OUTCOMES[verdict]
-
-
-def _first_segment(message: shard_pb2.Configure) -> Segment:
-    """The segment that a run begins or resumes with; without one it is exact.
-
-    Raises: ProtocolMismatch where it begins at another step than the run.
-    """
-    segment = _segment_from_proto(message.segment)
-    if not message.HasField("segment"):
-        return Segment(0, message.first_step)
-    if segment.step != message.first_step:
-        raise ProtocolMismatch(
-            f"the first segment begins at step {segment.step}, the run at step {message.first_step}; "
-            "they are one"
-        )
-    return segment
-
-
-def _segment_from_proto(message: shard_pb2.Segment) -> Segment:
-    return Segment(message.number, message.step, message.elastic, message.arrival)
-
-
-def _news_to_proto(news: News) -> shard_pb2.ShardEvent:
-    match news:
-        case Accepted():
-            return shard_pb2.ShardEvent(accepted=_accepted_to_proto(news))
-        case Delta():
-            published = shard_pb2.Published(
-                version=news.version + 1, delta_bytes=news.frame_bytes, units=len(news.outcomes)
-            )
-            return shard_pb2.ShardEvent(published=published)
-        case SparsyncError():
-            return shard_pb2.ShardEvent(refused=_refused_to_proto(news))
-
-
-def _refused_to_proto(error: SparsyncError) -> shard_pb2.Refused:
-    return shard_pb2.Refused(error=type(error).__name__, message=str(error))
-
-
-def _accepted_to_proto(push: Accepted) -> shard_pb2.Accepted:
-    return shard_pb2.Accepted(
-        unit=unit_to_proto(push.unit),
-        attempt=push.attempt,
-        incarnation=push.incarnation,
-        commit=commit_to_proto(push.commit),
-        frame_bytes=push.frame_bytes,
-        factor=push.factor,
-        behind=push.behind,
-    )
-
-
-def _fenced_to_proto(answer: Fenced) -> shard_pb2.Fenced:
-    record = answer.record
-    return shard_pb2.Fenced(
-        step=record.step, stream=record.stream, attempt=record.attempt, accepted=answer.accepted
-    )
