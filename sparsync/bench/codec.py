@@ -20,7 +20,7 @@ from sparsync.bench import quantisers
 from sparsync.bench.about import about
 from sparsync.bench.cases import Case
 from sparsync.bench.figures import distribution
-from sparsync.bench.frames import index_bits, sections_of, whole
+from sparsync.bench.frames import index_bits, sections_of
 from sparsync.bench.gradients import Updates, gaussian, real_updates, tiled
 from sparsync.bench.load import BLOCK_BYTES
 from sparsync.bench.memory import Memory
@@ -209,7 +209,7 @@ class Pushing:
             state[:] = 0.0
 
     def encode(self, plane: Any) -> bytes:
-        return whole(self._codec.encode(plane, self._state, self._blocks))
+        return b"".join(self._codec.encode(plane, self._state, self._blocks))
 
     def decode(self, frame: bytes, out: Any) -> None:
         self._codec.add(frame, out, self._blocks)

@@ -10,7 +10,6 @@ import numpy as np
 
 from coordinator.placement import place
 from sparsync.bench import load
-from sparsync.bench.frames import whole
 from wire.codec.base import Blocks
 from wire.codec.chain import codecs_of
 from wire.config import Config
@@ -35,7 +34,7 @@ def frame_bytes(config: Config, *, elements: int) -> tuple[float, float]:
         if not push.estimates:
             mean[:] = 0.0
         for blocks in shards:
-            frame = whole(push.encode(gradient, state, blocks))
+            frame = b"".join(push.encode(gradient, state, blocks))
             push.add(frame, mean, blocks)
             x[blocks.rows] -= np.float32(load.LEARNING_RATE) * mean[blocks.rows]
             delta = b"".join(pull.publish(x, published, blocks))

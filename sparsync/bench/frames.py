@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from wire.codec.frame import ENTRY, HEADER, PART_HEADER_BYTES, TABLE_AT
 
 SECTIONS = ("counts", "scales", "indices", "signs", "codes")
-
-
-def whole(frame: bytes | Iterable[bytes]) -> bytes:
-    """A frame from its pieces."""
-    return frame if isinstance(frame, bytes) else b"".join(frame)
 
 
 def sections_of(frame: bytes) -> dict[str, int]:
