@@ -316,7 +316,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self, request_iterator: AsyncIterator[shard_pb2.PushChunk], context: Context
     ) -> shard_pb2.PushReply:
         chunks = aiter(request_iterator)
-        header = await _read_header(chunks)
+        header: shard_pb2.PushHeader = await _read_header(chunks, "push")
         known = await self._judge(header)
         if known is not Verdict.ADMIT:
             return shard_pb2.PushReply(outcome=outcome_of(known, header))
@@ -419,7 +419,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self, request_iterator: AsyncIterator[shard_pb2.DepositChunk], context: Context
     ) -> shard_pb2.DepositReply:
         chunks = aiter(request_iterator)
-        header = (await anext(chunks)).header
+        header: shard_pb2.DepositHeader = await _read_header(chunks, "deposit")
         self._check_timeline(header.timeline)
         self._check_holder(header)
         reader = PlaneReader(self._expected_deposit)
@@ -471,11 +471,11 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 yield chunk
 
 
-async def _read_header(chunks: AsyncIterator[shard_pb2.PushChunk | memoryview]) -> shard_pb2.PushHeader:
-    """What a push begins with. Raises: ProtocolMismatch where it begins with anything else."""
+async def _read_header(chunks: AsyncIterator[Any], what: str) -> Any:
+    """What a push or a deposit begins with. Raises: ProtocolMismatch where it begins with anything else."""
     first = await anext(chunks, None)
     if first is None or isinstance(first, memoryview) or not first.HasField("header"):
-        raise ProtocolMismatch("a push without a header; send the header first")
+        raise ProtocolMismatch(f"a {what} without a header; send the header first")
     return first.header
 
 

@@ -668,6 +668,21 @@ def test_a_push_without_a_header_is_refused(first: Sequence[shard_pb2.PushChunk]
     play_exact(scene, tmp_path)
 
 
+@pytest.mark.parametrize("first", [(), (shard_pb2.DepositChunk(),)])
+def test_a_deposit_without_a_header_is_refused(
+    first: Sequence[shard_pb2.DepositChunk], tmp_path: Path
+) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub, line: Line, owner: Owner) -> None:
+        async def chunks() -> AsyncIterator[shard_pb2.DepositChunk]:
+            for chunk in first:
+                yield chunk
+
+        with pytest.raises(grpc.aio.AioRpcError, match="a deposit without a header"):
+            await stub.Deposit(chunks())
+
+    play_exact(scene, tmp_path)
+
+
 # --- what is kept decoded ---------------------------------------------------------------------------
 
 
