@@ -48,6 +48,7 @@ class ShardPlacement:
     address: str
     incarnation: int
     ranges: tuple[BlockRange, ...]
+    term: int = 1
 
 
 def unit_to_proto(unit: UnitId) -> common_pb2.Unit:
@@ -115,7 +116,11 @@ def optimizer_from_proto(spec: common_pb2.OptimizerSpec) -> OptimizerSpec:
 def placement_to_proto(placement: Sequence[ShardPlacement]) -> list[common_pb2.ShardPlacement]:
     return [
         common_pb2.ShardPlacement(
-            shard=s.shard, address=s.address, incarnation=s.incarnation, ranges=ranges_to_proto(s.ranges)
+            shard=s.shard,
+            address=s.address,
+            incarnation=s.incarnation,
+            ranges=ranges_to_proto(s.ranges),
+            term=s.term,
         )
         for s in placement
     ]
@@ -123,5 +128,6 @@ def placement_to_proto(placement: Sequence[ShardPlacement]) -> list[common_pb2.S
 
 def placement_from_proto(placement: Iterable[common_pb2.ShardPlacement]) -> tuple[ShardPlacement, ...]:
     return tuple(
-        ShardPlacement(s.shard, s.address, s.incarnation, ranges_from_proto(s.ranges)) for s in placement
+        ShardPlacement(s.shard, s.address, s.incarnation, ranges_from_proto(s.ranges), s.term)
+        for s in placement
     )

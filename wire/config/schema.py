@@ -295,6 +295,16 @@ class ClusterConfig(Section):
 class DurabilityConfig(Section):
     """What survives which failure."""
 
+    ack: Literal["memory", "os", "disk"] = Field(
+        "os",
+        description="how safe a push is when it is acknowledged: in the server's `memory` alone; with the operating "
+        "system (`os`), where it survives the end of the process; on `disk`, where it survives a power failure",
+    )
+    replicas: Literal[0, 1] = Field(
+        0,
+        description="standby servers a shard, which survive the loss of a server's machine; with 1 twice "
+        "`cluster.servers` server processes are needed",
+    )
     stream_state_every: Count = Field(
         32,
         description="steps between two deposits of a stream's state (residual, buffers); an heir replays at most these",

@@ -68,16 +68,18 @@ class OptimizerGroup(_message.Message):
     def __init__(self, options: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class ShardPlacement(_message.Message):
-    __slots__ = ("shard", "address", "incarnation", "ranges")
+    __slots__ = ("shard", "address", "incarnation", "ranges", "term")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     RANGES_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     shard: int
     address: str
     incarnation: int
     ranges: _containers.RepeatedCompositeFieldContainer[BlockRange]
-    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[BlockRange, _Mapping]]] = ...) -> None: ...
+    term: int
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[BlockRange, _Mapping]]] = ..., term: _Optional[int] = ...) -> None: ...
 
 class PlaneChunk(_message.Message):
     __slots__ = ("header", "data")

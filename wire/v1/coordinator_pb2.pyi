@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol_version", "role", "name", "address", "fingerprint", "pid", "host")
+    __slots__ = ("protocol_version", "role", "name", "address", "fingerprint", "pid", "host", "run", "timeline", "incarnation")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,9 @@ class JoinRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     role: str
     name: str
@@ -23,7 +26,10 @@ class JoinRequest(_message.Message):
     fingerprint: str
     pid: int
     host: str
-    def __init__(self, protocol_version: _Optional[int] = ..., role: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., fingerprint: _Optional[str] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
+    run: str
+    timeline: int
+    incarnation: int
+    def __init__(self, protocol_version: _Optional[int] = ..., role: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., fingerprint: _Optional[str] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ..., run: _Optional[str] = ..., timeline: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("protocol_version", "run", "timeline", "incarnation", "config_json", "out")
@@ -239,12 +245,14 @@ class Announce(_message.Message):
     def __init__(self, activity: _Optional[str] = ...) -> None: ...
 
 class WorkerOrder(_message.Message):
-    __slots__ = ("plan", "end")
+    __slots__ = ("plan", "end", "redirect")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    REDIRECT_FIELD_NUMBER: _ClassVar[int]
     plan: Plan
     end: End
-    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ...) -> None: ...
+    redirect: Redirect
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., redirect: _Optional[_Union[Redirect, _Mapping]] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("number", "assignments", "total_steps", "segment", "begins", "elastic", "leases", "ahead", "first", "leave")
@@ -310,6 +318,18 @@ class Assignment(_message.Message):
     release: bool
     def __init__(self, stream: _Optional[int] = ..., attempt: _Optional[int] = ..., step: _Optional[int] = ..., deposit_step: _Optional[int] = ..., has_deposit: _Optional[bool] = ..., send_to: _Optional[_Iterable[int]] = ..., release: _Optional[bool] = ...) -> None: ...
 
+class Redirect(_message.Message):
+    __slots__ = ("shard", "address", "incarnation", "term")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    address: str
+    incarnation: int
+    term: int
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
+
 class End(_message.Message):
     __slots__ = ("reason", "error")
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -358,6 +378,18 @@ class SetReply(_message.Message):
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     changed: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, changed: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CheckpointRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CheckpointReply(_message.Message):
+    __slots__ = ("step", "path")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    path: str
+    def __init__(self, step: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("name",)

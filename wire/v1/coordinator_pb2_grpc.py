@@ -69,6 +69,11 @@ class CoordinatorStub:
                 request_serializer=wire_dot_v1_dot_coordinator__pb2.SetRequest.SerializeToString,
                 response_deserializer=wire_dot_v1_dot_coordinator__pb2.SetReply.FromString,
                 _registered_method=True)
+        self.Checkpoint = channel.unary_unary(
+                '/sparsync.v1.Coordinator/Checkpoint',
+                request_serializer=wire_dot_v1_dot_coordinator__pb2.CheckpointRequest.SerializeToString,
+                response_deserializer=wire_dot_v1_dot_coordinator__pb2.CheckpointReply.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/sparsync.v1.Coordinator/Drain',
                 request_serializer=wire_dot_v1_dot_coordinator__pb2.DrainRequest.SerializeToString,
@@ -128,6 +133,13 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Checkpoint(self, request, context):
+        """Write a checkpoint at the next boundary; answered when it is whole on disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Have a worker hand over what it does and end with exit code 0. A repeat for one that leaves already is no error.
         """
@@ -172,6 +184,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.Set,
                     request_deserializer=wire_dot_v1_dot_coordinator__pb2.SetRequest.FromString,
                     response_serializer=wire_dot_v1_dot_coordinator__pb2.SetReply.SerializeToString,
+            ),
+            'Checkpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.Checkpoint,
+                    request_deserializer=wire_dot_v1_dot_coordinator__pb2.CheckpointRequest.FromString,
+                    response_serializer=wire_dot_v1_dot_coordinator__pb2.CheckpointReply.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -368,6 +385,33 @@ class Coordinator:
             '/sparsync.v1.Coordinator/Set',
             wire_dot_v1_dot_coordinator__pb2.SetRequest.SerializeToString,
             wire_dot_v1_dot_coordinator__pb2.SetReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Checkpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsync.v1.Coordinator/Checkpoint',
+            wire_dot_v1_dot_coordinator__pb2.CheckpointRequest.SerializeToString,
+            wire_dot_v1_dot_coordinator__pb2.CheckpointReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ShardCommand(_message.Message):
-    __slots__ = ("term", "attach", "configure", "close", "fence", "finish", "segment", "retire", "advance")
+    __slots__ = ("term", "attach", "configure", "close", "fence", "finish", "segment", "retire", "advance", "stand", "promote", "alone", "snapshot")
     TERM_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     CONFIGURE_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,10 @@ class ShardCommand(_message.Message):
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     RETIRE_FIELD_NUMBER: _ClassVar[int]
     ADVANCE_FIELD_NUMBER: _ClassVar[int]
+    STAND_FIELD_NUMBER: _ClassVar[int]
+    PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     term: _common_pb2.Term
     attach: Attach
     configure: Configure
@@ -28,17 +32,23 @@ class ShardCommand(_message.Message):
     segment: Segment
     retire: Retire
     advance: Advance
-    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ...) -> None: ...
+    stand: Stand
+    promote: Promote
+    alone: Alone
+    snapshot: SnapshotNow
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., stand: _Optional[_Union[Stand, _Mapping]] = ..., promote: _Optional[_Union[Promote, _Mapping]] = ..., alone: _Optional[_Union[Alone, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotNow, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("run", "timeline", "low")
+    __slots__ = ("run", "timeline", "low", "shard_term")
     RUN_FIELD_NUMBER: _ClassVar[int]
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     LOW_FIELD_NUMBER: _ClassVar[int]
+    SHARD_TERM_FIELD_NUMBER: _ClassVar[int]
     run: str
     timeline: int
     low: int
-    def __init__(self, run: _Optional[str] = ..., timeline: _Optional[int] = ..., low: _Optional[int] = ...) -> None: ...
+    shard_term: int
+    def __init__(self, run: _Optional[str] = ..., timeline: _Optional[int] = ..., low: _Optional[int] = ..., shard_term: _Optional[int] = ...) -> None: ...
 
 class Configure(_message.Message):
     __slots__ = ("shard", "plan", "parameters", "ranges", "optimizer", "first_step", "segment")
@@ -110,6 +120,32 @@ class Fence(_message.Message):
     attempt: int
     def __init__(self, step: _Optional[int] = ..., stream: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
+class Stand(_message.Message):
+    __slots__ = ("shard", "address", "term")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    address: str
+    term: int
+    def __init__(self, shard: _Optional[int] = ..., address: _Optional[str] = ..., term: _Optional[int] = ...) -> None: ...
+
+class Promote(_message.Message):
+    __slots__ = ("term",)
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    def __init__(self, term: _Optional[int] = ...) -> None: ...
+
+class Alone(_message.Message):
+    __slots__ = ("standby",)
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    standby: int
+    def __init__(self, standby: _Optional[int] = ...) -> None: ...
+
+class SnapshotNow(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Finish(_message.Message):
     __slots__ = ("reason",)
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -117,7 +153,7 @@ class Finish(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class ShardEvent(_message.Message):
-    __slots__ = ("state", "accepted", "fenced", "settled", "configured", "refused", "retired", "began", "published")
+    __slots__ = ("state", "accepted", "fenced", "settled", "configured", "refused", "retired", "began", "published", "alive", "in_sync", "parted", "stalled")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +163,10 @@ class ShardEvent(_message.Message):
     RETIRED_FIELD_NUMBER: _ClassVar[int]
     BEGAN_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
+    IN_SYNC_FIELD_NUMBER: _ClassVar[int]
+    PARTED_FIELD_NUMBER: _ClassVar[int]
+    STALLED_FIELD_NUMBER: _ClassVar[int]
     state: ShardState
     accepted: Accepted
     fenced: Fenced
@@ -136,23 +176,59 @@ class ShardEvent(_message.Message):
     retired: Retired
     began: Began
     published: Published
-    def __init__(self, state: _Optional[_Union[ShardState, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., retired: _Optional[_Union[Retired, _Mapping]] = ..., began: _Optional[_Union[Began, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ...) -> None: ...
+    alive: Alive
+    in_sync: InSync
+    parted: Parted
+    stalled: Stalled
+    def __init__(self, state: _Optional[_Union[ShardState, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., retired: _Optional[_Union[Retired, _Mapping]] = ..., began: _Optional[_Union[Began, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., alive: _Optional[_Union[Alive, _Mapping]] = ..., in_sync: _Optional[_Union[InSync, _Mapping]] = ..., parted: _Optional[_Union[Parted, _Mapping]] = ..., stalled: _Optional[_Union[Stalled, _Mapping]] = ...) -> None: ...
 
 class ShardState(_message.Message):
-    __slots__ = ("incarnation", "configured", "version", "accepted", "step", "segment")
+    __slots__ = ("incarnation", "configured", "version", "accepted", "step", "segment", "term", "standby", "standing")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CONFIGURED_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    STANDING_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     configured: bool
     version: int
     accepted: _containers.RepeatedCompositeFieldContainer[Accepted]
     step: int
     segment: int
-    def __init__(self, incarnation: _Optional[int] = ..., configured: _Optional[bool] = ..., version: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., step: _Optional[int] = ..., segment: _Optional[int] = ...) -> None: ...
+    term: int
+    standby: int
+    standing: bool
+    def __init__(self, incarnation: _Optional[int] = ..., configured: _Optional[bool] = ..., version: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., step: _Optional[int] = ..., segment: _Optional[int] = ..., term: _Optional[int] = ..., standby: _Optional[int] = ..., standing: _Optional[bool] = ...) -> None: ...
+
+class Alive(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class InSync(_message.Message):
+    __slots__ = ("standby",)
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    standby: int
+    def __init__(self, standby: _Optional[int] = ...) -> None: ...
+
+class Parted(_message.Message):
+    __slots__ = ("standby", "reason", "diverged")
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DIVERGED_FIELD_NUMBER: _ClassVar[int]
+    standby: int
+    reason: str
+    diverged: bool
+    def __init__(self, standby: _Optional[int] = ..., reason: _Optional[str] = ..., diverged: _Optional[bool] = ...) -> None: ...
+
+class Stalled(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Configured(_message.Message):
     __slots__ = ("shard",)
@@ -243,7 +319,7 @@ class PushChunk(_message.Message):
     def __init__(self, header: _Optional[_Union[PushHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
 
 class PushHeader(_message.Message):
-    __slots__ = ("unit", "flush", "attempt", "incarnation", "plan", "shard", "frame_bytes", "base_version")
+    __slots__ = ("unit", "flush", "attempt", "incarnation", "plan", "shard", "frame_bytes", "base_version", "term")
     UNIT_FIELD_NUMBER: _ClassVar[int]
     FLUSH_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -252,6 +328,7 @@ class PushHeader(_message.Message):
     SHARD_FIELD_NUMBER: _ClassVar[int]
     FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
     BASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     unit: _common_pb2.Unit
     flush: Flush
     attempt: int
@@ -260,7 +337,8 @@ class PushHeader(_message.Message):
     shard: int
     frame_bytes: int
     base_version: int
-    def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., flush: _Optional[_Union[Flush, _Mapping]] = ..., attempt: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan: _Optional[int] = ..., shard: _Optional[int] = ..., frame_bytes: _Optional[int] = ..., base_version: _Optional[int] = ...) -> None: ...
+    term: int
+    def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., flush: _Optional[_Union[Flush, _Mapping]] = ..., attempt: _Optional[int] = ..., incarnation: _Optional[int] = ..., plan: _Optional[int] = ..., shard: _Optional[int] = ..., frame_bytes: _Optional[int] = ..., base_version: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
 
 class Flush(_message.Message):
     __slots__ = ("timeline", "segment")
@@ -303,16 +381,18 @@ class PushReply(_message.Message):
     def __init__(self, outcome: _Optional[_Union[PushReply.Outcome, str]] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
-    __slots__ = ("timeline", "incarnation", "from_version", "until_version")
+    __slots__ = ("timeline", "incarnation", "from_version", "until_version", "term")
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
     UNTIL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     timeline: int
     incarnation: int
     from_version: int
     until_version: int
-    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., from_version: _Optional[int] = ..., until_version: _Optional[int] = ...) -> None: ...
+    term: int
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., from_version: _Optional[int] = ..., until_version: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
 
 class DeltaChunk(_message.Message):
     __slots__ = ("header", "data")
@@ -493,3 +573,61 @@ class RestoreHeader(_message.Message):
 class RestoreReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ReplicaReport(_message.Message):
+    __slots__ = ("hello", "ack")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    hello: ReplicaHello
+    ack: ReplicaAck
+    def __init__(self, hello: _Optional[_Union[ReplicaHello, _Mapping]] = ..., ack: _Optional[_Union[ReplicaAck, _Mapping]] = ...) -> None: ...
+
+class ReplicaHello(_message.Message):
+    __slots__ = ("timeline", "term", "shard", "incarnation", "position")
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    timeline: int
+    term: int
+    shard: int
+    incarnation: int
+    position: int
+    def __init__(self, timeline: _Optional[int] = ..., term: _Optional[int] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ReplicaAck(_message.Message):
+    __slots__ = ("position", "marked", "digest")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    MARKED_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    marked: int
+    digest: bytes
+    def __init__(self, position: _Optional[int] = ..., marked: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class ReplicaChunk(_message.Message):
+    __slots__ = ("image", "data", "record")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    image: ReplicaImage
+    data: bytes
+    record: ReplicaRecord
+    def __init__(self, image: _Optional[_Union[ReplicaImage, _Mapping]] = ..., data: _Optional[bytes] = ..., record: _Optional[_Union[ReplicaRecord, _Mapping]] = ...) -> None: ...
+
+class ReplicaImage(_message.Message):
+    __slots__ = ("position", "bytes")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    bytes: int
+    def __init__(self, position: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class ReplicaRecord(_message.Message):
+    __slots__ = ("position", "payload")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    payload: bytes
+    def __init__(self, position: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...

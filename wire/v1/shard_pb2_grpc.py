@@ -85,6 +85,11 @@ class ShardStub:
                 request_serializer=wire_dot_v1_dot_shard__pb2.RestoreChunk.SerializeToString,
                 response_deserializer=wire_dot_v1_dot_shard__pb2.RestoreReply.FromString,
                 _registered_method=True)
+        self.Replicate = channel.stream_stream(
+                '/sparsync.v1.Shard/Replicate',
+                request_serializer=wire_dot_v1_dot_shard__pb2.ReplicaReport.SerializeToString,
+                response_deserializer=wire_dot_v1_dot_shard__pb2.ReplicaChunk.FromString,
+                _registered_method=True)
 
 
 class ShardServicer:
@@ -162,6 +167,14 @@ class ShardServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Replicate(self, request_iterator, context):
+        """A standby follows the primary's log: the shard's image at a position, then every record after it. It acknowledges what
+        stands in its own log at the acknowledgement level. One standby a shard; a newer call replaces the older one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -214,6 +227,11 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.Restore,
                     request_deserializer=wire_dot_v1_dot_shard__pb2.RestoreChunk.FromString,
                     response_serializer=wire_dot_v1_dot_shard__pb2.RestoreReply.SerializeToString,
+            ),
+            'Replicate': grpc.stream_stream_rpc_method_handler(
+                    servicer.Replicate,
+                    request_deserializer=wire_dot_v1_dot_shard__pb2.ReplicaReport.FromString,
+                    response_serializer=wire_dot_v1_dot_shard__pb2.ReplicaChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -486,6 +504,33 @@ class Shard:
             '/sparsync.v1.Shard/Restore',
             wire_dot_v1_dot_shard__pb2.RestoreChunk.SerializeToString,
             wire_dot_v1_dot_shard__pb2.RestoreReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replicate(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sparsync.v1.Shard/Replicate',
+            wire_dot_v1_dot_shard__pb2.ReplicaReport.SerializeToString,
+            wire_dot_v1_dot_shard__pb2.ReplicaChunk.FromString,
             options,
             channel_credentials,
             insecure,
