@@ -5,9 +5,10 @@ Records are values: the same ones in the same order make the same shard, bit for
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wire.codec.base import Frame
+from wire.codec.base import Buffer, Frame
 from wire.ids import UnitId
 from wire.layout import BlockRange, Layout
 from wire.messages import Commit, OptimizerSpec
@@ -125,7 +126,22 @@ class Advance:
     low: int
 
 
-Record = Accept | Flush | Fence | Close | Segment | Retire | Publish | Advance
+@dataclass(frozen=True)
+class Deposit:
+    """The state of `stream` before the unit of `step`, by plane; a repeat replaces the same bytes."""
+
+    stream: int
+    step: int
+    attempt: int
+    planes: Mapping[str, Buffer]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """No change: primary and standby save and compare their states here."""
+
+
+Record = Accept | Flush | Fence | Close | Segment | Retire | Publish | Advance | Deposit | Mark
 
 
 @dataclass(frozen=True)
