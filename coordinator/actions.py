@@ -39,6 +39,14 @@ class Stopped:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A checkpoint is whole on disk."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
 class Done:
     """A request was carried out. `incarnation`: of the worker that it was about."""
 
@@ -50,7 +58,7 @@ class Answer:
     """Complete the request that waits under `key`, with a value or by raising."""
 
     key: str
-    value: Joined | Declared | Stopped | Done | SparsyncError
+    value: Joined | Declared | Stopped | Saved | Done | SparsyncError
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from coordinator import actions as a
 from coordinator import events as e
 from coordinator.desk import Desk
 from coordinator.records import Checkpointed
+from coordinator.wishes import Wishes
+from wire.errors import NotWritten
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Boundary:
 
     Attributes:
         due: the step whose checkpoint must be written before the run goes on, or None.
+        wishes: of operators, for a checkpoint.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -42,6 +45,7 @@ class Boundary:
         self._witnesses: set[int] = set()
         """Workers that were there at the final close: only they can evaluate behind it."""
         self.due: int | None = None
+        self.wishes = Wishes(desk)
 
     def kind(self, following: int) -> Kind:
         """What a close that makes `following` the open step brings about."""
@@ -50,7 +54,7 @@ class Boundary:
         final = state.stopping is not None or following >= state.dataset.total_steps
         return Kind(
             final=final,
-            checkpoint=final or every(following, rules.checkpoint_every),
+            checkpoint=final or self.wishes.open or every(following, rules.checkpoint_every),
             pause=state.switching is not None and not final,
         )
 
@@ -107,11 +111,13 @@ class Boundary:
     def written(self, event: e.CheckpointWritten) -> None:
         self._desk.decide(Checkpointed(event.step, event.path, event.params_digest, event.published_digest))
         self._desk.note("checkpoint", step=event.step, path=event.path)
+        self.wishes.answer(a.Saved(event.step, event.path))
         self.due, self._writing = None, False
 
     def failed(self, event: e.CheckpointFailed) -> None:
         """A checkpoint in mid-run that fails is told and passed over."""
         self._desk.note("checkpoint_failed", step=event.step, error=event.message)
+        self.wishes.answer(NotWritten(f"the checkpoint of step {event.step} failed: {event.message}"))
         self.due, self._writing = None, False
 
 

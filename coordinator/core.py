@@ -37,6 +37,7 @@ HEARD_AFTER_THE_END = (
     | e.BeatsEnded
     | e.Attending
     | e.StopAsked
+    | e.CheckpointAsked
     | e.SetAsked
     | e.DrainAsked
     | e.ShardAttached
@@ -94,6 +95,7 @@ class Core:
             e.CheckpointWritten: lambda event, now: self.ending.checkpoint_written(event),
             e.CheckpointFailed: lambda event, now: self.ending.checkpoint_failed(event),
             e.StopAsked: lambda event, now: self.ending.stop(event),
+            e.CheckpointAsked: lambda event, now: self.boundary.wishes.ask(event.key, begun=self.begun),
             e.SetAsked: lambda event, now: self.segments.set(event),
             e.DrainAsked: self._drain,
             e.Tick: self._tick,

@@ -48,7 +48,9 @@ class Desk:
     def tell(self, incarnation: int, order: a.Plan | a.End) -> None:
         self.actions.append(a.Tell(incarnation, order))
 
-    def answer(self, key: str, value: a.Joined | a.Declared | a.Stopped | a.Done | Exception) -> None:
+    def answer(
+        self, key: str, value: a.Joined | a.Declared | a.Stopped | a.Saved | a.Done | Exception
+    ) -> None:
         self.actions.append(a.Answer(key, value))  # type: ignore[arg-type]
 
     def close(self, record: Closed) -> None:

@@ -174,7 +174,8 @@ class Elastic:
         assert state.dataset is not None
         self.waits_for = "units are settled as they arrive"
         end = state.dataset.total_steps
-        wanted = state.stopping is not None or state.switching is not None or self._checkpoint_wanted
+        checkpoint = self._checkpoint_wanted or self._boundary.wishes.open
+        wanted = state.stopping is not None or state.switching is not None or checkpoint
         if state.low == end * state.streams:
             self._close_when_flushed(end)
         elif state.barred is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.boundary import Boundary
-from coordinator.desk import Desk
+from coordinator.desk import Desk, error_of
 from coordinator.model import Model
 from coordinator.records import Ended, Stopping
 
@@ -27,6 +27,7 @@ class Ending:
         self._desk.decide(ended)
         self._desk.note("ended", reason=reason, error=error, step=state.open_step)
         self._model.refuse_all(ended)
+        self._boundary.wishes.answer(error_of(ended))
         for member in state.present("worker"):
             self._desk.tell(member.incarnation, a.End(reason, error))
         self._desk.command_all(a.FinishShard(reason))
@@ -74,4 +75,4 @@ class Ending:
         """The last one ends the run with an error."""
         self._boundary.failed(event)
         if self._desk.state.final:
-            self.end(f"the last checkpoint could not be written: {event.message}", "DamagedFile")
+            self.end(f"the last checkpoint could not be written: {event.message}", "NotWritten")

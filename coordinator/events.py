@@ -232,6 +232,13 @@ class StopAsked:
 
 
 @dataclass(frozen=True)
+class CheckpointAsked:
+    """An operator wants a checkpoint; answered under `key` when it is whole on disk, or failed."""
+
+    key: str
+
+
+@dataclass(frozen=True)
 class SetAsked:
     """An operator wants the run in another mode."""
 
@@ -283,6 +290,7 @@ Event = (
     | Holding
     | Flushed
     | StopAsked
+    | CheckpointAsked
     | SetAsked
     | DrainAsked
     | Tick

@@ -134,6 +134,13 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         assert isinstance(stopped, a.Stopped)
         return coordinator_pb2.StopReply(at_step=stopped.at_step)
 
+    async def Checkpoint(
+        self, request: coordinator_pb2.CheckpointRequest, context: Context
+    ) -> coordinator_pb2.CheckpointReply:
+        saved = await self._engine.ask(e.CheckpointAsked)
+        assert isinstance(saved, a.Saved)
+        return coordinator_pb2.CheckpointReply(step=saved.step, path=saved.path)
+
     async def Set(self, request: coordinator_pb2.SetRequest, context: Context) -> coordinator_pb2.SetReply:
         engine = self._engine
         before, after = engine.config, amend(engine.config, dict(request.settings))

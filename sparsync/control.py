@@ -12,7 +12,7 @@ import grpc
 from wire.errors import ProtocolMismatch
 from wire.rpc.channel import open_channel
 from wire.rpc.status import to_error
-from wire.v1.coordinator_pb2 import DrainRequest, SetRequest, StatusRequest, StopRequest
+from wire.v1.coordinator_pb2 import CheckpointRequest, DrainRequest, SetRequest, StatusRequest, StopRequest
 from wire.v1.coordinator_pb2_grpc import CoordinatorStub
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Control:
     async def stop(self, reason: str, *, timeout_s: float) -> int:
         """Asks for the end of the run; returns the step after which it ends. A repeat changes nothing."""
         return int((await self._call(self._stub.Stop, StopRequest(reason=reason), timeout_s)).at_step)
+
+    async def checkpoint(self, *, timeout_s: float) -> tuple[int, str]:
+        """Has a checkpoint written; step and path (on the coordinator's machine) of it when it is whole on disk."""
+        reply = await self._call(self._stub.Checkpoint, CheckpointRequest(), timeout_s)
+        return int(reply.step), str(reply.path)
 
     async def set(self, settings: Mapping[str, str], *, timeout_s: float) -> dict[str, str]:
         """Changes live settings, all or none; returns those that differ from before. A repeat changes nothing.

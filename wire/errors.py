@@ -75,6 +75,12 @@ class PortTaken(SparsyncError):
     exit_code = 71
 
 
+class NotWritten(SparsyncError):
+    """A checkpoint that could not be written whole: the disk is full, or a server went away meanwhile."""
+
+    exit_code = 73
+
+
 class DamagedFile(SparsyncError):
     """A file whose content does not match its checksum; the message names file and offset."""
 

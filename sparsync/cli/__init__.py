@@ -35,6 +35,7 @@ COMMANDS = {
     "top": Entry("sparsync.cli.live", "Watch a live run."),
     "set": Entry("sparsync.cli.steer", "Change the pace of a live run."),
     "drain": Entry("sparsync.cli.steer", "Have a worker leave a live run."),
+    "checkpoint": Entry("sparsync.cli.steer", "Write a checkpoint of a live run."),
     "stop": Entry("sparsync.cli.steer", "End a live run, with a checkpoint."),
     "bench": Entry("sparsync.cli.bench", "Measure codecs and the data path."),
     "data": Entry("sparsync.cli.data", "List and prepare corpora."),

@@ -1,4 +1,4 @@
-"""`sparsync set`, `sparsync drain` and `sparsync stop`: steer a live run, or end it, through its coordinator."""
+"""`sparsync set`, `drain`, `checkpoint` and `stop`: steer a live run, or end it, through its coordinator."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sparsync.control import Control
 
 LOOK_EVERY_S = 0.3
+CHECKPOINT_S = 600.0
 
 
 @click.command(options_metavar="[OPTIONS]")
@@ -75,6 +76,34 @@ def drain(
     elif left:
         click.echo(gone_line(name, left), err=True)
     return 1 if left.get("state") == "dead" else 0
+
+
+@click.command()
+@run_options
+@click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="S",
+    type=click.FloatRange(min=0.1),
+    default=CHECKPOINT_S,
+    show_default=True,
+    help="Wait no longer; the checkpoint is written all the same.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: step, path.")
+@security_options
+def checkpoint(
+    run_dir: Path | None, coordinator: str | None, timeout_s: float, as_json: bool, security: SecurityFlags
+) -> None:
+    """Write a checkpoint of a live run at its next boundary, and wait until it is whole on disk. The run goes on."""
+    step, path = ask(
+        address_of(run_dir, coordinator),
+        security.resolve(),
+        lambda control: control.checkpoint(timeout_s=timeout_s),
+    )
+    if as_json:
+        click.echo(json.dumps({"step": step, "path": path}))
+    else:
+        click.echo(f"checkpoint of step {step}: {path}", err=True)
 
 
 @click.command()

@@ -191,6 +191,12 @@ class Laws:
             if shard.ledger.step != step or begun or not deposited:
                 raise Broken(f"checkpoint of {step}: shard {shard.index} at {shard.ledger}, {shard.deposits}")
 
+    def granted(self, settled: int, value: object) -> None:
+        """An operator who asked when `settled` steps were settled has an answer to his wish for a checkpoint."""
+        saved = self._world.checkpoints[-1:]
+        if isinstance(value, a.Saved) and (value.step < settled or saved != [value.step]):
+            raise Broken(f"asked at step {settled}, answered {value}; written are {self._world.checkpoints}")
+
     # --- the end
 
     def end(self) -> None:
@@ -207,6 +213,8 @@ class Laws:
                 raise Broken(f"shard {shard.index} settled {shard.settled} of {sorted(shard.accepts)}")
             if state.final and not (sorted(shard.settled) == sorted(shard.accepts) == list(whole)):
                 raise Broken(f"shard {shard.index} settled {shard.settled}, accepted {sorted(shard.accepts)}")
+        if world.wishes:
+            raise Broken(f"the run is over, and nobody answered {world.wishes}")
         self._check_mass()
         self._check_accounts([n for n in whole if n not in state.owed])
         if state.final and world.checkpoints[-1:] != [state.open_step]:

@@ -26,6 +26,7 @@ from ps.flushes import Flushes
 from ps.ledger import Ledger, Verdict
 from tests.coordinator.ground import Broken
 from tests.coordinator.world import World
+from wire.errors import Busy, NotWritten
 from wire.ids import UnitId
 from worker.leases import LeaseWork
 
@@ -78,6 +79,12 @@ def test_the_elastic_histories_are_eventful() -> None:
     assert any(w.state.totals.returned > 0 for w in worlds)
     leavers = [worker for w in worlds for worker in w.workers if worker.parted and any(worker.lane.produced)]
     assert len(leavers) > 10
+
+
+def test_wishes_for_a_checkpoint_are_granted_and_refused() -> None:
+    answers = [answer for seed in range(80) for answer in run_seed(seed).granted]
+    assert sum(isinstance(answer, a.Saved) for answer in answers) > 30
+    assert {type(answer) for answer in answers} >= {a.Saved, Busy, NotWritten}
 
 
 def test_a_seed_replays_to_the_letter() -> None:

@@ -84,6 +84,10 @@ class World:
         self.over = False
         self.stopped_at: int | None = None
         self.checkpoints: list[int] = []
+        self.wishes: dict[str, int] = {}
+        """Key of an operator who waits for a checkpoint -> the steps that were settled when he asked."""
+        self.granted: list[object] = []
+        """What was answered to wishes."""
         self.kills = self.partial = 0
         for shard in self.shards:
             name = f"ps{shard.index}"
@@ -168,6 +172,9 @@ class World:
                 self.journal.append(r.to_json(record))
                 self.shadow.apply(r.from_json(self.journal[-1]))
                 self.laws.decided(record)
+            case a.Answer(key, value) if key in self.wishes:
+                self.granted.append(value)
+                self.laws.granted(self.wishes.pop(key), value)
             case a.Answer(key, value):
                 owner, then = self.answers.pop(key, (None, None))
                 if isinstance(owner, Worker) and then is not None:
@@ -232,6 +239,9 @@ class World:
             self.at(time, rnd.choices(acts, weights)[0])
         if rnd.random() < 0.15:
             self.at(rnd.uniform(1.0, 12.0), self._stop)
+        wishes = random.Random(f"wishes {self.seed}")
+        for _ in range(wishes.choice([0, 0, 1, 3])):
+            self.at(wishes.uniform(0.0, chaos_s), self._wish)
         self.at(chaos_s, self._make_sure)
 
     def _make_sure(self) -> None:
@@ -285,6 +295,11 @@ class World:
     def _break_worker(self) -> None:
         if workers := [w for w in self.alive() if w.incarnation]:
             self.random.choice(workers).reopen()
+
+    def _wish(self) -> None:
+        key = f"wish {self.serial()}"
+        self.wishes[key] = self.state.open_step
+        self.hear(e.CheckpointAsked(key))
 
     def _stop(self) -> None:
         if self.stopped_at is None:

@@ -16,7 +16,7 @@ there are none. A line without an arrow asks for nothing. `#` begins a comment. 
     deposit NAME stream=A,B step=N [released]
     leave NAME · fail NAME [ends] · announce NAME · progress NAME · attend NAME
     evaluate NAME step=N           both evaluations of the end
-    written N · checkpoint fails N · stop · lost SHARD
+    written N · checkpoint fails N · ask KEY (for a checkpoint) · stop · lost SHARD
 
 and of elastic segments, whose units have numbers:
 
@@ -228,6 +228,9 @@ class Stage:
     def _checkpoint(self, words: list[str]) -> Iterator[e.Event]:
         yield e.CheckpointFailed(int(words[1]), "disk full")
 
+    def _ask(self, words: list[str]) -> Iterator[e.Event]:
+        yield e.CheckpointAsked(words[0])
+
     def _stop(self, words: list[str]) -> Iterator[e.Event]:
         yield e.StopAsked("stop", "an operator asked")
 
@@ -256,6 +259,8 @@ class Stage:
                 yield f"retire {self._name(incarnation)}"
             case a.Command(0, a.BeginSegment(number, step)):
                 yield f"begin segment {number} step={step}"
+            case a.Answer(key, a.Saved(step)):
+                yield f"saved {step} for {key}"
             case a.Answer(_, SparsyncError() as refusal):
                 yield f"refused {type(refusal).__name__}"
             case a.Journal(r.Lost(incarnation, norm)):

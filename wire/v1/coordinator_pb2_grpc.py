@@ -134,7 +134,8 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Checkpoint(self, request, context):
-        """Write a checkpoint at the next boundary; answered when it is whole on disk.
+        """Write a checkpoint at the next boundary; answered when it is whole on disk. Who asks meanwhile shares it; a repeat
+        after the answer writes one more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

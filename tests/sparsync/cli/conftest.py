@@ -31,6 +31,7 @@ class Answers(CoordinatorServicer):
         self.settings = {"sync.mode": "sync", "sync.staleness": "3"}
         self.drained: list[str] = []
         self.stops: list[str] = []
+        self.checkpoint: tuple[int, str] | SparsyncError = (12, "/runs/r1/checkpoints/step-12")
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
@@ -52,6 +53,12 @@ class Answers(CoordinatorServicer):
             raise NoInput(f"{request.name}: no such worker in the run; expected worker-1")
         self.drained.append(request.name)
         return pb.DrainReply(incarnation=4)
+
+    async def Checkpoint(self, request: pb.CheckpointRequest, context: Any) -> pb.CheckpointReply:
+        if isinstance(self.checkpoint, SparsyncError):
+            raise self.checkpoint
+        step, path = self.checkpoint
+        return pb.CheckpointReply(step=step, path=path)
 
     async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopReply:
         self.stops.append(request.reason)

@@ -1,4 +1,4 @@
-"""status, top, set, drain and stop against a coordinator that answers as told."""
+"""status, top, set, drain, checkpoint and stop against a coordinator that answers as told."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from sparsync.cli import run
 from tests.sparsync.cli.conftest import Answers
-from wire.errors import Unreachable
+from wire.errors import Busy, NotWritten, RunOver, SparsyncError, Unreachable
 
 RUNNING: dict[str, Any] = {"run": "r1", "state": "running", "mode": "sync", "step": 3, "total_steps": 9}
 DONE = {**RUNNING, "state": "done", "step": 9, "reason": "all steps are done"}
@@ -97,6 +97,30 @@ def test_a_directory_may_have_an_equals_sign(coordinator: Answers, tmp_path: Pat
     (tmp_path / "lr=3" / "address").write_text(coordinator.address)
     assert run(["set", "lr=3", "sync.mode=async"]) == 0
     assert coordinator.settings["sync.mode"] == "async"
+
+
+# --- checkpoint ----------------------------------------------------------------------------------
+
+
+def test_checkpoint_tells_step_and_path(coordinator: Answers, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["checkpoint", "--coordinator", coordinator.address]
+    assert run(at) == 0
+    assert capsys.readouterr() == ("", "checkpoint of step 12: /runs/r1/checkpoints/step-12\n")
+    assert run([*at, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"step": 12, "path": "/runs/r1/checkpoints/step-12"}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [(Busy("not begun"), 75), (NotWritten("no space left"), 73), (RunOver("the run is over: done"), 0)],
+)
+def test_why_there_is_no_checkpoint(
+    refusal: SparsyncError, code: int, coordinator: Answers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coordinator.checkpoint = refusal
+    assert run(["checkpoint", "--coordinator", coordinator.address, "--json"]) == code
+    out, err = capsys.readouterr()
+    assert out == "" and str(refusal) in err
 
 
 # --- drain -----------------------------------------------------------------------------------------
