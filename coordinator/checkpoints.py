@@ -13,6 +13,8 @@ order, whichever shard owned them: a run resumes on any number of servers.
 from __future__ import annotations
 
 import asyncio
+import errno
+import shutil
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +35,8 @@ from wire.v1 import common_pb2, shard_pb2
 FILES = {"x": "model", "published": "published"}
 CHUNK_BYTES = 1 << 20
 ELEMENT_BYTES = 4
+RESERVE_BYTES = 16 << 20
+"""Left free on the disk, which the journal and the events may share with the checkpoints."""
 
 
 class _Extents:
@@ -88,6 +92,7 @@ class CheckpointTaker:
         self._state = state
         self._layout = state.layout
         self._lines = lines
+        self._directory = directory
         self._writer = CheckpointWriter(directory, state.open_step)
         self._everything = [BlockRange(0, self._layout.blocks)]
         self._trainable = self._layout.select(trainable=True)
@@ -99,6 +104,7 @@ class CheckpointTaker:
         """
         try:
             described = await self._describe()
+            self._check_room(described)
             digests = {p: await self._plane(p) for p in described.planes}
             if self._state.deposited:
                 await self._streams()
@@ -119,6 +125,19 @@ class CheckpointTaker:
             request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
             replies.append(await line.stub.Describe(request))
         return max(replies, key=lambda reply: len(reply.scalars))
+
+    def _check_room(self, described: shard_pb2.DescribeReply) -> None:
+        """Nothing is begun that cannot be finished: the run's journal needs the same disk. Raises OSError."""
+        needed = ELEMENT_BYTES * self._layout.numel * len(described.planes)
+        if self._state.deposited:
+            lanes = len(described.stream_planes) * len(self._state.lanes)
+            needed += ELEMENT_BYTES * lanes * self._layout.elements(self._trainable)
+        free = shutil.disk_usage(self._directory).free
+        if free < needed + RESERVE_BYTES:
+            raise OSError(
+                errno.ENOSPC,
+                f"{self._directory} has {free} bytes free, a checkpoint needs {needed + RESERVE_BYTES}",
+            )
 
     def _collect(self, line: ShardLine, plane: str) -> AsyncIterator[common_pb2.PlaneChunk]:
         term, seq = line.term()

@@ -6,6 +6,7 @@
 | lines to the shards     | one task each             | the servers                  |
 | orders to the workers   | one queue each            | nothing: unbounded, tiny     |
 | a checkpoint            | one task                  | the servers, the disk        |
+| older checkpoints       | one task (`retention`)    | the disk, in threads         |
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from coordinator.core import Core
 from coordinator.event_log import EventLog
 from coordinator.journal import Journal
 from coordinator.records import Closed, Counted, Evaluated
+from coordinator.retention import Retention
 from coordinator.shards import ShardLine
 from coordinator.state import State
 from coordinator.tensorboard import Board
@@ -72,6 +74,7 @@ class Engine:
         self._alone = asyncio.Event()
         self._journal = journal
         self._events = events
+        self._retention = Retention(out / "checkpoints", keep=config.run.keep_checkpoints, tell=events.write)
         self._orders: dict[int, Orders] = {}
         self._answers: dict[str, asyncio.Future[object]] = {}
         self._keys = itertools.count()
@@ -269,6 +272,7 @@ class Engine:
 
     async def _checkpoint(self, step: int) -> None:
         config_digest = hashlib.sha256(self.config.to_json().encode()).hexdigest()
+        await self._retention.settled()
         try:
             taker = CheckpointTaker(self.out / "checkpoints", self.state, self.lines)
             path, digests = await taker.take(config_digest=config_digest)
@@ -278,6 +282,7 @@ class Engine:
             return
         self.digests = digests
         self.hear(e.CheckpointWritten(step, str(path), digests["x"], digests["published"]))
+        self._retention.begin(path)
 
     async def tick(self) -> None:
         """Tell the core that time passes, until cancelled.
@@ -298,6 +303,7 @@ class Engine:
                 await asyncio.wait_for(self._alone.wait(), limit_s)
 
     async def close(self) -> None:
+        await self._retention.settled()
         for task in list(self._tasks):
             task.cancel()
         for line in self.lines:

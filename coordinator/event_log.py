@@ -24,7 +24,10 @@ class EventLog:
     def write(self, event: str, fields: Mapping[str, object]) -> None:
         seconds = round(self._clock.now() - self._started, 3)
         line = {"t": utc_timestamp(), "s": seconds, "event": event, **fields}
-        self._file.write(json.dumps(line) + "\n")
+        try:
+            self._file.write(json.dumps(line) + "\n")
+        except OSError as error:  # what was not written stays in the buffer for the next time
+            log.error("event %s is not in the file yet: %s", event, error)
         if event not in QUIET:
             log.info("%s %s", event, " ".join(f"{k}={v}" for k, v in fields.items()))
 

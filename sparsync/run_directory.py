@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wire.checkpoint import newest
 from wire.clock import utc_timestamp
 from wire.errors import DamagedFile, NoInput, UsageError
 
@@ -95,16 +96,17 @@ def _checkpoint_at(path: Path) -> Checkpoint | None:
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint that `--resume PATH` means: PATH itself, or the newest one of the run directory PATH.
+    """The checkpoint that `--resume PATH` means: PATH itself, or the newest good one of the run directory PATH.
 
-    Raises: NoInput.
+    Damaged ones of a run directory are told by name and passed over. Raises: NoInput.
     """
     path = path.absolute()
     if not path.is_dir():
         raise NoInput(
             f"--resume {path}: no such directory; expected a run directory or a checkpoints/step-N in one"
         )
-    if checkpoint := _checkpoint_at(path) or RunDirectory(path).newest_checkpoint():
+    good = path if _checkpoint_at(path) else newest(path)
+    if good is not None and (checkpoint := _checkpoint_at(good)):
         return checkpoint
     if CHECKPOINT_NAME.fullmatch(path.name):
         raise NoInput(
@@ -112,7 +114,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
             f"give the run directory to take the newest complete one"
         )
     raise NoInput(
-        f"--resume {path}: no checkpoint in {path / 'checkpoints'}; a run writes one when it ends and every "
+        f"--resume {path}: no whole checkpoint in {path / 'checkpoints'}; a run writes one when it ends and every "
         f"run.checkpoint_every steps. Start anew without --resume"
     )
 

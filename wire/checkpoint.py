@@ -22,11 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wire.crash import crash_point
 from wire.errors import DamagedFile, NoInput
 from wire.tensor_file import FileEntry, TensorFileWriter, TensorSum, chunks
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+LEFTOVERS = (".step-*.partial", ".step-*.replaced", ".step-*.removed")
+"""What a process that died in between leaves: the next writer removes it."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,7 +63,7 @@ class CheckpointWriter:
         self._files: dict[str, FileEntry] = {}
         self._open: dict[str, TensorFileWriter] = {}
         dir.mkdir(parents=True, exist_ok=True)
-        for leftover in [*dir.glob(".step-*.partial"), *dir.glob(".step-*.replaced")]:
+        for leftover in (found for left in LEFTOVERS for found in dir.glob(left)):
             shutil.rmtree(leftover)
         self._partial.mkdir()
 
@@ -85,14 +88,17 @@ class CheckpointWriter:
 
         Raises:
             ValueError: a key is missing, or a file is not closed.
+            DamagedFile: what was written to replace another one does not read back as it was meant.
         """
         for name, writer in self._open.items():
             if writer.result is None:
                 raise ValueError(f"{name} of checkpoint {self.path} is not closed")
             self._files[name] = writer.result
+        crash_point("checkpoint.manifest.before")
         _write_durably(self._partial / MANIFEST, _encode_manifest(self._step, self._files, manifest_extra))
         _fsync_directory(self._partial)
         self._put_in_place()
+        crash_point("checkpoint.manifest.after")
         return self.path
 
     def abort(self) -> None:
@@ -110,6 +116,7 @@ class CheckpointWriter:
     def _put_in_place(self) -> None:
         replaced = self.path.parent / f".{self.path.name}.replaced"
         if self.path.exists():
+            load_manifest(self._partial)  # what it replaces may have been the only good one
             self.path.rename(replaced)
         self._partial.rename(self.path)
         _fsync_directory(self.path.parent)
@@ -145,16 +152,48 @@ def newest(run_dir: Path, *, say: Callable[[str], None] = _log.warning) -> Path 
 
     Damaged ones are told to `say` by name and passed over.
     """
-    found = [*run_dir.glob("checkpoints/step-*"), *run_dir.glob("step-*")]
-    steps = [(int(path.name.removeprefix("step-")), path) for path in found if path.name[5:].isdecimal()]
-    for _, path in sorted(steps, reverse=True):
+    for manifest in list_checkpoints(run_dir, say=say):
         try:
-            load_manifest(path)
+            load_manifest(manifest.path)
         except (DamagedFile, NoInput) as error:
-            say(f"checkpoint {path} is passed over: {error}")
+            say(_passed_over(manifest.path, error))
         else:
-            return path
+            return manifest.path
     return None
+
+
+def list_checkpoints(run_dir: Path, *, say: Callable[[str], None] = _log.warning) -> list[Manifest]:
+    """The checkpoints in `run_dir` (or in its directory `checkpoints`), the newest first; contents are not checked.
+
+    Newer is what belongs to a later timeline, then a later step: what a run had reached before it was resumed from
+    an earlier checkpoint is behind it. Those without a manifest, or with other files than it says, are told to `say`.
+    """
+    found: list[Manifest] = []
+    for path in checkpoint_paths(run_dir):
+        try:
+            found.append(load_manifest(path, verify=False))
+        except (DamagedFile, NoInput) as error:
+            say(_passed_over(path, error))
+    return sorted(found, key=lambda manifest: (manifest.timeline, manifest.step), reverse=True)
+
+
+def checkpoint_paths(run_dir: Path) -> list[Path]:
+    """Every `step-N` in `run_dir` or in its directory `checkpoints`, by step; whole or not."""
+    found = [*run_dir.glob("checkpoints/step-*"), *run_dir.glob("step-*")]
+    named = [path for path in found if path.name.removeprefix("step-").isdecimal()]
+    return sorted(named, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint: it is no checkpoint any more before its first file goes."""
+    going = path.with_name(f".{path.name}.removed")
+    path.rename(going)
+    _fsync_directory(path.parent)
+    shutil.rmtree(going)
+
+
+def _passed_over(path: Path, error: Exception) -> str:
+    return f"checkpoint {path} is passed over: {error}"
 
 
 # ── the manifest ────────────────────────────────────────────────────────────────────────────────
@@ -177,7 +216,12 @@ def _encode_manifest(step: int, files: Mapping[str, FileEntry], given: Mapping[s
         "extra": {key: value for key, value in given.items() if key not in _FIELDS},
     }
     as_read_back = json.loads(json.dumps(content))  # integer keys become strings, tuples lists
-    return json.dumps({**as_read_back, "digest": _digest(as_read_back)}, indent=1).encode()
+    return _write({**as_read_back, "digest": _digest(as_read_back)})
+
+
+def _write(content: Mapping[str, Any]) -> bytes:
+    """A manifest's own bytes: read back and written again they are the same."""
+    return json.dumps(content, indent=1).encode()
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -189,13 +233,17 @@ def _digest(content: Mapping[str, Any]) -> str:
 def _decode_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     try:
-        content = json.loads(file.read_bytes())
+        raw = file.read_bytes()
+        content = json.loads(raw)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NoInput(f"{path} is no complete checkpoint: there is no {MANIFEST} in it") from error
     except ValueError as error:
         raise DamagedFile(f"{file} is not JSON ({error}); use another checkpoint") from error
-    if not isinstance(content, dict) or content.get("digest") != _digest(content):
-        raise DamagedFile(f"{file} does not match its own digest; use another checkpoint")
+    same = isinstance(content, dict) and content.get("digest") == _digest(content) and _write(content) == raw
+    if not same:
+        raise DamagedFile(
+            f"{file} does not match its own digest, somewhere at offset 0 to {len(raw)}; use another checkpoint"
+        )
     if content["format_version"] != FORMAT_VERSION:
         raise DamagedFile(
             f"{file} has format version {content['format_version']}, this build reads {FORMAT_VERSION}: "

@@ -16,6 +16,7 @@ from sparsync.launch_plan import (
     role_arguments,
     role_environment,
 )
+from tests.sparsync.checkpoints import write_checkpoint
 from wire.config import load
 from wire.errors import ConfigError, DataRefused, NoInput, SparsyncError, UsageError
 
@@ -38,9 +39,7 @@ def plan(
 def finished_run(path: Path, *, step: int = 60, command: tuple[str, ...] = ()) -> Path:
     """A run directory as it stands after a run, made by what makes it."""
     create_run(plan(f"run.steps={step}", "cluster.workers=3", out=path, command=command))
-    checkpoint = path / "checkpoints" / f"step-{step}"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "manifest.json").write_text("{}")
+    write_checkpoint(path, step)
     (path / "summary.json").write_text('{"steps": 60}')
     (path / "address").write_text("127.0.0.1:9\n")
     return path

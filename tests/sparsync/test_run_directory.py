@@ -18,14 +18,14 @@ from sparsync.run_directory import (
     refuse_occupied,
     write_whole,
 )
+from tests.sparsync.checkpoints import write_checkpoint
 from wire.errors import DamagedFile, NoInput, UsageError
 
 
 def checkpoint(run: Path, step: int, *, complete: bool = True) -> Path:
-    path = run / "checkpoints" / f"step-{step}"
-    path.mkdir(parents=True)
-    if complete:
-        (path / "manifest.json").write_text("{}")
+    path = write_checkpoint(run, step)
+    if not complete:
+        (path / "manifest.json").unlink()
     return path
 
 
@@ -36,6 +36,26 @@ def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-300.partial").mkdir()
     found = find_checkpoint(tmp_path)
     assert (found.step, found.path.name, found.run.path) == (100, "step-100", tmp_path)
+
+
+def test_a_damaged_checkpoint_is_told_and_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint(tmp_path, 9)
+    damaged = checkpoint(tmp_path, 20) / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    assert find_checkpoint(tmp_path).step == 9
+    assert str(damaged) in caplog.text and "offset" in caplog.text
+    damaged.unlink()
+    assert find_checkpoint(tmp_path / "checkpoints" / "step-20").step == 20, (
+        "the one that is named is not replaced"
+    )
+
+
+def test_what_was_reached_before_an_earlier_step_was_resumed_is_older(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 100)
+    write_checkpoint(tmp_path, 60, timeline=2)
+    assert find_checkpoint(tmp_path).step == 60
 
 
 def test_a_checkpoint_can_be_named_itself(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.wire.tensors import DATA, ENTRIES, MASK
-from wire.checkpoint import CheckpointWriter, load_manifest, newest
+from wire.checkpoint import CheckpointWriter, load_manifest, newest, remove
 from wire.errors import DamagedFile, NoInput
 
 EXTRA = {"run": "r1", "timeline": 2, "config_digest": "abc", "layout": [["weight", [3, 4], "float32", 0]]}
@@ -165,3 +166,42 @@ def test_needs_neither_torch_nor_numpy() -> None:
         [sys.executable, "-c", script], cwd=root, check=True, capture_output=True, timeout=60
     )
     assert out.stdout.strip() == b"[]"
+
+
+def test_what_replaces_another_one_is_read_back_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that does not keep what is written to it: the one of before stays."""
+    path = write_checkpoint(tmp_path, 5)
+    writer = CheckpointWriter(tmp_path, 5)
+    writer.blob("state.json", b"{}")
+    (tmp_path / ".step-5.partial" / "state.json").write_bytes(b"[]")
+    with pytest.raises(DamagedFile, match=r"state\.json is not what was written"):
+        writer.commit({**EXTRA, "timeline": 3})
+    writer.abort()
+    assert load_manifest(path).timeline == 2 and [p.name for p in tmp_path.iterdir()] == ["step-5"]
+
+
+def test_a_removal_that_was_cut_short_leaves_no_checkpoint(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1).rename(tmp_path / ".step-1.removed")
+    assert newest(tmp_path) is None
+    remove(write_checkpoint(tmp_path, 2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_older_ones_and_nothing_of_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = write_checkpoint(tmp_path, 1)
+    writer = CheckpointWriter(tmp_path, 2)
+    writer.blob("state.json", b"{}")
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space"):
+        writer.file("model.safetensors", ENTRIES, {})
+    writer.abort()
+    assert [p.name for p in tmp_path.iterdir()] == ["step-1"]
+    load_manifest(older)

@@ -37,6 +37,12 @@ class RunConfig(Section):
     )
     epochs: Count | None = Field(None, description="passes over the data, instead of `run.steps`")
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
+    keep_checkpoints: int = Field(
+        3,
+        ge=0,
+        description="checkpoints that stay in the run directory: once one more is whole and was read back, the oldest "
+        "beyond these goes; 0: all stay",
+    )
     on_bad_unit: Literal["stop", "skip"] = Field(
         "stop",
         description="what happens when the same unit is bad (NaN or Inf) three times: "
