@@ -195,8 +195,17 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Abdicate:
+    """Another coordinator decides: this process ends at once, and neither decides nor tells anything any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Quit:
     """All is said; the process ends when its workers have gone."""
 
 
-Action = Journal | Answer | Tell | Command | OpenShards | RestoreShards | WriteCheckpoint | Note | Quit
+Action = (
+    Journal | Answer | Tell | Command | OpenShards | RestoreShards | WriteCheckpoint | Note | Abdicate | Quit
+)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.desk import Desk
-from coordinator.records import Checkpointed
+from coordinator.records import Checkpointed, Unwritten
 from coordinator.wishes import Wishes
 from wire.errors import NotWritten
 
@@ -30,10 +30,9 @@ class Kind:
 
 
 class Boundary:
-    """How far the newest boundary has come.
+    """How far the newest boundary has come; what is decided of it is in the state.
 
     Attributes:
-        due: the step whose checkpoint must be written before the run goes on, or None.
         wishes: of operators, for a checkpoint.
     """
 
@@ -41,11 +40,12 @@ class Boundary:
         self._desk = desk
         self._settled: dict[int, int] = {}
         self._writing = False
-        self._paused_at: int | None = None
-        self._witnesses: set[int] = set()
-        """Workers that were there at the final close: only they can evaluate behind it."""
-        self.due: int | None = None
         self.wishes = Wishes(desk)
+
+    @property
+    def due(self) -> int | None:
+        """The step whose checkpoint must be written before the run goes on, or None."""
+        return self._desk.state.due
 
     def kind(self, following: int) -> Kind:
         """What a close that makes `following` the open step brings about."""
@@ -57,13 +57,6 @@ class Boundary:
             checkpoint=final or self.wishes.open or every(following, rules.checkpoint_every),
             pause=state.switching is not None and not final,
         )
-
-    def closed(self, following: int, kind: Kind) -> None:
-        """The close was journaled and sent."""
-        if kind.final:
-            self._witnesses = {m.incarnation for m in self._desk.state.present("worker")}
-        self.due = following if kind.checkpoint else None
-        self._paused_at = following if kind.pause else None
 
     def settle(self, shard: int, step: int) -> None:
         """A shard has closed every step before `step`."""
@@ -79,16 +72,13 @@ class Boundary:
     @property
     def open(self) -> bool:
         """Whether steps may close and units be dealt: no boundary is under way."""
-        return self.due is None and self._paused_at is None
+        return self.due is None and not self._desk.state.paused
 
     @property
     def segment_over(self) -> bool:
         """Whether the next segment can begin."""
-        return self._paused_at is not None and self.due is None and self.reached(self._paused_at)
-
-    def resume(self) -> None:
-        """The next segment has begun."""
-        self._paused_at = None
+        state = self._desk.state
+        return state.paused and self.due is None and self.reached(state.closed)
 
     def write_if_due(self, *, deposited: bool) -> None:
         """Begin the checkpoint once every shard stands at its boundary and what belongs to it is deposited there."""
@@ -105,20 +95,21 @@ class Boundary:
             return True
         have = {told.model for told in state.evaluations if told.step == state.open_step}
         return have >= {"published", "x"} or not any(
-            m.incarnation in self._witnesses for m in state.present("worker")
+            m.incarnation in state.witnesses for m in state.present("worker")
         )
 
     def written(self, event: e.CheckpointWritten) -> None:
         self._desk.decide(Checkpointed(event.step, event.path, event.params_digest, event.published_digest))
         self._desk.note("checkpoint", step=event.step, path=event.path)
         self.wishes.answer(a.Saved(event.step, event.path))
-        self.due, self._writing = None, False
+        self._writing = False
 
     def failed(self, event: e.CheckpointFailed) -> None:
         """A checkpoint in mid-run that fails is told and passed over."""
+        self._desk.decide(Unwritten(event.step, event.message))
         self._desk.note("checkpoint_failed", step=event.step, error=event.message)
         self.wishes.answer(NotWritten(f"the checkpoint of step {event.step} failed: {event.message}"))
-        self.due, self._writing = None, False
+        self._writing = False
 
 
 def every(step: int, interval: int) -> bool:

@@ -34,6 +34,7 @@ BEFORE_IT_BEGAN = a.End("it asked to leave before the run began", "")
 HEARD_AFTER_THE_END = (
     e.Join
     | e.Declare
+    | e.Beat
     | e.BeatsEnded
     | e.Attending
     | e.StopAsked
@@ -58,12 +59,17 @@ class Core:
         self.liveness = Liveness(suspect_s=rules.suspect_s, dead_s=rules.dead_s)
         self.patience = Patience(rules)
         self.residuals = Residuals(self.desk)
-        self.crew = Crew()
+        workers = state.present("worker")
+        self.crew = Crew(
+            ready={m.incarnation for m in workers if m.ready},
+            leaving={m.incarnation for m in workers if m.leaving},
+        )
         self.boundary = Boundary(self.desk)
         self.retirements = Retirements(self.desk)
         self.segments = Segments(self.desk, self.crew, self.boundary, self.retirements)
         self.ending = Ending(self.desk, self.boundary, self.model)
-        self.recoveries = 0
+        self.abdicated = ""
+        self._reopened = False
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             e.Join: self._join,
             e.Declare: self._declare,
@@ -84,13 +90,14 @@ class Core:
             e.ShardConfigured: lambda event, now: self.model.configured(event.shard),
             e.ShardRestored: lambda event, now: self.model.restored(),
             e.SegmentBegun: lambda event, now: self.segments.begun_on(event.shard, event.segment, now),
-            e.UnitAccepted: self._unit_accepted,
+            e.UnitAccepted: lambda event, now: self._unit_accepted(event),
             e.FenceAnswered: lambda event, now: self.work.fenced(event),
             e.WorkerRetired: self._worker_retired,
             e.StepSettled: lambda event, now: self.boundary.settle(event.shard, event.step + 1),
             e.ShardRefused: lambda event, now: self.ending.end(
                 f"server {event.shard} refuses: {event.message}", event.error
             ),
+            e.Fenced: self._fenced,
             e.ShardLost: lambda event, now: self.ending.end(event.reason, "ServerLost"),
             e.CheckpointWritten: lambda event, now: self.ending.checkpoint_written(event),
             e.CheckpointFailed: lambda event, now: self.ending.checkpoint_failed(event),
@@ -123,15 +130,37 @@ class Core:
     def handle(self, event: e.Event, now: float) -> list[a.Action]:
         """What is to be done about `event` at monotonic second `now`, in this order."""
         self.desk.actions = []
+        if self.abdicated:
+            return []
         if self.state.ended is None or isinstance(event, HEARD_AFTER_THE_END):
             self._handlers[type(event)](event, now)
             self.segments.advance(now)
             self.patience.renew(self.desk.actions, now)
         return self.desk.actions
 
+    def reopen(self, now: float) -> list[a.Action]:
+        """A coordinator came back to this run: what it does first.
+
+        What is only heard is asked again. A worker that was not heard since is not dead for that, for a while; a
+        shard's line begins with all that the shard knows; what was decided is said again to those who may not have
+        heard it.
+        """
+        self.desk.actions = []
+        self._reopened = True
+        for member in self.state.present("worker"):
+            self.liveness.expect(member.incarnation, now)
+        if self.begun:
+            self.segments.begun_at = now
+            self.desk.untold = {placed.shard for placed in self.state.placement}
+        if self.state.placement:
+            self.desk.actions.append(a.OpenShards())
+        if self.state.ended is not None:
+            self.desk.actions.append(a.Quit())
+        return self.desk.actions
+
     def lingering(self) -> bool:
-        """Whether a worker of the ended run still beats."""
-        return self.liveness.beating()
+        """Whether a worker of the ended run still beats, or may not have heard yet that it is over."""
+        return self.liveness.beating() or (self._reopened and self.liveness.unheard())
 
     @property
     def pure(self) -> bool:
@@ -176,7 +205,17 @@ class Core:
             self.retirements.again(event.shard)
             return
         self.model.configured(event.shard)
+        for accepted in event.accepted:
+            self._unit_accepted(accepted)
+        self._told(event.shard, now)
         self._say_again(event, now)
+
+    def _told(self, shard: int, now: float) -> None:
+        """A shard has told what it holds. Work that waits for that goes on with the last one."""
+        if shard in self.desk.untold:
+            self.desk.untold.discard(shard)
+            if not self.desk.untold:
+                self.segments.resume(now)
 
     def _say_again(self, event: e.ShardAttached, now: float) -> None:
         """What a shard may have missed while its line was broken, in the order in which it was decided."""
@@ -190,7 +229,12 @@ class Core:
         self.segments.begun_on(event.shard, event.segment, now)
         self.work.again(event)
 
-    def _unit_accepted(self, event: e.UnitAccepted, now: float) -> None:
+    def _fenced(self, event: e.Fenced, now: float) -> None:
+        """Another coordinator decides. Nothing is journaled of it: this journal counts no more."""
+        self.abdicated = f"server {event.shard} refuses this coordinator: {event.message}"
+        self.desk.actions.append(a.Abdicate(self.abdicated))
+
+    def _unit_accepted(self, event: e.UnitAccepted) -> None:
         self.work.accept(event)
         if problem := self.work.disagreement():
             self.ending.end(problem, "ModelMismatch")
@@ -250,6 +294,7 @@ class Core:
         if incarnation in self.crew.leaving:
             return
         self.desk.note("leaving", name=self.desk.name_of(incarnation), reason=reason)
+        self.desk.decide(r.Leaving(incarnation))
         self.crew.leaving.add(incarnation)
         if self.begun:
             self.work.leave(incarnation)
@@ -305,10 +350,9 @@ class Core:
         carried = self.work.carries(incarnation)
         straggles = not dead
         dead = dead and self.state.ended is None and not (incarnation in self.crew.leaving and not carried)
-        self.desk.decide(r.Departed(incarnation, reason, dead))
+        self.desk.decide(r.Departed(incarnation, reason, dead, bool(carried)))
         event = "straggled" if straggles else "died" if dead else "left"
         self.desk.note(event, name=member.name, reason=reason, streams=carried)
-        self.recoveries += bool(carried)
         self.model.dismiss(incarnation, reason)
         stale = "StaleIncarnation" if dead or straggles else ""
         self.desk.tell(incarnation, a.End(f"given up: {reason}", stale))

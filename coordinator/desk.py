@@ -10,6 +10,8 @@ from coordinator.records import Closed, Ended, Record, Segment
 from coordinator.state import Member, State
 from wire.errors import RunOver, SparsyncError, StaleIncarnation, by_name
 
+PLANS_A_TERM_BITS = 32
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -32,10 +34,18 @@ class Rules:
 
 @dataclass
 class Desk:
+    """`untold`: shards that have not told what they hold since this coordinator came back to a run at work."""
+
     rules: Rules
     state: State
     actions: list[a.Action] = field(default_factory=list)
+    untold: set[int] = field(default_factory=set)
     _plans: int = 0
+
+    def __post_init__(self) -> None:
+        self._plans = (
+            self.state.term - 1
+        ) << PLANS_A_TERM_BITS  # an answer to an older term's plan is an old one
 
     def decide(self, record: Record) -> None:
         """Make `record` part of the state, and durable before what follows."""

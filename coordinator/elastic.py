@@ -4,6 +4,9 @@ Where units settle on arrival (ssp, async) the shards settle them, and the coord
 everywhere; a boundary is made by asking all leases back, choosing a step beyond all that is begun, having
 what is missing below it computed, and one close, once those who leave have flushed. Under a quorum the coordinator
 closes the steps.
+
+A coordinator that comes back hands nothing out before every shard has told what it holds: who begins a unit must know
+which shards have it already.
 """
 
 from __future__ import annotations
@@ -39,7 +42,6 @@ class Elastic:
         self._leases = Leases(desk, crew, self._arrivals, pace)
         self._leavers = Leavers(desk, crew)
         self._opened_at = 0.0
-        self._checkpoint_wanted = False
         self.waits_for = ""
         self.accept = self._arrivals.accept
         self.holding = self._leases.holding
@@ -51,24 +53,32 @@ class Elastic:
         self._opened_at = now
         self._leases.begin(now)
 
+    def resume(self, now: float) -> None:
+        self._opened_at = now
+        self._leases.resume(now)
+
     def welcome(self, incarnation: int) -> None:
+        if self._desk.untold:
+            return
         self._leases.appoint()
         self._leases.tell(incarnation)
         self._leases.deal(f"{self._desk.name_of(incarnation)} is ready")
         self._leases.level()
 
     def remind(self, incarnation: int) -> None:
-        if incarnation in self._crew.ready | self._crew.leaving:
+        if incarnation in self._crew.ready | self._crew.leaving and not self._desk.untold:
             self._leases.tell(incarnation)
             self._leavers.remind(incarnation)
 
     def leave(self, incarnation: int) -> None:
-        self._leases.appoint()
-        self._leases.ask_back(incarnation)
+        if not self._desk.untold:
+            self._leases.appoint()
+            self._leases.ask_back(incarnation)
 
     def abandon(self, incarnation: int, reason: str) -> None:
-        self._leases.abandon(incarnation, reason)
-        self._leases.appoint()
+        self._leases.abandon(incarnation)
+        if not self._desk.untold:
+            self._leases.appoint()
         if incarnation not in self._retirements.pending:
             self._leases.retired(incarnation)
 
@@ -96,7 +106,7 @@ class Elastic:
     def owing(self) -> set[int]:
         """Who may go on and does not, as its oldest unit is not too far ahead; and who has not answered a plan."""
         state = self._desk.state
-        if not self._boundary.open:
+        if not self._boundary.open or self._desk.untold:
             return set()
         slowest = state.low // state.streams
         bound = None if self._pace.ahead is None else slowest + self._pace.ahead
@@ -115,6 +125,9 @@ class Elastic:
     def advance(self, now: float) -> None:
         state = self._desk.state
         if state.dataset is None or state.ended is not None:
+            return
+        if self._desk.untold:
+            self.waits_for = f"shards {sorted(self._desk.untold)} must tell what they hold"
             return
         self._leavers.let_go(self._leases.unfinished, now)
         if not state.final and self._boundary.open:
@@ -146,7 +159,7 @@ class Elastic:
         if low <= state.low:
             return
         sums = self._arrivals.take(range(state.low, low))
-        step, before = low // state.streams, state.open_step
+        step = low // state.streams
         self._stop_if_bad(sums)
         units = low - state.low
         self._desk.decide(
@@ -156,8 +169,12 @@ class Elastic:
         )
         self._desk.command_all(a.Advance(low))
         self._desk.note("step", step=step - 1, loss=sums.loss, samples=sums.samples, tokens=sums.tokens)
-        interval = self._desk.rules.checkpoint_every
-        self._checkpoint_wanted |= interval > 0 and step // interval > before // interval
+
+    @property
+    def _checkpoint_wanted(self) -> bool:
+        """Whether a step at which one is due was passed since the last close."""
+        state, interval = self._desk.state, self._desk.rules.checkpoint_every
+        return interval > 0 and state.open_step // interval > state.closed // interval
 
     def _stop_if_bad(self, sums: Sums) -> None:
         desk, state = self._desk, self._desk.state
@@ -224,7 +241,6 @@ class Elastic:
         kind = self._boundary.kind(step)
         if self._checkpoint_wanted:
             kind = Kind(kind.final, checkpoint=True, pause=kind.pause)
-        self._checkpoint_wanted = False
         record = Closed(
             step=step - 1,
             streams=(),
@@ -236,10 +252,10 @@ class Elastic:
             tokens=0,
             loss=None,
             pause=kind.pause,
+            checkpoint=kind.checkpoint,
         )
         self._desk.decide(record)
         self._desk.close(record)
-        self._boundary.closed(step, kind)
 
     # --- settled at closes ---------------------------------------------------------------
 
@@ -297,6 +313,7 @@ class Elastic:
             pause=kind.pause,
             staleness=sums.staleness,
             returned=sums.returned,
+            checkpoint=kind.checkpoint,
         )
         desk.decide(record)
         desk.close(record)
@@ -310,5 +327,4 @@ class Elastic:
             late=list(late),
             owed=len(state.owed),
         )
-        self._boundary.closed(step + 1, kind)
         self._opened_at = now

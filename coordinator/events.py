@@ -121,13 +121,14 @@ class WorkerLeaving:
 
 @dataclass(frozen=True)
 class ShardAttached:
-    """A shard's line is open and it told its state."""
+    """A shard's line is open and it told its state. `accepted`: the units that it holds and that may not be counted."""
 
     shard: int
     incarnation: int
     configured: bool
     step: int
     segment: int = 0
+    accepted: tuple[UnitAccepted, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,14 @@ class StepSettled:
 class ShardRefused:
     shard: int
     error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Fenced:
+    """A server obeys another coordinator: this one is a copy, or was replaced."""
+
+    shard: int
     message: str
 
 
@@ -282,6 +291,7 @@ Event = (
     | FenceAnswered
     | StepSettled
     | ShardRefused
+    | Fenced
     | ShardLost
     | CheckpointWritten
     | CheckpointFailed

@@ -25,6 +25,7 @@ class Exact:
         self.abandon = self.lanes.abandon
         self.deposited = self.lanes.deposited
         self.fenced = self.lanes.fenced
+        self.resume = self.lanes.resume
         self.accept = self.steps.accept
         self.disagreement = self.steps.disagreement
 
@@ -63,4 +64,5 @@ class Exact:
     def advance(self, now: float) -> None:
         self.steps.advance()
         self._boundary.write_if_due(deposited=self._desk.state.deposited)
-        self.lanes.balance(now)
+        if not self._desk.untold:
+            self.lanes.balance(now)

@@ -33,13 +33,20 @@ class _Fencing:
 
 
 class Lanes:
-    """Who computes what. Its own state is only what was heard; decisions are in the journal."""
+    """Who computes what. Its own state is only what was heard; decisions are in the journal.
+
+    A stream that was to be released for speed's sake alone is forgotten with the coordinator: its holder is told a
+    plan without that, and hands it over all the same if it was on its way.
+    """
 
     def __init__(self, desk: Desk, crew: Crew) -> None:
         self._desk = desk
         self._crew = crew
-        self._releasing: set[int] = set()
-        self._fencing: dict[int, _Fencing] = {}
+        lanes = desk.state.lanes
+        self._releasing = {lane.stream for lane in lanes if lane.holder in crew.leaving}
+        self._fencing = {
+            lane.stream: _Fencing(lane.fencing, lane.attempt) for lane in lanes if lane.fencing is not None
+        }
         self._moved_at = 0.0
 
     # --- the start -----------------------------------------------------------------------
@@ -56,14 +63,21 @@ class Lanes:
             self._tell(worker)
 
     def welcome(self, incarnation: int) -> None:
-        """A worker is ready: give it what is vacant, or have a stream handed over to it."""
+        """A worker is ready: give it what is vacant, or have a stream handed over to it; it may hold some already."""
         self._settle_vacant()
+        if self._desk.state.held_by(incarnation):
+            self._tell(incarnation)
+
+    def resume(self, now: float) -> None:
+        """The coordinator is back: speeds are measured anew from here on."""
+        self._moved_at = now
 
     def remind(self, incarnation: int) -> None:
         """A worker opened its line anew: tell it again what it may have missed."""
         if incarnation in self._crew.ready | self._crew.leaving:
             self._tell(incarnation)
             self._let_go(incarnation)
+            self._dismiss_leavers()
 
     # --- departures ----------------------------------------------------------------------
 
@@ -92,7 +106,7 @@ class Lanes:
 
     def _fence(self, lane: Lane, reason: str) -> None:
         state = self._desk.state
-        self._assign(lane, NOBODY, lane.step, lane.send_to, reason)
+        self._assign(lane, NOBODY, lane.step, lane.send_to, reason, fence=state.open_step)
         self._fencing[lane.stream] = _Fencing(state.open_step, lane.attempt)
         self._desk.command_all(a.FenceStream(state.open_step, lane.stream, lane.attempt))
 
@@ -205,10 +219,19 @@ class Lanes:
     def _unit_s(self) -> dict[int, float]:
         return {worker: self._crew.unit_s(self._desk.name_of(worker)) for worker in self._crew.available}
 
-    def _assign(self, lane: Lane, holder: int, step: int, send_to: tuple[int, ...], reason: str) -> None:
+    def _assign(
+        self,
+        lane: Lane,
+        holder: int,
+        step: int,
+        send_to: tuple[int, ...],
+        reason: str,
+        *,
+        fence: int | None = None,
+    ) -> None:
         """Journal a stream's next attempt. A vacancy raises the attempt, its filling keeps it."""
         attempt = lane.attempt + 1 if holder == NOBODY and lane.holder != NOBODY else lane.attempt
-        self._desk.decide(Assigned(lane.stream, attempt, holder, step, send_to, reason))
+        self._desk.decide(Assigned(lane.stream, attempt, holder, step, send_to, reason, fence))
         self._desk.note(
             "assigned",
             stream=lane.stream,

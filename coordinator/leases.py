@@ -59,7 +59,7 @@ class Leases:
         self._pace = pace
         self._asked: dict[int, _Asked] = {}
         self._next: dict[int, int] = {}
-        self._gone: dict[int, str] = {}
+        self._gone = {m.incarnation for m in desk.state.members.values() if m.retiring}
         self._looked_at = 0.0
         self._slots = 1
         self._evaluator = 0
@@ -79,6 +79,23 @@ class Leases:
         self.deal("the segment begins")
         for worker in sorted(self._crew.ready - {lease.holder for lease in state.leases.values()}):
             self.tell(worker)
+
+    def resume(self, now: float) -> None:
+        """The coordinator is back: tell everybody again, have those who leave begin nothing more, deal what is vacant.
+
+        What was asked back otherwise is asked again where that is still wanted: an answer to an older plan is none.
+        """
+        state = self._desk.state
+        self._looked_at = now
+        spans = [*state.vacant, *(lease.span for lease in state.leases.values())]
+        self._slots = max((span.stride for span in spans), default=1)
+        self._evaluator = min(self._crew.available, default=0)
+        for worker in sorted(self._crew.ready | self._crew.leaving):
+            if worker in self._crew.leaving:
+                self.ask_back(worker)
+            else:
+                self.tell(worker)
+        self.deal("the coordinator is back")
 
     def deal(self, reason: str) -> None:
         """Lease all that is vacant and may be begun, each span to the worker that is done with it soonest."""
@@ -175,7 +192,7 @@ class Leases:
     def ask_all_back(self) -> None:
         """Have all living workers begin nothing more; nothing is dealt meanwhile."""
         self.held_back = True
-        for worker in sorted({lease.holder for lease in self._desk.state.leases.values()} - set(self._gone)):
+        for worker in sorted({lease.holder for lease in self._desk.state.leases.values()} - self._gone):
             self.ask_back(worker)
 
     @property
@@ -205,9 +222,9 @@ class Leases:
             self._forget_finished()
             self.deal("given back by " + self._desk.name_of(event.incarnation))
 
-    def abandon(self, worker: int, reason: str) -> None:
+    def abandon(self, worker: int) -> None:
         """A worker is gone; what it leaves is vacant once every shard has retired it."""
-        self._gone[worker] = reason
+        self._gone.add(worker)
         for lease in self._desk.state.leased_to(worker):
             self._asked.pop(lease.number, None)
 
@@ -215,7 +232,7 @@ class Leases:
         """All that a gone worker pushed is known now."""
         if worker not in self._gone:
             return
-        del self._gone[worker]
+        self._gone.discard(worker)
         for lease in self._desk.state.leased_to(worker):
             spans = lease.span.cut(self._first_open(lease.span))[1].without(
                 self._arrivals.complete, until=self._arrivals.high

@@ -68,6 +68,10 @@ class Liveness:
         """Whether any watched process has an open stream of heartbeats."""
         return any(pulse.heard and pulse.closed_at is None for pulse in self._pulses.values())
 
+    def unheard(self) -> bool:
+        """Whether any watched process has not beaten yet."""
+        return any(not pulse.heard for pulse in self._pulses.values())
+
     def dead(self, now: float) -> list[tuple[int, str]]:
         """The processes to give up, each with the reason."""
         verdicts = ((i, self._judge(pulse, now)) for i, pulse in self._pulses.items())

@@ -21,7 +21,6 @@ class Model:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._waiting: dict[str, e.Declare] = {}
-        self._uploader: int | None = None
         self._configured: set[int] = set()
 
     # --- declared ------------------------------------------------------------------------
@@ -65,18 +64,24 @@ class Model:
             upload = not state.loaded
             if upload and (state.checkpoint or self._uploader not in (None, event.incarnation)):
                 continue
-            if upload:
-                self._uploader = event.incarnation
+            if upload and self._uploader is None:
+                self._desk.decide(r.Uploading(event.incarnation))
             del self._waiting[key]
             self._desk.answer(key, a.Declared(state.placement, state.plan, upload))
+
+    @property
+    def _uploader(self) -> int | None:
+        """The worker that was asked to upload, while it is in the run."""
+        state = self._desk.state
+        member = state.members.get(state.uploader)
+        return state.uploader if member is not None and member.present else None
 
     def dismiss(self, incarnation: int, reason: str) -> None:
         """A worker is out of the run: it waits no more, and another one uploads."""
         for key in [k for k, told in self._waiting.items() if told.incarnation == incarnation]:
             del self._waiting[key]
             self._desk.answer(key, StaleIncarnation(f"given up: {reason}; join anew"))
-        if self._uploader == incarnation and not self._desk.state.loaded:
-            self._uploader = None
+        if self._desk.state.uploader == incarnation and not self._desk.state.loaded:
             self._answer()
 
     def refuse_all(self, ended: r.Ended) -> None:

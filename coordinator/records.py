@@ -25,6 +25,16 @@ class Began:
     checkpoint: str
     deposits: bool = False
     """Whether the checkpoint holds the streams' state: one that was written in an elastic segment does not."""
+    config: str = ""
+    """The effective configuration, as JSON: whoever continues the run has the same."""
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """A coordinator took office again on the journal of a run that is not over."""
+
+    term: int
+    nonce: str
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,37 @@ class Admitted:
 
 
 @dataclass(frozen=True)
+class Readied:
+    """A worker has its data, and can be given work."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A worker goes, by its own wish or an operator's: it is given nothing more."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True)
 class Departed:
-    """A process is out of the run: dead, left, or failed. Its incarnation is refused from now on."""
+    """A process is out of the run: dead, left, or failed. Its incarnation is refused from now on.
+
+    `carried`: it had work that others must take over.
+    """
 
     incarnation: int
     reason: str
     dead: bool
+    carried: bool = False
+
+
+@dataclass(frozen=True)
+class Retired:
+    """Every shard refuses a worker that is gone, and has told all that it took from it."""
+
+    incarnation: int
 
 
 @dataclass(frozen=True)
@@ -84,6 +119,13 @@ class Modelled:
     groups: tuple[tuple[tuple[str, float], ...], ...]
     plan: int
     placement: tuple[tuple[int, str, int, tuple[tuple[int, int], ...]], ...]
+
+
+@dataclass(frozen=True)
+class Uploading:
+    """This worker, and no other, is asked to upload the initial model."""
+
+    incarnation: int
 
 
 @dataclass(frozen=True)
@@ -110,7 +152,8 @@ class Dataset:
 class Assigned:
     """A stream's attempt, its holder (0: nobody yet) and the first unit that the holder pushes.
 
-    `send_to`: the shards that still need that unit; empty: all.
+    `send_to`: the shards that still need that unit; empty: all. `fence`: every shard is asked to refuse older
+    attempts, and whether it holds the unit of this step; nobody holds the stream before all have answered.
     """
 
     stream: int
@@ -119,6 +162,7 @@ class Assigned:
     step: int
     send_to: tuple[int, ...]
     reason: str
+    fence: int | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +178,8 @@ class Closed:
     """A step is settled with exactly these streams; what they brought, for the accounts.
 
     Where units settle on arrival there are no streams: `step` is the last one before a boundary, and
-    its units are in `Counted`. `late`: numbers of units of earlier steps; `pause`: the segment ends.
+    its units are in `Counted`. `late`: numbers of units of earlier steps; `pause`: the segment ends; `checkpoint`:
+    one of the following step is written before the run goes on.
     """
 
     step: int
@@ -150,6 +195,7 @@ class Closed:
     pause: bool = False
     staleness: tuple[tuple[int, int], ...] = ()
     returned: float = 0.0
+    checkpoint: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,10 +254,14 @@ class Vacated:
 
 @dataclass(frozen=True)
 class Lost:
-    """What a worker that is gone had produced and not pushed yet: the L2 norm of its residual."""
+    """What a worker had produced and not pushed yet, and holds no more: the L2 norm of that residual.
+
+    `dropped`: of all that it has dropped so far while it lived.
+    """
 
     incarnation: int
     residual_norm: float
+    dropped: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -241,6 +291,14 @@ class Checkpointed:
 
 
 @dataclass(frozen=True)
+class Unwritten:
+    """The checkpoint of `step` could not be written: the run goes on without."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Stopping:
     """The run ends with the step that is open now. `error`: class name of what made it end, or empty."""
 
@@ -256,6 +314,11 @@ class Ended:
     error: str
 
 
+@dataclass(frozen=True)
+class Dismissed:
+    """Everybody who was to be reached was told that the run is over."""
+
+
 def switching_to(config: Config) -> Switching:
     """The mode that a configuration asks for."""
     sync = config.sync
@@ -264,9 +327,14 @@ def switching_to(config: Config) -> Switching:
 
 Record = (
     Began
+    | Reopened
     | Admitted
+    | Readied
+    | Leaving
     | Departed
+    | Retired
     | Modelled
+    | Uploading
     | Loaded
     | Dataset
     | Segment
@@ -283,8 +351,10 @@ Record = (
     | Barred
     | Evaluated
     | Checkpointed
+    | Unwritten
     | Stopping
     | Ended
+    | Dismissed
 )
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Record.__args__}

@@ -16,7 +16,7 @@ class Residuals:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._held: dict[int, float] = {}
-        self._dropped: dict[int, float] = {}
+        self._dropped = {m.incarnation: m.dropped for m in desk.state.members.values()}
 
     @property
     def held(self) -> float:
@@ -40,5 +40,5 @@ class Residuals:
 
     def _lose(self, incarnation: int, norm: float) -> None:
         if norm > 0:
-            self._desk.decide(Lost(incarnation, norm))
+            self._desk.decide(Lost(incarnation, norm, self._dropped.get(incarnation, 0.0)))
             self._desk.note("mass_lost", name=self._desk.name_of(incarnation), residual_norm=norm)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from coordinator import actions as a
 from coordinator.desk import Desk
+from coordinator.records import Retired
 
 
 class Retirements:
@@ -15,17 +16,20 @@ class Retirements:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._asked: dict[int, set[int]] = {}
+        self._asked = {m.incarnation: self._shards() for m in desk.state.members.values() if m.retiring}
 
     @property
     def pending(self) -> set[int]:
         """Incarnations that some shard has not answered for."""
         return set(self._asked)
 
+    def _shards(self) -> set[int]:
+        return {s.shard for s in self._desk.state.placement}
+
     def begin(self, incarnation: int) -> None:
         """Have every shard refuse this worker from now on."""
         if self._desk.state.placement:
-            self._asked[incarnation] = {s.shard for s in self._desk.state.placement}
+            self._asked[incarnation] = self._shards()
             self._desk.command_all(a.RetireWorker(incarnation))
 
     def answered(self, shard: int, incarnation: int) -> bool:
@@ -37,6 +41,7 @@ class Retirements:
         if left:
             return False
         del self._asked[incarnation]
+        self._desk.decide(Retired(incarnation))
         return True
 
     def again(self, shard: int) -> None:

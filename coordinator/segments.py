@@ -35,8 +35,10 @@ class Segments:
         self._retirements = retirements
         self._beginning: set[int] = set()
         """Shards that have not said that the next segment has begun there."""
-        self.work = self._work()
         self.begun_at: float | None = None
+        self.work: Work = self._work()
+        if self.begun and not desk.state.dealt:
+            self._stand_still()
 
     def _work(self) -> Work:
         pace = pace_of(self._desk.state.segment)
@@ -47,7 +49,7 @@ class Segments:
     @property
     def begun(self) -> bool:
         """Whether work was dealt: enough workers were ready at one moment."""
-        return self.begun_at is not None
+        return self._desk.state.begun
 
     @property
     def bounded(self) -> bool:
@@ -56,6 +58,8 @@ class Segments:
 
     def welcome(self, incarnation: int, now: float) -> None:
         """A worker is ready. The run begins with it, if it is the last one that was waited for."""
+        if incarnation not in self._crew.ready:
+            self._desk.decide(r.Readied(incarnation))
         self._crew.ready.add(incarnation)
         if self.begun:
             self.work.welcome(incarnation)
@@ -92,8 +96,11 @@ class Segments:
         self._desk.decide(segment)
         self._desk.note("segment", number=segment.number, mode=segment.mode, step=segment.step)
         self._desk.command_all(begin_of(segment))
+        self._stand_still()
+
+    def _stand_still(self) -> None:
         self.work = Standstill(self._desk, self._crew)
-        self._beginning = {placed.shard for placed in state.placement}
+        self._beginning = {placed.shard for placed in self._desk.state.placement}
 
     def begun_on(self, shard: int, segment: int, now: float) -> None:
         """Work is dealt once every shard settles in the new way: a unit must not come before that."""
@@ -101,9 +108,12 @@ class Segments:
             return
         self._beginning.discard(shard)
         if not self._beginning:
-            self._boundary.resume()
             self.work = self._work()
             self.work.begin(now)
+
+    def resume(self, now: float) -> None:
+        """The coordinator came back to a run at work, and every shard has told what it holds."""
+        self.work.resume(now)
 
     def set(self, event: e.SetAsked) -> None:
         """Another mode, from the next boundary on. What is asked last before a boundary counts."""

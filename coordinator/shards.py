@@ -14,7 +14,7 @@ from coordinator import events as e
 from coordinator.desk import begin_of
 from coordinator.state import State
 from wire.clock import Clock, Deadline
-from wire.errors import SparsyncError
+from wire.errors import SparsyncError, StaleIncarnation
 from wire.ids import Term
 from wire.messages import (
     commit_from_proto,
@@ -135,6 +135,9 @@ class ShardLine:
                 reason = "it closed the line"
             except grpc.aio.AioRpcError as error:
                 failure = to_error(error, peer=f"server {self.shard} at {self._address}")
+                if isinstance(failure, StaleIncarnation):
+                    self._hear(e.Fenced(self.shard, str(failure)))
+                    return
                 reason = str(failure)
                 broken = broken or Deadline(self._clock, LOST_AFTER_S)
                 if not failure.retry or broken.passed:
@@ -160,13 +163,12 @@ class ShardLine:
             case "state":
                 state = event.state
                 self.version = state.version
+                accepted = tuple(map(self._accepted, state.accepted))
                 self._hear(
                     e.ShardAttached(
-                        self.shard, state.incarnation, state.configured, state.step, state.segment
+                        self.shard, state.incarnation, state.configured, state.step, state.segment, accepted
                     )
                 )
-                for accepted in state.accepted:
-                    self._hear(self._accepted(accepted))
             case "configured":
                 self._hear(e.ShardConfigured(self.shard))
             case "accepted":

@@ -22,7 +22,10 @@ FIRST_SEGMENT = r.Segment(0, 0, "sync", None, None, 1.0)
 
 @dataclass
 class Member:
-    """A process of the run, in or out of it."""
+    """A process of the run, in or out of it.
+
+    `retiring`: it is gone, and some shard may still take something from it; `dropped`: norm of what it let fall.
+    """
 
     incarnation: int
     role: str
@@ -31,8 +34,12 @@ class Member:
     fingerprint: str
     pid: int
     host: str
+    ready: bool = False
+    leaving: bool = False
     gone: str = ""
     dead: bool = False
+    retiring: bool = False
+    dropped: float = 0.0
 
     @property
     def present(self) -> bool:
@@ -44,7 +51,8 @@ class Lane:
     """A stream and who computes it.
 
     `step` is the first unit that the holder pushes, `deposit` the step of the newest deposit
-    (None: the stream still starts from its initial state at the run's first step).
+    (None: the stream still starts from its initial state at the run's first step), `fencing` the step whose
+    unit the shards are being asked for (None: they are asked for none).
     """
 
     stream: int
@@ -53,6 +61,7 @@ class Lane:
     step: int = 0
     send_to: tuple[int, ...] = ()
     deposit: int | None = None
+    fencing: int | None = None
 
 
 @dataclass
@@ -103,9 +112,12 @@ class State:
     optimizer: OptimizerSpec | None = None
     plan: int = 0
     placement: tuple[ShardPlacement, ...] = ()
+    uploader: int = NOBODY
     loaded: bool = False
     dataset: r.Dataset | None = None
     segment: r.Segment = FIRST_SEGMENT
+    dealt: bool = False
+    """Whether work of the segment at hand was dealt."""
     switching: r.Switching | None = None
     low: int = 0
     """Units below this number are settled on every shard, and counted."""
@@ -124,24 +136,39 @@ class State:
     final: bool = False
     last_close: r.Closed | None = None
     bases: list[int] = field(default_factory=list)
+    due: int | None = None
+    """The step whose checkpoint must be written, or fail, before the run goes on."""
+    witnesses: frozenset[int] = frozenset()
+    """Workers that were in the run at the final close: only they can evaluate behind it."""
+    recoveries: int = 0
     totals: Totals = field(default_factory=Totals)
     evaluations: list[r.Evaluated] = field(default_factory=list)
     checkpointed: r.Checkpointed | None = None
     stopping: r.Stopping | None = None
     ended: r.Ended | None = None
+    dismissed: bool = False
 
     def apply(self, record: r.Record) -> None:
         """Change the state by one journaled decision."""
         match record:
             case r.Began():
                 self._begin(record)
+            case r.Reopened():
+                self.term, self.nonce = record.term, record.nonce
             case r.Admitted():
                 self.members[record.incarnation] = Member(**vars(record))
+            case r.Readied():
+                self.members[record.incarnation].ready = True
+            case r.Leaving():
+                self.members[record.incarnation].leaving = True
             case r.Departed():
-                member = self.members[record.incarnation]
-                member.gone, member.dead = record.reason, record.dead
+                self._depart(record)
+            case r.Retired():
+                self.members[record.incarnation].retiring = False
             case r.Modelled():
                 self._model(record)
+            case r.Uploading():
+                self.uploader = record.incarnation
             case r.Loaded():
                 self.loaded = True
             case r.Dataset():
@@ -154,6 +181,7 @@ class State:
                 self._count(record)
             case r.Pooled():
                 self.vacant = first_deal(record.start, record.stop, record.slots)
+                self.dealt = True
             case r.Leased():
                 self._lease(record)
             case r.Lowered():
@@ -166,12 +194,14 @@ class State:
                 self.vacant += [Span(*span) for span in record.spans]
             case r.Lost():
                 self.totals.lost += record.residual_norm
+                self.members[record.incarnation].dropped = record.dropped
             case r.Barred():
                 self.barred = record.step
             case r.Assigned():
                 lane = self.lanes[record.stream]
                 lane.attempt, lane.holder = record.attempt, record.holder
-                lane.step, lane.send_to = record.step, record.send_to
+                lane.step, lane.send_to, lane.fencing = record.step, record.send_to, record.fence
+                self.dealt = True
             case r.Deposited():
                 self.lanes[record.stream].deposit = record.step
             case r.Closed():
@@ -179,11 +209,15 @@ class State:
             case r.Evaluated():
                 self.evaluations.append(record)
             case r.Checkpointed():
-                self.checkpointed = record
+                self.checkpointed, self.due = record, None
+            case r.Unwritten():
+                self.due = None
             case r.Stopping():
                 self.stopping = record
             case r.Ended():
                 self.ended = record
+            case r.Dismissed():
+                self.dismissed = True
             case _:
                 assert_never(record)
 
@@ -198,14 +232,21 @@ class State:
         deposit = record.first_step if record.deposits else None
         self.lanes = [Lane(s, step=record.first_step, deposit=deposit) for s in range(self.streams)]
 
+    def _depart(self, record: r.Departed) -> None:
+        member = self.members[record.incarnation]
+        member.gone, member.dead = record.reason, record.dead
+        member.retiring = self.begun  # before, nobody had anything to push
+        self.recoveries += record.carried
+
     def _begin_segment(self, record: r.Segment) -> None:
         """Streams begin anew, without a state; what was leased is settled."""
         if record.number > 0:
             for lane in self.lanes:
                 lane.attempt += 1
-                lane.holder, lane.step, lane.send_to, lane.deposit = NOBODY, record.step, (), None
+                lane.holder, lane.step, lane.send_to = NOBODY, record.step, ()
+                lane.deposit = lane.fencing = None
             self.bases = [record.step]
-        self.segment, self.switching, self.barred = record, None, None
+        self.segment, self.switching, self.barred, self.dealt = record, None, None, False
         self.elastic = self.elastic or not pace_of(record).exact
         self.leases.clear()
         self.vacant.clear()
@@ -246,6 +287,9 @@ class State:
         self.open_step = record.step + 1
         self.final = record.final
         self.last_close = record
+        self.due = record.step + 1 if record.checkpoint else None
+        if record.final:
+            self.witnesses = frozenset(m.incarnation for m in self.present("worker"))
         # A hand-over deposits between two bases; what a shard forgets must still begin at one.
         self.bases = [b for b in self.bases if b >= record.retain_from]
         if record.deposit:
@@ -265,6 +309,11 @@ class State:
         self.owed -= set(record.late)
         self.low = min(self.owed, default=(record.step + 1) * self.streams)
         self._drop_finished()
+
+    @property
+    def begun(self) -> bool:
+        """Whether work was ever dealt."""
+        return self.dealt or self.segment.number > 0
 
     @property
     def next_incarnation(self) -> int:

@@ -107,6 +107,7 @@ class Steps:
             loss=loss,
             pause=kind.pause,
             staleness=((0, len(filled)),) if filled else (),
+            checkpoint=kind.checkpoint,
         )
         desk.decide(record)
         desk.close(record)
@@ -116,4 +117,3 @@ class Steps:
                 desk.note("bad_unit", step=record.step, stream=stream, reason=commit.empty_reason)
         self._accepted.clear()
         self._commits.clear()
-        self._boundary.closed(following, kind)

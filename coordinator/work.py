@@ -29,8 +29,12 @@ class Work(Protocol):
         """Deal the work to the ready workers."""
         ...
 
+    def resume(self, now: float) -> None:
+        """A coordinator that came back has heard every shard: go on with what was dealt."""
+        ...
+
     def welcome(self, incarnation: int) -> None:
-        """A worker is ready: give it what is vacant, or have something handed over to it."""
+        """A worker is ready, and may have been before: give it what is vacant, or have something handed over to it."""
         ...
 
     def remind(self, incarnation: int) -> None:
@@ -113,6 +117,9 @@ class Standstill:
 
     def begin(self, now: float) -> None:
         """It is the next segment that begins."""
+
+    def resume(self, now: float) -> None:
+        """Nothing was dealt."""
 
     def welcome(self, incarnation: int) -> None:
         """Its plan comes with the segment."""

@@ -60,14 +60,17 @@ class Shard:
             self.up.send(event)
 
     def attach(self, low: int) -> None:
+        accepted = tuple(told for number, told in self.accepted.items() if self._untold(number, low))
         self.tell(
             e.ShardAttached(
-                self.index, self.incarnation, self.configured, self.ledger.step, self.segment.number
+                self.index,
+                self.incarnation,
+                self.configured,
+                self.ledger.step,
+                self.segment.number,
+                accepted,
             )
         )
-        for number, accepted in self.accepted.items():
-            if self._untold(number, low):
-                self.tell(accepted)
 
     def _untold(self, number: int, low: int) -> bool:
         """The coordinator may need to hear of it again: not counted, or waiting for a close to name it."""

@@ -33,9 +33,13 @@ def test_a_run_with_deaths_replayed_is_the_state_that_wrote_it(tmp_path: Path, s
 
 
 SAMPLES: list[r.Record] = [
-    r.Began("run", 2, 3, "ab", 7, "step-7"),
+    r.Began("run", 2, 3, "ab", 7, "step-7", True, "{}"),
+    r.Reopened(4, "cd"),
     r.Admitted(4, "worker", "w", "", "cpu", 1, "h"),
-    r.Departed(4, "silent", True),
+    r.Readied(4),
+    r.Leaving(4),
+    r.Departed(4, "silent", True, True),
+    r.Retired(4),
     r.Modelled(
         (("w", (3, 4), "float32", 0), ("s", (), "bfloat16", -1)),
         "adamw",
@@ -43,6 +47,7 @@ SAMPLES: list[r.Record] = [
         1,
         ((0, "h:1", 1, ((0, 2),)),),
     ),
+    r.Uploading(4),
     r.Loaded("uploaded by w"),
     r.Dataset(100, "d", 2, 1, True, 5, 10),
     r.Segment(1, 8, "ssp", 3, None, 1.0),
@@ -60,8 +65,10 @@ SAMPLES: list[r.Record] = [
     r.Closed(8, (0, 1), True, False, 3, 1, 8, 64, None),
     r.Evaluated(8, "x", 2.5),
     r.Checkpointed(8, "p", "a", "b"),
+    r.Unwritten(8, "disk full"),
     r.Stopping("asked", "Interrupted"),
     r.Ended("done", ""),
+    r.Dismissed(),
 ]
 
 
