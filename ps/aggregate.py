@@ -20,6 +20,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from ps.trees import State, copies, fill, fill_all
 from wire.codec.base import Blocks, Decoded, Frame, PushCodec
 from wire.codec.chain import FLUSH
 from wire.layout import BLOCK
@@ -38,6 +39,12 @@ class Aggregate:
     def planes(self) -> dict[str, Plane]:
         """What must survive between steps."""
         return {"aggregate": self._sum} if self._codec.estimates else {}
+
+    def image(self) -> State:
+        return dict(copies(self.planes()))
+
+    def restore(self, tree: State) -> None:
+        fill_all(self.planes(), tree)
 
     def gradient(self, pushes: Iterable[Decoded], units: int) -> Plane:
         """The step's gradient [n, 4096] from its non-empty units, so many, in stream order.
@@ -111,3 +118,18 @@ class LaneAggregate:
         self._sum -= lane
         if not self._lanes:
             self._sum.fill(0.0)
+
+    def image(self) -> State:
+        return {
+            "sum": self._sum.copy(),
+            "lanes": [[incarnation, self._lanes[incarnation].copy()] for incarnation in sorted(self._lanes)],
+            "retired": sorted(self._retired),
+        }
+
+    def restore(self, tree: State) -> None:
+        fill(self._sum, tree["sum"])
+        self._retired = set(tree["retired"])
+        self._lanes = {}
+        for incarnation, values in tree["lanes"]:
+            self._lanes[incarnation] = np.empty_like(self._sum)
+            fill(self._lanes[incarnation], values)

@@ -7,6 +7,7 @@ behind it, as its answer was lost, must not be held back a second time by its se
 from __future__ import annotations
 
 from ps.ledger import Verdict
+from ps.trees import pairs
 
 
 class Flushes:
@@ -27,3 +28,9 @@ class Flushes:
     def accept(self, incarnation: int, segment: int) -> None:
         assert self._accepted.get(incarnation) != segment, (incarnation, segment)
         self._accepted[incarnation] = segment
+
+    def image(self) -> list[list[int]]:
+        return pairs(self._accepted)
+
+    def restore(self, tree: list[list[int]]) -> None:
+        self._accepted = dict(tree)  # type: ignore[arg-type]

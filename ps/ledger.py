@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ps.trees import State, pairs
 from wire.ids import UnitId
 
 
@@ -23,6 +24,7 @@ class Verdict(Enum):
     SETTLED = "in the model already"
     EARLY = "its step is not open yet"
     FOREIGN = "of another timeline, or of a stream that does not exist"
+    OVER = "a deposit that no replay can need any more: its segment is over"
 
 
 @dataclass
@@ -82,6 +84,13 @@ class Ledger:
         assert step == self.step, (step, self.step)
         self.accepted.clear()
         self.step += 1
+
+    def image(self) -> State:
+        return {"step": self.step, "accepted": pairs(self.accepted), "fences": pairs(self.fences)}
+
+    def restore(self, tree: State) -> None:
+        self.step = tree["step"]
+        self.accepted, self.fences = dict(tree["accepted"]), dict(tree["fences"])
 
 
 @dataclass
@@ -151,6 +160,20 @@ class ElasticLedger:
         """Open the step after `step`."""
         assert step >= self.step, (step, self.step)
         self.step = step + 1
+
+    def image(self) -> State:
+        return {
+            "step": self.step,
+            "low": self.low,
+            "beyond": sorted(self.beyond),
+            "pending": sorted(self.pending),
+            "fences": pairs(self.fences),
+        }
+
+    def restore(self, tree: State) -> None:
+        self.step, self.low = tree["step"], tree["low"]
+        self.beyond, self.pending = set(tree["beyond"]), set(tree["pending"])
+        self.fences = dict(tree["fences"])
 
     def _stands(self, number: int) -> bool:
         return number < self.low or number in self.beyond

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ps.records import ShardSpec
+from ps.trees import State, copies, fill_all
 from wire.errors import ModelMismatch
 from wire.layout import BlockRange
 from wire.messages import OptimizerSpec
@@ -73,6 +75,14 @@ class Optimizer:
     def load_scalars(self, scalars: dict[str, float]) -> None:
         self._taken = scalars.get("step", 0.0)
 
+    def image(self) -> State:
+        return {"taken": self._taken, "planes": copies(self._planes)}
+
+    def restore(self, tree: State) -> None:
+        """In place: torch's state looks into the planes. Its options and step counts are set by each step anew."""
+        self._taken = tree["taken"]
+        fill_all(self._planes, tree["planes"])
+
     def step(
         self, gradient: Plane, learning_rates: Sequence[float], *, share: float = 1.0, averaged: float = 1.0
     ) -> None:
@@ -100,6 +110,18 @@ class Optimizer:
             parameter.grad = torch.from_numpy(gradient[rows.start : rows.stop])
         self._torch.step()
         self._taken += share
+
+
+def local_runs(spec: ShardSpec) -> list[tuple[int, BlockRange]]:
+    """A shard's parameter-group runs, as rows of its own planes."""
+    runs: list[tuple[int, BlockRange]] = []
+    offset = 0
+    for owned in spec.ranges:
+        for group, r in spec.layout.groups([owned]):
+            start = offset + r.start - owned.start
+            runs.append((group, BlockRange(start, start + r.blocks)))
+        offset += owned.blocks
+    return runs
 
 
 def _part(options: dict[str, float], rate: float, share: float, averaged: float) -> dict[str, object]:

@@ -3,7 +3,7 @@
 | thread        | owns                                  | blocks on                 |
 |---------------|---------------------------------------|---------------------------|
 | event loop    | connections, admission, when to publish | sockets                   |
-| `shard` (one) | Shard, Store: every change | arithmetic, its own disk  |
+| `shard` (one) | Holdings: every change | arithmetic, its own disk  |
 
 Everything a gRPC handler wants of the shard's state goes through `apply` or `read`, so that
 no two threads ever touch it at once and records have one order. What comes of them is told on
@@ -19,14 +19,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from ps.holdings import Holdings, Identity
 from ps.ledger import Verdict
 from ps.publication import Backlog, Publication
 from ps.publish import Delta
-from ps.records import Accept, Accepted, Close, Flush, Publish, Record, Segment, ShardSpec
+from ps.records import Accept, Accepted, Flush, Publish, Record, ShardSpec
 from ps.shard import Answer, Shard
 from ps.store import Store
 from wire.codec.base import DeltaCodec, PushCodec, frame_bytes
-from wire.codec.dense import pack
 from wire.errors import Busy, ProtocolMismatch, SparsyncError
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Owner:
 
     def __init__(self, store: Store, *, admit_bytes: int = 0) -> None:
         self._store = store
-        self._shard: Shard | None = None
+        self._holdings: Holdings | None = None
         self.loaded = False
         self._over = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard")
@@ -61,24 +61,34 @@ class Owner:
 
     @property
     def shard(self) -> Shard:
-        if self._shard is None:
+        return self.holdings.shard
+
+    @property
+    def holdings(self) -> Holdings:
+        if self._holdings is None:
             raise ProtocolMismatch("this server has no shard yet: the coordinator has not configured it")
-        return self._shard
+        return self._holdings
 
     @property
     def configured(self) -> bool:
-        return self._shard is not None
+        return self._holdings is not None
 
     def configure(
-        self, spec: ShardSpec, push: PushCodec, pull: DeltaCodec, *, elastic_push: PushCodec | None = None
+        self,
+        spec: ShardSpec,
+        push: PushCodec,
+        pull: DeltaCodec,
+        *,
+        elastic_push: PushCodec | None = None,
+        identity: Identity | None = None,
     ) -> None:
         """Become a shard. A repeat with an equal spec changes nothing.
 
         Raises:
             ProtocolMismatch: it is another shard already, or one step's pushes cannot fit.
         """
-        if self._shard is not None:
-            if self._shard.spec != spec:
+        if self._holdings is not None:
+            if self.shard.spec != spec:
                 raise ProtocolMismatch("this server is configured as another shard already; start it anew")
             return
         shard = Shard(spec, push, pull, elastic_push=elastic_push)
@@ -88,11 +98,11 @@ class Owner:
                 f"one step's pushes may take {needed} bytes on shard {spec.shard}, cluster.admit_bytes allows "
                 f"{self.admit_bytes}; raise it to {needed} or use more servers"
             )
-        self._shard = shard
+        self._holdings = Holdings(shard, self._store, identity or Identity("", spec.timeline, 0, ""))
 
     async def begin(self) -> None:
         """The initial planes are in: keep x̂ as the first base and open the shard to followers."""
-        await self.read(self._save_base)
+        await self.read(self.holdings.begin)
         self.loaded = True
         async with self._published:
             self._published.notify_all()
@@ -107,7 +117,7 @@ class Owner:
         The room of a frame is given back once it waits for nothing any more: refused, added or settled. A caller
         that is cancelled (its line broke) takes nothing back: what it began goes on to the end.
 
-        Raises: what `Shard.apply` raises.
+        Raises: what `Holdings.apply` raises.
         """
         return await asyncio.shield(self._apply_and_tell(record))
 
@@ -124,30 +134,20 @@ class Owner:
         news: News | None = None
         room = shard.held_bytes + (frame_bytes(record.frame) if isinstance(record, Accept | Flush) else 0)
         try:
-            result = shard.apply(record)
+            result = self.holdings.apply(record)
             news = self._news(record, result)
         except Exception as error:
             news = _failure(error) if isinstance(record, Publish) else None
             raise
         finally:
             loop.call_soon_threadsafe(self._applied, record, room - shard.held_bytes, news, shard.backlog)
-        if isinstance(record, Close) and isinstance(result, Delta):
-            self._keep(record, new=result.version + 1 == shard.deltas.version)
-        if isinstance(record, Segment) and not record.elastic:
-            self._save_base()
+        self._store.unlink(self._store.take_discarded())
         return result
 
     def _news(self, record: Record, result: Answer) -> News | None:
         if isinstance(record, Accept) and result is Verdict.ADMIT:
             return self.shard.accepted[record.unit.number(self.shard.spec.streams)]
         return result if isinstance(record, Publish) and isinstance(result, Delta) else None
-
-    def _keep(self, record: Close, *, new: bool) -> None:
-        """After a close: what replays may need, and no more."""
-        if record.deposit and new:
-            self._save_base()
-        self._store.trim_bases(record.retain_from)
-        self._store.trim_deposits(record.retain_from)
 
     def _applied(self, record: Record, freed: int, news: News | None, backlog: Backlog) -> None:
         """On the event loop, in the order of the log."""
@@ -174,11 +174,6 @@ class Owner:
             self._publishing.add_done_callback(_retrieve)
         elif decision.wait_s is not None:
             self._look_again = loop.call_later(decision.wait_s, self._pace, backlog)
-
-    def _save_base(self) -> None:
-        shard = self.shard
-        packed = pack(shard.planes()["published"], shard.blocks)
-        self._store.save_base(shard.ledger.step, shard.deltas.version, packed)
 
     async def delta(self, version: int) -> Delta | None:
         """The delta that starts at `version`, waiting until it is published.

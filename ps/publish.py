@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from ps.trees import State
 from wire.codec.base import frame_bytes
 from wire.ids import UnitId
 
@@ -47,6 +48,28 @@ class Delta:
     def frame_bytes(self) -> int:
         """Of the frame, which is kept in the pieces that it was made in."""
         return frame_bytes(self.frame)
+
+
+def _delta_to_tree(delta: Delta) -> State:
+    """The frame stays in its pieces: messages are cut between them."""
+    return {
+        "version": delta.version,
+        "step": delta.step,
+        "outcomes": [[*outcome.unit, outcome.factor] for outcome in delta.outcomes],
+        "frame": list(delta.frame),
+        "deposit": delta.deposit,
+        "final": delta.final,
+        "closes": delta.closes,
+        "clock": delta.clock,
+        "pause": delta.pause,
+    }
+
+
+def _delta_from_tree(tree: State) -> Delta:
+    outcomes = tuple(
+        Outcome(UnitId(timeline, step, stream), factor) for timeline, step, stream, factor in tree["outcomes"]
+    )
+    return Delta(**{**tree, "outcomes": outcomes, "frame": tuple(tree["frame"])})
 
 
 class DeltaLog:
@@ -108,6 +131,26 @@ class DeltaLog:
         self.trim(
             max((d.version + 1 for s, d in self._closing.items() if s < retain_from), default=self.base)
         )
+
+    def image(self) -> State:
+        """Deltas by version; one below `base` is that of the newest close."""
+        kept = {delta.version: delta for delta in (*self._closing.values(), *self._deltas.values())}
+        return {
+            "base": self.base,
+            "version": self.version,
+            "clock": self.clock,
+            "between": self.between,
+            "final": self.final,
+            "deltas": [_delta_to_tree(kept[version]) for version in sorted(kept)],
+        }
+
+    def restore(self, tree: State) -> None:
+        kept = [_delta_from_tree(delta) for delta in tree["deltas"]]
+        self.base, self.version, self.clock = tree["base"], tree["version"], tree["clock"]
+        self.between, self.final = tree["between"], tree["final"]
+        self._deltas = {delta.version: delta for delta in kept if delta.version >= self.base}
+        self._closing = {delta.step: delta for delta in kept if delta.closes}
+        self._bytes = sum(delta.frame_bytes for delta in self._deltas.values())
 
     def bound(self, model_bytes: int) -> None:
         """Forget the oldest deltas beyond `RETAINED`, `RETAINED_BYTES` and the size of the model, but never the newest.

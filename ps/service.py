@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from ps.holdings import shard_codecs
 from ps.ledger import Verdict
 from ps.messages import (
     accepted_to_proto,
@@ -28,6 +29,7 @@ from ps.publish import Delta
 from ps.records import (
     Advance,
     Close,
+    Deposit,
     Fence,
     Fenced,
     Retire,
@@ -35,7 +37,6 @@ from ps.records import (
 )
 from ps.terms import TermGuard
 from wire.codec.base import Buffer, DamagedFrame, frame_bytes
-from wire.codec.chain import codecs_of
 from wire.codec.dense import pack
 from wire.config import Config
 from wire.errors import ProtocolMismatch, SparsyncError, StaleIncarnation
@@ -172,8 +173,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             damping=self._config.sync.damping,
             max_staleness=self._config.sync.max_staleness,
         )
-        push, pull = codecs_of(self._config, spec.layout, optimizer=optimizer.kind)
-        elastic_push, _ = codecs_of(self._config, spec.layout, optimizer=optimizer.kind, elastic=True)
+        push, pull, elastic_push = shard_codecs(spec, self._config)
         await self._owner.read(lambda: self._owner.configure(spec, push, pull, elastic_push=elastic_push))
 
     async def _close(self, message: shard_pb2.Close, events: Events) -> None:
@@ -421,7 +421,8 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         chunks = aiter(request_iterator)
         header: shard_pb2.DepositHeader = await _read_header(chunks, "deposit")
         self._check_timeline(header.timeline)
-        self._check_holder(header)
+        holdings = self._owner.holdings
+        self._check_holder(header, holdings.judge_deposit(header.stream, header.step, header.attempt))
         reader = PlaneReader(self._expected_deposit)
         planes: dict[str, bytes] = {}
         async for message in chunks:
@@ -433,26 +434,21 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             raise ProtocolMismatch(
                 f"the deposit of stream {header.stream} at step {header.step} ended without {missing}: send it again"
             )
-        await self._owner.read(lambda: self._save_deposit(header, planes))
+        verdict = await self._owner.apply(Deposit(header.stream, header.step, header.attempt, planes))
+        self._check_holder(header, verdict)  # it may have been fenced while the deposit was on its way
         return shard_pb2.DepositReply()
 
-    def _check_holder(self, header: shard_pb2.DepositHeader) -> None:
-        """Raises: StaleIncarnation for a deposit of an attempt that is fenced."""
-        fence = self._owner.shard.ledger.fences.get(header.stream, 0)
-        if header.attempt < fence:
+    def _check_holder(self, header: shard_pb2.DepositHeader, verdict: object) -> None:
+        """Raises: StaleIncarnation for a deposit of an attempt that is fenced, ProtocolMismatch for no stream's."""
+        if verdict is Verdict.FENCED:
+            fence = self._owner.shard.ledger.fences.get(header.stream, 0)
             raise StaleIncarnation(
                 f"stream {header.stream}: a deposit of attempt {header.attempt}, but attempt {fence} holds it now"
             )
-
-    def _save_deposit(self, header: shard_pb2.DepositHeader, planes: dict[str, bytes]) -> None:
-        """Keep a whole deposit; its holder may have been fenced while it was on its way.
-
-        One that was under way when its segment ended is of no use to anybody, and no fault of its sender.
-        """
-        self._check_holder(header)
-        segment = self._owner.shard.segment
-        if not segment.elastic and header.step >= segment.step:
-            self._owner.store.save_deposit(header.stream, header.step, planes)
+        if verdict is Verdict.FOREIGN:
+            raise ProtocolMismatch(
+                f"a deposit of stream {header.stream}, there are {self._owner.shard.spec.streams}: join the run anew"
+            )
 
     def _expected_deposit(self, name: str) -> int | range | None:
         return self._expected_stream(name, self._owner.shard.restorable_stream_planes)

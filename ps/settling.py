@@ -26,7 +26,8 @@ from ps.ledger import ArrivalLedger, ElasticLedger, Ledger
 from ps.publish import DeltaLog
 from ps.records import Accept, Accepted, Close, Flush, Segment, ShardSpec
 from ps.staleness import Staleness
-from wire.codec.base import Blocks, Decoded, Frame, PushCodec
+from ps.trees import State, accepted_from_tree, accepted_to_tree, rates_from_tree
+from wire.codec.base import Blocks, Decoded, Frame, PushCodec, buffers_of
 from wire.errors import ProtocolMismatch
 from wire.layout import BLOCK
 
@@ -137,6 +138,12 @@ class Discipline(Protocol):
         """What a checkpoint holds of it."""
         ...
 
+    def image(self) -> State: ...
+
+    def restore(self, tree: State) -> None:
+        """Become what `image` showed, from a discipline of the same segment that has taken nothing."""
+        ...
+
 
 class Exact:
     """Today's sync: held until the step is closed, summed in stream order."""
@@ -200,6 +207,19 @@ class Exact:
 
     def planes(self) -> dict[str, Plane]:
         return self._aggregate.planes()
+
+    def image(self) -> State:
+        """Without what was decoded: that is done again at the close."""
+        return {
+            "ledger": self.ledger.image(),
+            "held": _held_to_tree(self.held),
+            "aggregate": self._aggregate.image(),
+        }
+
+    def restore(self, tree: State) -> None:
+        self.ledger.restore(tree["ledger"])
+        self.held = _held_from_tree(tree["held"], self._shop.spec.streams)
+        self._aggregate.restore(tree["aggregate"])
 
 
 class _Elastic:
@@ -276,6 +296,24 @@ class _Elastic:
 
     def planes(self) -> dict[str, Plane]:
         return {}
+
+    def image(self) -> State:
+        return {
+            "ledger": self.ledger.image(),
+            "held": _held_to_tree(self.held),
+            "aggregate": self._aggregate.image(),
+            "staleness": self._staleness.image(),
+            "lanes": sorted(self._lanes),
+            "flushed": [list(rates) for rates in self._flushed],
+        }
+
+    def restore(self, tree: State) -> None:
+        self.ledger.restore(tree["ledger"])
+        self.held = _held_from_tree(tree["held"], self._shop.spec.streams)
+        self._aggregate.restore(tree["aggregate"])
+        self._staleness.restore(tree["staleness"])
+        self._lanes = set(tree["lanes"])
+        self._flushed = rates_from_tree(tree["flushed"])
 
 
 class Named(_Elastic):
@@ -365,6 +403,19 @@ def _hold(
     shop: Workshop, held: dict[int, Held], record: Accept, unit: Accepted, decoded: Decoded | None = None
 ) -> None:
     held[record.unit.number(shop.spec.streams)] = Held(unit, record.frame, decoded)
+
+
+def _held_to_tree(held: dict[int, Held]) -> list[State]:
+    """In the order of the log. Each frame in one piece: those that it came in are the sender's."""
+    return [
+        {"unit": accepted_to_tree(held.unit), "frame": b"".join(buffers_of(held.frame))}
+        for held in held.values()
+    ]
+
+
+def _held_from_tree(tree: list[State], streams: int) -> dict[int, Held]:
+    units = [Held(accepted_from_tree(held["unit"]), held["frame"]) for held in tree]
+    return {held.unit.unit.number(streams): held for held in units}
 
 
 def _named(record: Close, held: dict[int, Held], step: int, streams: int) -> list[Accepted]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ps.flushes import Flushes
 from ps.ledger import ElasticLedger, Ledger, Verdict
-from ps.optimizer import Optimizer
+from ps.optimizer import Optimizer, local_runs
 from ps.publication import Backlog
 from ps.publish import Delta, DeltaLog, Outcome
 from ps.records import (
@@ -36,12 +36,21 @@ from ps.records import (
     ShardSpec,
 )
 from ps.settling import Held, Workshop, discipline
+from ps.trees import (
+    State,
+    accepted_from_tree,
+    accepted_to_tree,
+    fill,
+    segment_from_tree,
+    segment_to_tree,
+    spec_to_tree,
+)
 from wire.codec.base import Blocks, DeltaCodec, PushCodec, frame_bytes
 from wire.codec.chain import FLUSH
 from wire.codec.dense import unpack
 from wire.errors import BadUnit, ProtocolMismatch
 from wire.ids import UnitId
-from wire.layout import BLOCK, BlockRange, intersect
+from wire.layout import BLOCK, intersect
 
 Plane = NDArray[np.float32]
 Answer = Verdict | Fenced | Delta | None
@@ -62,7 +71,7 @@ class Shard:
         self._push, self._elastic_push, self._pull = push, elastic_push or push, pull
         self._x: Plane = np.zeros((rows, BLOCK), np.float32)
         self._published: Plane = np.zeros_like(self._x)
-        self._optimizer = Optimizer(spec.optimizer, _local_runs(spec), self._x)
+        self._optimizer = Optimizer(spec.optimizer, local_runs(spec), self._x)
         self.segment = spec.segment
         self.deltas = DeltaLog(spec.segment.step)
         self._rows = rows
@@ -346,14 +355,36 @@ class Shard:
             raise ProtocolMismatch(f"plane {name!r}: the run has begun, its initial planes are fixed")
         unpack(data, self.planes()[name], self.blocks)
 
+    def image(self) -> State:
+        """All of the state as it is between two records; nothing in it changes any more."""
+        return {
+            "spec": spec_to_tree(self.spec),
+            "x": self._x.copy(),
+            "published": self._published.copy(),
+            "optimizer": self._optimizer.image(),
+            "segment": segment_to_tree(self.segment),
+            "segment_over": self._segment_over,
+            "begun": self._begun,
+            "deltas": self.deltas.image(),
+            "discipline": self._discipline.image(),
+            "accepted": [accepted_to_tree(unit) for unit in self.accepted.values()],
+            "retired": sorted(self._retired),
+            "flushes": self._flushes.image(),
+        }
 
-def _local_runs(spec: ShardSpec) -> list[tuple[int, BlockRange]]:
-    """The shard's parameter-group runs, as rows of its own planes."""
-    runs: list[tuple[int, BlockRange]] = []
-    offset = 0
-    for owned in spec.ranges:
-        for group, r in spec.layout.groups([owned]):
-            start = offset + r.start - owned.start
-            runs.append((group, BlockRange(start, start + r.blocks)))
-        offset += owned.blocks
-    return runs
+    def restore(self, tree: State) -> None:
+        """Become what `image` showed, from a shard of the same spec and codecs that has applied nothing.
+
+        Raises: KeyError, TypeError, ValueError where it is the image of something else; this shard is of no use then.
+        """
+        fill(self._x, tree["x"])
+        fill(self._published, tree["published"])
+        self._optimizer.restore(tree["optimizer"])
+        self.segment = segment_from_tree(tree["segment"])
+        self._segment_over, self._begun = tree["segment_over"], tree["begun"]
+        self.deltas.restore(tree["deltas"])
+        self._discipline = discipline(self._workshop(self.segment), self.segment, {}, self.deltas.version)
+        self._discipline.restore(tree["discipline"])
+        self.accepted = {self._number(unit.unit): unit for unit in map(accepted_from_tree, tree["accepted"])}
+        self._retired = set(tree["retired"])
+        self._flushes.restore(tree["flushes"])

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
+
+from ps.trees import State
+
 HISTORY = 4096, 65_536
 """Accepted units that are remembered, at least and at most; between them, four times what may still count."""
 
@@ -53,6 +57,15 @@ class Staleness:
         return behind, factor(
             behind / self._streams, damping=self._damping, max_staleness=self._max_staleness
         )
+
+    def image(self) -> State:
+        """`accepted`: int64 [m, 2], version and incarnation of each unit, the oldest first."""
+        accepted = np.array(self._accepted, np.int64).reshape(-1, 2)
+        return {"complete_from": self._complete_from, "accepted": accepted}
+
+    def restore(self, tree: State) -> None:
+        self._complete_from = tree["complete_from"]
+        self._accepted = deque((version, by) for version, by in tree["accepted"].tolist())
 
     def _behind(self, base_version: int, incarnation: int) -> int:
         behind = 0
