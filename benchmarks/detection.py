@@ -5,7 +5,7 @@
 - killed: `kill -9` of the worker. Its heartbeat process is left to end by itself.
 - stopped: SIGSTOP of the worker and its heartbeat, as when the machine stops.
 - silent: all its connections, to the coordinator and to the servers, stop forwarding without being closed
-  (benchmarks/proxy.py), as when its network is gone.
+  (sparsync/faults), as when its network is gone.
 
 A coordinator, 2 servers and 3 workers. One is lost at a random moment of its heartbeat's period, then, once the
 run goes on, a second one; then two others take their places (loading torch takes longer than all the rest).
@@ -31,7 +31,7 @@ from typing import Any
 
 from benchmarks.cluster import Cluster, free_address
 from benchmarks.figures import ROOT, about, distribution, table, verdict, write
-from benchmarks.proxy import Proxy
+from sparsync.faults.background import ProxyThread
 
 SCRIPT = ROOT / "benchmarks" / "scripts" / "steady.py"
 SETTINGS = {"run.steps": 10_000_000}
@@ -56,7 +56,7 @@ def main() -> None:
     direct = [kind for kind in chosen.kinds if kind != "silent"]
     result["kinds"] = measure(direct, chosen.n, draw, proxy=None) if direct else {}
     if "silent" in chosen.kinds:
-        proxy = Proxy()
+        proxy = ProxyThread()
         try:
             result["kinds"] |= measure(["silent"], chosen.n, draw, proxy=proxy)
         finally:
@@ -68,7 +68,9 @@ def main() -> None:
 # --- measuring ---------------------------------------------------------------------------
 
 
-def measure(kinds: Sequence[str], n: int, draw: random.Random, *, proxy: Proxy | None) -> dict[str, Any]:
+def measure(
+    kinds: Sequence[str], n: int, draw: random.Random, *, proxy: ProxyThread | None
+) -> dict[str, Any]:
     """All faults of these kinds in one run; figures by kind."""
     with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), SETTINGS) as cluster:
         site = Site(cluster, Path(directory), proxy)
@@ -81,7 +83,7 @@ def measure(kinds: Sequence[str], n: int, draw: random.Random, *, proxy: Proxy |
 class Site:
     """The run, its workers by running number, and the ways to lose one."""
 
-    def __init__(self, cluster: Cluster, directory: Path, proxy: Proxy | None) -> None:
+    def __init__(self, cluster: Cluster, directory: Path, proxy: ProxyThread | None) -> None:
         self.cluster = cluster
         self._directory = directory
         self._proxy = proxy

@@ -37,6 +37,7 @@ COMMANDS = {
     "drain": Entry("sparsync.cli.steer", "Have a worker leave a live run."),
     "checkpoint": Entry("sparsync.cli.steer", "Write a checkpoint of a live run."),
     "stop": Entry("sparsync.cli.steer", "End a live run, with a checkpoint."),
+    "proxy": Entry("sparsync.cli.proxy", "Put a poor network in front of a role."),
     "bench": Entry("sparsync.cli.bench", "Measure codecs and the data path."),
     "data": Entry("sparsync.cli.data", "List and prepare corpora."),
     "config": Entry("sparsync.cli.config", "Show or check the configuration."),

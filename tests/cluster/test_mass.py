@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import random
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from sparsync.faults.http2 import DATA, END_OF_STREAM, HEADERS, Frames
+from sparsync.faults.rules import Direction
 from tests.cluster.conftest import ROOT, ByHand, slow
+from tests.cluster.proxy import Front
 from tests.cluster.roles import DRAIN_S, Cluster
 from wire.v1 import shard_pb2
 
@@ -93,28 +94,6 @@ def held_by(cluster: Cluster, name: str) -> tuple[int, Mass]:
 # --- lost answers --------------------------------------------------------------------------------
 
 
-@dataclass
-class Frames:
-    """One direction of an HTTP/2 connection, cut into frames (RFC 9113, section 4.1)."""
-
-    rest: bytes = b""
-
-    def feed(self, data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-        """(type, flags, stream, payload) of every frame that is whole now."""
-        self.rest += data
-        if self.rest.startswith(b"PRI * HTTP/2.0"):
-            self.rest = self.rest[24:]
-        while len(self.rest) >= 9:
-            end = 9 + int.from_bytes(self.rest[:3], "big")
-            if len(self.rest) < end:
-                return
-            head, payload, self.rest = self.rest[:9], self.rest[9:end], self.rest[end:]
-            yield head[3], head[4], int.from_bytes(head[5:], "big"), payload
-
-
-DATA, HEADERS, END_OF_STREAM = 0, 1, 1
-
-
 class Lost:
     """Pushes whose answer was lost, and whether each was sent again as it was.
 
@@ -167,18 +146,15 @@ def _content(sent: bytes) -> bytes:
 
 
 @dataclass(eq=False)
-class Link:
-    """One connection: what was sent on each of its streams, and the pushes that wait for their answer."""
+class Calls:
+    """Of one connection: what was sent on each of its streams, and the pushes that wait for their answer."""
 
-    client: socket.socket
-    server: socket.socket
-    up: Frames = field(default_factory=Frames)
-    down: Frames = field(default_factory=Frames)
+    frames: dict[Direction, Frames] = field(default_factory=lambda: {d: Frames() for d in Direction})
     sent: dict[int, bytes] = field(default_factory=dict)
     pushes: dict[int, bytes] = field(default_factory=dict)
 
     def note_sent(self, data: bytes, lost: Lost) -> None:
-        for kind, flags, stream, payload in self.up.feed(data):
+        for kind, flags, stream, payload in self.frames[Direction.UP].feed(data):
             if kind == DATA:
                 self.sent[stream] = self.sent.get(stream, b"") + payload
                 lost.look(self.sent[stream])
@@ -187,106 +163,36 @@ class Link:
 
     def answered(self, data: bytes) -> list[bytes]:
         """The pushes whose answer begins in `data`."""
-        streams = [stream for kind, _, stream, _ in self.down.feed(data) if kind in (DATA, HEADERS)]
+        frames = self.frames[Direction.DOWN].feed(data)
+        streams = [stream for kind, _, stream, _ in frames if kind in (DATA, HEADERS)]
         return [self.pushes.pop(stream) for stream in streams if stream in self.pushes]
 
 
-class CutProxy:
-    """Passes all on to a server, and ends some connections in which a push is just being answered.
-
-    thread                owns                      blocks on
-    accepting             the listening socket      accept
-    a pair a connection   one direction each        recv, and sendall
-    the test's            `chance`                  nothing
+class CutProxy(Front):
+    """Passes all on to a server, and resets some connections in which a push is just being answered.
 
     Attributes:
         chance: that an answer is lost.
+        lost: the pushes of which it was. Changed by the proxy's own thread.
     """
 
     def __init__(self, draw: random.Random) -> None:
         self.chance = 0.0
         self.lost = Lost()
         self._draw = draw
-        self._lock = threading.Lock()
-        self._links: list[Link] = []
-        self._threads: list[threading.Thread] = []
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            self._target = ("127.0.0.1", int(found.getsockname()[1]))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._begin(self._accept)
+        self._calls: defaultdict[int, Calls] = defaultdict(Calls)
+        super().__init__(tap=self._cuts)
 
-    @property
-    def target(self) -> str:
-        """Where the server is to listen."""
-        return "{}:{}".format(*self._target)
-
-    @property
-    def address(self) -> str:
-        """What is to be dialled."""
-        return "{}:{}".format(*self._listener.getsockname())
-
-    def close(self) -> None:
-        """End all connections and threads."""
-        _end(self._listener)
-        self._listener.close()
-        for link in list(self._links):
-            _end(link.client)
-            _end(link.server)
-        for thread in list(self._threads):
-            thread.join(5.0)
-            assert not thread.is_alive(), "a connection did not end"
-        for link in self._links:
-            link.client.close()
-            link.server.close()
-
-    def _begin(self, work: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=work, args=args, name="cut-proxy", daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):  # the listener was closed
-            while True:
-                client, _ = self._listener.accept()
-                try:
-                    server = socket.create_connection(self._target, timeout=5.0)
-                except OSError:  # nobody listens there: who dialled sees the same
-                    client.close()
-                    continue
-                server.settimeout(None)
-                for side in (client, server):
-                    side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                link = Link(client, server)
-                self._links.append(link)
-                self._begin(self._pass_up, link)
-                self._begin(self._pass_down, link)
-
-    def _pass_up(self, link: Link) -> None:
-        with suppress(OSError):  # an end of either side ends both
-            while data := link.client.recv(1 << 16):
-                with self._lock:
-                    link.note_sent(data, self.lost)
-                link.server.sendall(data)
-        _end(link.server)
-
-    def _pass_down(self, link: Link) -> None:
-        with suppress(OSError):
-            while data := link.server.recv(1 << 16):
-                with self._lock:
-                    answered = link.answered(data)
-                    cut = bool(answered) and self._draw.random() < self.chance
-                    for push in answered if cut else []:
-                        self.lost.add(push)
-                if cut:
-                    break
-                link.client.sendall(data)
-        _end(link.client)
-        _end(link.server)
-
-
-def _end(side: socket.socket) -> None:
-    with suppress(OSError):
-        side.shutdown(socket.SHUT_RDWR)
+    def _cuts(self, connection: int, direction: Direction, data: bytes) -> bool:
+        calls = self._calls[connection]
+        if direction is Direction.UP:
+            calls.note_sent(data, self.lost)
+            return False
+        answered = calls.answered(data)
+        cut = bool(answered) and self._draw.random() < self.chance
+        for push in answered if cut else []:
+            self.lost.add(push)
+        return cut
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import socket
 import statistics
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.cluster.conftest import ROOT, ByHand, Starter, slow
-from tests.cluster.proxy import Proxy
+from tests.cluster.proxy import Front
 from tests.cluster.roles import DRAIN_S, NOTICED_S, STOPPED_S, Cluster, wait_since
 from tests.cluster.running import POLL_S, Run, seconds_until
 
@@ -38,7 +37,7 @@ MODES: dict[str, dict[str, object]] = {
     "async": {"sync.mode": "async"},
     "quorum": {"sync.mode": "sync", "sync.quorum": 3, "sync.deadline_s": 0.1},
 }
-Proxies = list[Proxy]
+Proxies = list[Front]
 
 
 # --- what is counted -----------------------------------------------------------------------------
@@ -231,15 +230,10 @@ def test_the_audit_bites_in_async(train: Starter, tmp_path: Path) -> None:
 @pytest.fixture
 def proxies() -> Iterator[Proxies]:
     """In front of two servers that are to listen on the ports behind them."""
-    made = [Proxy(f"127.0.0.1:{free_port()}") for _ in range(2)]
+    made = [Front() for _ in range(2)]
     yield made
     for proxy in made:
         proxy.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 @pytest.mark.parametrize("mode", ["async", slow("sync"), slow("ssp")])
@@ -278,7 +272,7 @@ def test_a_unit_that_stands_on_one_shard_only(mode: str, by_hand: ByHand, proxie
     check_audit(cluster, cluster.halt())
 
 
-def wait_sent(proxy: Proxy, pid: int, *, limit_s: float = 20.0) -> None:
+def wait_sent(proxy: Front, pid: int, *, limit_s: float = 20.0) -> None:
     """Until this process has sent a whole push through `proxy`: two of them, or one and then no more."""
     began, quiet_since = proxy.sent(pid), time.monotonic()
     deadline, last = quiet_since + limit_s, began
@@ -292,7 +286,7 @@ def wait_sent(proxy: Proxy, pid: int, *, limit_s: float = 20.0) -> None:
     raise AssertionError(f"{proxy.sent(pid) - began} bytes in {limit_s:g} s, a push has {FRAME_BYTES}")
 
 
-def sent_more(here: Proxy, there: Proxy, pid: int) -> float:
+def sent_more(here: Front, there: Front, pid: int) -> float:
     """How many bytes more this process has sent here than there: the median over a while of equal pushes to both."""
     found = []
     for _ in range(100):
