@@ -12,13 +12,21 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import Starter
-from tests.cluster.running import command
+from tests.cluster.conftest import Starter, slow
+from tests.cluster.running import Train, command
 from tests.cluster.test_digests import DIGESTS
+from wire.checkpoint import load_manifest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 INTERRUPT_S = 10.0
 ENDLESS = 100_000
+LONG = 60
+"""Steps of a run that is cut in three; enough for an operator to ask in the middle."""
+OPTIMIZERS: dict[str, dict[str, object]] = {
+    "adamw": {},
+    "sgd": {"optimizer.name": "sgd", "optimizer.lr": 0.02},
+}
+"""AdamW as it is by default; SGD with momentum 0.5."""
 
 
 def checkpoints(out: Path) -> list[int]:
@@ -43,6 +51,56 @@ def test_two_halves_make_the_run(train: Starter, undisturbed: Callable[[str], di
     for key in (*DIGESTS, "steps", "val_loss", "val_loss_server"):
         assert whole[key] == straight[key], key
     assert half["params_digest"] != whole["params_digest"]
+
+
+def contents(checkpoint: Path) -> dict[str, str]:
+    """The sha256 of each file: parameters, published model, moments, sums, and every stream's state."""
+    return {name: entry.sha256 for name, entry in load_manifest(checkpoint).files.items()}
+
+
+def kill_all(run: Train) -> None:
+    """Everything of a run at once, as when its machine goes."""
+    for process in run.processes():
+        process.kill()
+    run.launcher.wait()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", slow("sgd")])
+def test_a_run_cut_in_three_is_the_run_bit_for_bit(
+    train: Starter, environ: dict[str, str], optimizer: str
+) -> None:
+    """The default codec, and all that it keeps; other servers and workers each time: 1 -> 3 -> 2, and 2 -> 1 -> 3.
+
+    First a checkpoint that an operator asks for is all that is left, then one of `run.checkpoint_every`.
+    """
+    length = {"run.steps": LONG, "run.eval_every": 0}
+    straight = train({**length, **OPTIMIZERS[optimizer]}, flags=["--servers", "2", "--workers", "2"])
+    whole = straight.finish()
+
+    first = train({**length, **OPTIMIZERS[optimizer]}, flags=["--servers", "1", "--workers", "2"])
+    first.wait_for_step(2)
+    asked = command("checkpoint", first.out, "--json", environ=environ)
+    assert asked.returncode == 0, asked.stderr
+    cut = json.loads(asked.stdout)["step"]
+    kill_all(first)
+    assert checkpoints(first.out) == [cut] and 2 < cut < LONG - 20
+
+    every = {"run.checkpoint_every": 7}
+    second = train(every, out=first.out, flags=["--servers", "3", "--workers", "1"])
+    again = second.wait_for("checkpoint")["step"]
+    kill_all(second)
+    again = max(checkpoints(first.out))
+    assert cut < again < LONG
+
+    third = train({"run.checkpoint_every": 0}, out=first.out, flags=["--servers", "2", "--workers", "3"])
+    end = third.finish()
+    assert (whole["timeline"], end["timeline"]) == (1, 3)
+    assert [e["step"] for e in third.events("step")] == list(range(again, LONG))
+    for key in (*DIGESTS, "steps", "val_loss", "val_loss_server"):
+        assert end[key] == whole[key], key
+    last = f"checkpoints/step-{LONG}"
+    assert contents(third.out / last) == contents(straight.out / last)
+    assert len(contents(third.out / last)) > 4, "moments and streams are among them"
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(train: Starter, environ: dict[str, str]) -> None:
