@@ -166,6 +166,31 @@ def read_tail(directory: Path, after: int) -> Iterator[tuple[int, bytes]]:
                 raise reader.damaged(reader.wrong or f"no valid record, but {follower.path.name} follows")
 
 
+def find_damage(directory: Path, after: int) -> Iterator[DamagedFile]:
+    """What `read_tail(directory, after)` would stop at, in each file of the log; nothing is changed.
+
+    A file behind a damaged one is looked at all the same.
+    """
+    try:
+        _reaching(list_files(directory), after)
+    except DamagedFile as error:
+        yield error
+    files = list_files(directory)
+    for file, follower in zip(files, [*files[1:], None], strict=False):
+        with closing(Reader(file)) as reader:
+            upto = follower.first - 1 if follower else None
+            try:
+                for _ in reader.records(upto):
+                    pass
+                if follower is None:
+                    reader.end()
+            except DamagedFile as error:
+                yield error
+                continue
+            if follower is not None and reader.position != upto:
+                yield reader.damaged(reader.wrong or f"no valid record, but {follower.path.name} follows")
+
+
 def _reaching(files: list[LogFile], after: int) -> list[LogFile]:
     """The files that may hold records behind `after`."""
     if files and files[0].first > after + 1:

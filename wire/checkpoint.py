@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,17 +134,34 @@ def load_manifest(path: Path, *, verify: bool = True) -> Manifest:
         DamagedFile: a file is missing, short, or not what was written; names file and offset.
     """
     manifest = _decode_manifest(path)
+    for error in find_damage(manifest, verify=verify):
+        raise error
+    return manifest
+
+
+def find_damage(manifest: Manifest, *, verify: bool = True) -> Iterator[DamagedFile]:
+    """Every file, and with `verify` every tensor, of a checkpoint that is not what its manifest says."""
     for name, entry in manifest.files.items():
-        file = path / name
+        file = manifest.path / name
         size = file.stat().st_size if file.is_file() else None
         if size != entry.bytes:
-            found = "is missing" if size is None else f"has {size} bytes"
-            raise DamagedFile(
+            found = (
+                "is missing" if size is None else f"has {size} bytes, so it is damaged from offset {size} on"
+            )
+            yield DamagedFile(
                 f"{file} {found}; its manifest says {entry.bytes} bytes: use another checkpoint"
             )
-        if verify:
-            _verify(file, entry)
-    return manifest
+        elif verify and not _as_written(file, entry):
+            for place in _locate(file, entry):
+                yield DamagedFile(f"{file} is not what was written: {place}; use another checkpoint")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the checkpoint directory `path`; its files are not looked at.
+
+    Raises: NoInput, DamagedFile.
+    """
+    return _decode_manifest(path)
 
 
 def newest(run_dir: Path, *, say: Callable[[str], None] = _log.warning) -> Path | None:
@@ -257,25 +274,26 @@ def _decode_manifest(path: Path) -> Manifest:
     return Manifest(path=path, step=content["step"], files=files, extra=content["extra"], **given)
 
 
-def _verify(file: Path, entry: FileEntry) -> None:
+def _as_written(file: Path, entry: FileEntry) -> bool:
     digest = hashlib.sha256()
     for chunk in chunks(file, 0, entry.bytes):
         digest.update(chunk)
-    if digest.hexdigest() != entry.sha256:
-        raise DamagedFile(f"{file} is not what was written: {_locate(file, entry)}; use another checkpoint")
+    return digest.hexdigest() == entry.sha256
 
 
-def _locate(file: Path, entry: FileEntry) -> str:
+def _locate(file: Path, entry: FileEntry) -> list[str]:
     """Where the damage is, as closely as the checksums tell."""
+    places = []
     for tensor in entry.tensors:
         crc = 0
         for chunk in chunks(file, tensor.offset, tensor.bytes):
             crc = zlib.crc32(chunk, crc)
         if crc != tensor.crc32:
-            return f"tensor {tensor.name!r}, at offset {tensor.offset} to {tensor.offset + tensor.bytes}, is damaged"
-    if entry.tensors:
-        return f"its header, at offset 0 to {entry.tensors[0].offset}, is damaged"
-    return f"its sha256 differs somewhere at offset 0 to {entry.bytes}"
+            stop = tensor.offset + tensor.bytes
+            places.append(f"tensor {tensor.name!r}, at offset {tensor.offset} to {stop}, is damaged")
+    if not places and entry.tensors:
+        places.append(f"its header, at offset 0 to {entry.tensors[0].offset}, is damaged")
+    return places or [f"its sha256 differs somewhere at offset 0 to {entry.bytes}"]
 
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────

@@ -38,6 +38,7 @@ COMMANDS = {
     "checkpoint": Entry("sparsync.cli.steer", "Write a checkpoint of a live run."),
     "stop": Entry("sparsync.cli.steer", "End a live run, with a checkpoint."),
     "proxy": Entry("sparsync.cli.proxy", "Put a poor network in front of a role."),
+    "verify": Entry("sparsync.cli.verify", "Check every checksum of a run or a checkpoint."),
     "bench": Entry("sparsync.cli.bench", "Measure codecs and the data path."),
     "data": Entry("sparsync.cli.data", "List and prepare corpora."),
     "config": Entry("sparsync.cli.config", "Show or check the configuration."),
