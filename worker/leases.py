@@ -51,16 +51,19 @@ class LeaseWork:
     def __init__(self, streams: int) -> None:
         self._streams = streams
         self._held: dict[int, _Held] = {}
+        self._stood: dict[int, int] = {}
         self._ahead: int | None = 0
         self.clock = 0
 
     def take(self, leases: Sequence[Lease], ahead: int | None) -> None:
-        """Follow a plan: what it repeats stays where it stands, what it leaves out is dropped."""
-        held: dict[int, _Held] = {}
-        for lease in leases:
-            before = self._held.get(lease.number)
-            held[lease.number] = _Held(lease, max(before.next, lease.start) if before else lease.start)
-        self._held = held
+        """Follow a plan: what it repeats stays where it stands, what it leaves out is dropped.
+
+        A lease that was dropped may be told again, by a coordinator that was started anew and has not heard that it
+        was given back: what was begun of it is not begun again.
+        """
+        self._stood |= self.holding
+        begun = ((lease, self._stood.get(lease.number, lease.start)) for lease in leases)
+        self._held = {lease.number: _Held(lease, max(lease.start, following)) for lease, following in begun}
         self._ahead = ahead
 
     def reached(self, clock: int) -> None:

@@ -71,6 +71,22 @@ def test_units_that_stand_on_some_shards_go_to_the_others_only() -> None:
     assert sent == [(0, ()), (1, (0, 2)), (2, ())]
 
 
+def test_a_lease_that_was_given_back_and_is_told_again_goes_on_where_it_stood() -> None:
+    """By a coordinator that was started anew before it had journaled the answer."""
+    work = LeaseWork(R)
+    work.take([Lease(1, 0, 100, 2), Lease(2, 1, 100, 2)], None)
+    for _ in range(5):
+        work.done(work.next())
+    assert work.holding == {1: 6, 2: 5}
+    work.take([Lease(2, 1, 7, 2)], None)
+    work.take([Lease(1, 0, 10, 2), Lease(2, 1, 9, 2)], None)
+    assert work.holding == {1: 6, 2: 5}
+    assert numbers(work) == [5, 6, 7, 8]
+    work.take([], None)
+    work.take([Lease(1, 0, 10, 2)], None)
+    assert numbers(work) == []
+
+
 def test_a_lowered_stop_is_kept_wherever_the_lease_stands() -> None:
     work = LeaseWork(R)
     work.take([Lease(1, 0, 100, 1)], None)

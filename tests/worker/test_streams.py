@@ -187,3 +187,29 @@ def test_behind_a_pause_streams_are_saved_and_nothing_is_begun() -> None:
     carrier.reached(1, deposit=True, final=False, pause=True)
     assert advance(carrier) == ["deposit 0 1", "deposit 1 1"]
     assert not carrier.final
+
+
+def test_what_was_released_is_not_taken_up_again_by_a_coordinator_that_has_forgotten_it_asked() -> None:
+    carrier = Carrier()
+    carrier.take([given(0), given(1)])
+    advance(carrier)
+    carrier.take([given(0), given(1, release=True)])
+    reach(carrier, 1)
+    assert "release 1 1" in advance(carrier)
+    carrier.take([given(0), given(1)])
+    assert carrier.streams == (0,)
+    carrier.take([given(0), given(1, attempt=1, step=1, deposit=1, has_deposit=True)])
+    assert advance(carrier) == ["load 1 1", "compute 1 1"]
+
+
+def test_a_plan_that_knows_less_than_was_done_has_nothing_done_again() -> None:
+    carrier = Carrier()
+    carrier.take([given(0, attempt=2, step=3, deposit=0, has_deposit=True, send_to=(1,))])
+    for version in range(5):
+        reach(carrier, version)
+    done = advance(carrier)
+    assert done[-1] == "compute 0 4"
+    carrier.take([given(0, attempt=2, step=3, deposit=0, has_deposit=True, send_to=(1,))])
+    assert advance(carrier) == []
+    reach(carrier, 5)
+    assert carrier.next() == Task(Kind.COMPUTE, 0, 5, 2), "to all shards"
