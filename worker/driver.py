@@ -154,6 +154,10 @@ class Driver:
             except StaleIncarnation as error:
                 self._come_back(error)
                 continue
+            except (RunOver, Interrupted):
+                if self._mailbox.end is None:
+                    raise
+                continue
             if task.kind is not Kind.WAIT:
                 self.task, self._began = task, self._clock.now()
                 yield task

@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -20,12 +19,16 @@ from pathlib import Path
 
 import grpc
 
+from wire.clock import monotonic_clock
+from wire.errors import Unreachable
 from wire.rpc.channel import open_channel
 from wire.rpc.identity import Security
-from wire.rpc.retry import Backoff
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
+from worker.patience import Patience
 
 log = logging.getLogger(__name__)
+FOREVER_S = float("inf")
+"""It is the trainer that gives up: this process ends with it."""
 
 
 def start(
@@ -70,14 +73,15 @@ async def beat(order: dict[str, object]) -> None:
                 continue
 
     watching = asyncio.create_task(_watch_parent(over))
-    backoff = Backoff(random.Random(), cap_s=0.5)
+    patience = Patience(monotonic_clock, limit_s=FOREVER_S)
     while not over.is_set():
+        patience.trying()
         try:
             await stub.Heartbeat(beats())
         except grpc.aio.AioRpcError as error:
             log.info("heartbeat: %s", error.details())
         if not over.is_set():
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(patience.pause_s(Unreachable("the stream of beats broke")))
     await watching
     await channel.close(None)
 

@@ -1,28 +1,49 @@
-"""A worker's line to the coordinator, on the network thread: reports up, orders down, opened again when it breaks."""
+"""A worker's line to the coordinator, on the network thread: reports up, orders down, opened again when it breaks.
+
+A report may have been taken by a line that was dying, and a coordinator that was started anew knows only
+what it has decided. So whatever it cannot learn from anybody else is *lasting*: the newest of its kind is
+told first on every line.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from typing import Any
 
 import grpc
 
-from wire.clock import Clock, Deadline
-from wire.rpc.retry import Backoff
+from wire.clock import Clock
+from wire.errors import SparsyncError, Unreachable
 from wire.rpc.status import to_error
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 from worker.leases import Lease
-from worker.links import PATIENCE_S
 from worker.mailbox import End, Plan
+from worker.patience import Patience
+from worker.place import Redirect
 from worker.streams import Assignment
 
 log = logging.getLogger(__name__)
 
 Reports = asyncio.Queue[coordinator_pb2.WorkerReport | None]
 """What is to be told on one line; None ends it."""
+Order = Plan | End | Redirect
+
+LASTING: dict[str, Callable[[Any], str]] = {
+    "uploaded": lambda told: "",
+    "ready": lambda told: "",
+    "progress": lambda told: "",
+    "deposited": lambda told: str(told.stream),
+    "evaluated": lambda told: f"{told.step} {told.model}",
+    "announce": lambda told: "",
+    "leaving": lambda told: "",
+    "flushed": lambda told: "",
+    "failed": lambda told: "",
+}
+"""Kind of report -> what tells those of one kind apart. `holding` is none: each line brings a plan, which asks anew."""
+ENDS_ACTIVITY = ("progress", "evaluated")
 
 
 class Line:
@@ -30,7 +51,7 @@ class Line:
 
     Args:
         peer: the coordinator, for messages.
-        hear: called with every order, a plan or the end.
+        hear: called with every order.
     """
 
     def __init__(
@@ -39,7 +60,7 @@ class Line:
         *,
         peer: str,
         incarnation: int,
-        hear: Callable[[Plan | End], None],
+        hear: Callable[[Order], None],
         clock: Clock,
     ) -> None:
         self._stub = stub
@@ -49,30 +70,32 @@ class Line:
         self._clock = clock
         self._reports: Reports = asyncio.Queue()
         self._lasting: dict[str, coordinator_pb2.WorkerReport] = {}
+        self._released: dict[int, int] = {}
 
     async def attend(self) -> None:
         """Take orders until the last one. Raises: SparsyncError once the coordinator has been away too long."""
-        backoff, broken = Backoff(random.Random()), None
+        patience = Patience(self._clock)
         while True:
+            failure: SparsyncError = Unreachable(f"{self._peer} ended the line without an order to end")
+            patience.trying()
             call = self._stub.Attend(self._outgoing(self._reports))
             try:
                 async for order in call:
-                    backoff.reset()
-                    broken = None
+                    patience.heard()
                     heard = order_from_proto(order)
+                    self._forget_superseded(heard)
                     self._hear(heard)
                     if isinstance(heard, End):
                         return
             except grpc.aio.AioRpcError as error:
                 failure = to_error(error, peer=self._peer)
-                broken = broken or Deadline(self._clock, PATIENCE_S)
-                if not failure.retry or broken.passed:
-                    raise failure from None
-                log.warning("%s; opening the line again", failure)
             finally:
                 call.cancel()
                 self._end()
-            await asyncio.sleep(backoff.next())
+            pause_s = patience.pause_s(failure)
+            if patience.tries == 1:
+                log.warning("%s; opening the line again, this worker goes on with what it has", failure)
+            await asyncio.sleep(pause_s)
 
     def _end(self) -> None:
         """What a broken line has not taken is left to the next one.
@@ -88,22 +111,31 @@ class Line:
         """What is told on a new line: who this is, what must not be lost with an older line, then all that comes."""
         attending = coordinator_pb2.Attending(incarnation=self._incarnation)
         yield coordinator_pb2.WorkerReport(attending=attending)
+        backlog = reports.qsize()
         for report in list(self._lasting.values()):
             yield report
         while (following := await reports.get()) is not None:
-            yield following
+            backlog -= 1
+            if backlog < 0 or _key(following) is None:  # of what lasts the newest was told just now
+                yield following
             reports.task_done()
 
-    def tell(self, report: coordinator_pb2.WorkerReport) -> None:
-        """Queue a report."""
-        match report.WhichOneof("report"):
-            case "uploaded" | "ready" | "leaving" | "flushed" as kind:
-                self._lasting[kind] = report
-            case "deposited":
-                self._lasting[f"deposited {report.deposited.stream}"] = report
-            case "evaluated":
-                self._lasting[f"evaluated {report.evaluated.model}"] = report
+    def tell(self, report: coordinator_pb2.WorkerReport, *, attempt: int = 0) -> None:
+        """Queue a report. `attempt`: of a stream that was deposited, by which it was carried."""
+        if report.WhichOneof("report") in ENDS_ACTIVITY:
+            self._lasting.pop("announce ", None)
+        if (key := _key(report)) is not None:
+            self._lasting[key] = report
+        if report.HasField("deposited") and report.deposited.released:
+            self._released[report.deposited.stream] = attempt
         self._reports.put_nowait(report)
+
+    def _forget_superseded(self, order: Order) -> None:
+        """A stream that was released and came back, by a later attempt, must not be taken for released again."""
+        for assignment in order.assignments if isinstance(order, Plan) else ():
+            if assignment.attempt > self._released.get(assignment.stream, assignment.attempt):
+                del self._released[assignment.stream]
+                self._lasting.pop(f"deposited {assignment.stream}", None)
 
     async def leave(self, limit_s: float) -> None:
         """Let queued reports leave, at most `limit_s`; what is left then is lost with the line."""
@@ -111,9 +143,17 @@ class Line:
             await asyncio.wait_for(self._reports.join(), limit_s)
 
 
-def order_from_proto(order: coordinator_pb2.WorkerOrder) -> Plan | End:
+def _key(report: coordinator_pb2.WorkerReport) -> str | None:
+    """Under which the newest report of a kind lasts; None: it does not."""
+    kind = report.WhichOneof("report") or ""
+    return f"{kind} {LASTING[kind](getattr(report, kind))}" if kind in LASTING else None
+
+
+def order_from_proto(order: coordinator_pb2.WorkerOrder) -> Order:
     if order.HasField("end"):
         return End(order.end.reason, order.end.error)
+    if order.HasField("redirect"):
+        return Redirect(order.redirect.shard, order.redirect.address, order.redirect.term)
     plan = order.plan
     return Plan(
         assignments=tuple(

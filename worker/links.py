@@ -1,14 +1,14 @@
 """A worker's calls to one parameter server, on the network thread.
 
 Bytes that were not acknowledged are sent again as they were. A server that is away is waited
-for; one that no longer has what this worker asks for has moved past it.
+for; where its shard is served elsewhere, under a higher term, what was not answered is asked
+there. One that no longer has what this worker asks for has moved past it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -19,32 +19,30 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import grpc
 
-from wire.clock import Clock, Deadline
+from wire.clock import Clock
 from wire.codec.base import Buffer
-from wire.errors import NoInput, ProtocolMismatch, StaleIncarnation
+from wire.errors import NoInput, ProtocolMismatch, SparsyncError, StaleIncarnation, Unreachable
 from wire.ids import UnitId
 from wire.messages import Commit, ShardPlacement, commit_to_proto, unit_from_proto, unit_to_proto
-from wire.rpc.channel import open_channel
 from wire.rpc.chunks import Data, gathered
-from wire.rpc.frames import FrameStub, data_of
+from wire.rpc.frames import data_of
 from wire.rpc.identity import Security
 from wire.rpc.planes import PlaneReader, plane_chunks
-from wire.rpc.retry import Backoff, retrying
 from wire.rpc.status import to_error
-from wire.v1 import shard_pb2, shard_pb2_grpc
+from wire.v1 import shard_pb2
 from worker.deltas import Delta, Outcome
 from worker.outgoing import Outgoing
+from worker.patience import PATIENCE_S, Patience, patiently, within
+from worker.place import Place, Redirect
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-PATIENCE_S = 60.0
-"""How long a server or the coordinator may be away before the worker gives up."""
 SLOWEST_BYTES_PER_S = 100_000
 STATE_MODELS = 4
 """A call may move as many times the model as a stream has planes, at the slowest rate that is served."""
@@ -64,7 +62,7 @@ class Snapshot:
 
 
 class ShardLink:
-    """Two connections to one server: frames and deltas on one, state on the other.
+    """All calls to whichever server serves one shard.
 
     Args:
         plan: number of the placement.
@@ -83,23 +81,46 @@ class ShardLink:
         clock: Clock,
     ) -> None:
         self.shard = placement.shard
-        self.name = f"server {placement.shard} at {placement.address}"
+        self._security = security
         self._incarnation, self._timeline, self._plan = incarnation, timeline, plan
         self._clock = clock
-        self._patience_s = PATIENCE_S + STATE_MODELS * bytes / SLOWEST_BYTES_PER_S
-        self._channels = [open_channel(placement.address, security, pool=pool) for pool in ("data", "state")]
-        self._data = shard_pb2_grpc.ShardStub(self._channels[0])
-        self._frames = FrameStub(self._channels[0])
-        self._state = shard_pb2_grpc.ShardStub(self._channels[1])
+        self._call_s = PATIENCE_S + STATE_MODELS * bytes / SLOWEST_BYTES_PER_S
+        self._place = self._go_to(placement.address, placement.term)
+        self._left: set[asyncio.Task[None]] = set()
+
+    def _go_to(self, address: str, term: int) -> Place:
+        return Place(self.shard, address, term=term, security=self._security)
+
+    def redirect(self, to: Redirect) -> None:
+        """The shard is served elsewhere, if that is news: what runs is done again there, as it was."""
+        older = self._place
+        if to.term <= older.term:
+            return
+        log.info("shard %d is served at %s now, under term %d", self.shard, to.address, to.term)
+        self._place = self._go_to(to.address, to.term)
+        older.leave()
+        closing = asyncio.get_running_loop().create_task(older.close())
+        self._left.add(closing)
+        closing.add_done_callback(self._left.discard)
 
     async def close(self) -> None:
-        for channel in self._channels:
-            await channel.close(None)
+        await asyncio.gather(*self._left)
+        await self._place.close()
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Try again while the server is away; what moves slowly is not away (keepalive finds a dead peer)."""
-        deadline = Deadline(self._clock, self._patience_s)
-        return await retrying(call, deadline=deadline, backoff=Backoff(random.Random()), peer=self.name)
+    async def _patiently(self, call: Callable[[Place], Awaitable[T]]) -> T:
+        """Try again while the server is away, wherever it is by then; what moves slowly is not away."""
+
+        async def once() -> T:
+            place = self._place
+            async with within(self._call_s, peer=place.name):
+                return await call(place)
+
+        return await patiently(once, Patience(self._clock), peer=f"server {self.shard}", sleep=self._pause)
+
+    async def _pause(self, pause_s: float) -> None:
+        """Until the next try, which comes at once where the shard is served elsewhere."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._place.left.wait(), pause_s)
 
     # --- the published model -------------------------------------------------------------------
 
@@ -108,57 +129,70 @@ class ShardLink:
 
         Raises: StaleIncarnation where the server no longer retains them.
         """
-        backoff, broken = Backoff(random.Random()), None
+        patience = Patience(self._clock)
         while True:
+            patience.trying()
+            failure: SparsyncError = Unreachable(f"server {self.shard} ended its deltas before the final one")
             try:
                 async with aclosing(self._deltas(version, 0)) as deltas:
                     async for delta in deltas:
-                        backoff.reset()
-                        broken = None
+                        patience.heard()
                         await put(delta)
                         version = delta.version + 1
                         if delta.final:
                             return
             except grpc.aio.AioRpcError as error:
-                failure = to_error(error, peer=self.name)
-                broken = broken or Deadline(self._clock, PATIENCE_S)
-                if not failure.retry or broken.passed:
-                    with _outrun():
-                        raise failure from None
-                log.warning("%s; following again from version %d", failure, version)
-            await asyncio.sleep(backoff.next())
+                failure = to_error(error, peer=f"server {self.shard}")
+            except Unreachable as error:
+                failure = error
+            with _outrun():
+                pause_s = patience.pause_s(failure)
+            log.warning("%s; following again from version %d", failure, version)
+            await self._pause(pause_s)
 
     async def history(self, start: int, stop: int) -> list[Delta]:
         """The deltas from version `start` up to `stop`. Raises: StaleIncarnation as `follow`."""
 
-        async def call() -> list[Delta]:
+        async def call(place: Place) -> list[Delta]:
             return [delta async for delta in self._deltas(start, stop)]
 
         with _outrun():
             return await self._patiently(call)
 
     async def _deltas(self, start: int, stop: int) -> AsyncGenerator[Delta, None]:
+        place = self._place
         request = shard_pb2.FollowRequest(
-            timeline=self._timeline, incarnation=self._incarnation, from_version=start, until_version=stop
+            timeline=self._timeline,
+            incarnation=self._incarnation,
+            from_version=start,
+            until_version=stop,
+            term=place.term,
         )
         header, frame, size = shard_pb2.DeltaHeader(), list[Buffer](), 0
-        call = self._frames.Follow(request)
-        try:
+        with place.running(place.frames.Follow(request)) as call:
             async for chunk in call:
                 data = data_of(chunk)
                 if data is None:
                     header, frame, size = chunk.header, [], 0
+                    self._check(header, place)
                     continue
                 frame.append(data)
                 size += len(data)
                 if size > header.frame_bytes:
                     raise ProtocolMismatch(
-                        f"{self.name} sent more than the {header.frame_bytes} bytes of a delta"
+                        f"{place.name} sent more than the {header.frame_bytes} bytes of a delta"
                     )
                 if size == header.frame_bytes:
                     yield _delta(header, tuple(frame))
-        finally:
-            call.cancel()  # gRPC would keep one that is dropped open until the garbage is collected
+
+    def _check(self, header: shard_pb2.DeltaHeader, place: Place) -> None:
+        """Raises: Unreachable for a delta that is not of this shard's primary; another one is to be waited for."""
+        if header.shard != self.shard:
+            raise Unreachable(f"{place.name} serves shard {header.shard}")
+        if 0 < header.term < self._place.term:
+            raise Unreachable(
+                f"{place.name} sent a delta of term {header.term}, the shard's primary has term {self._place.term}"
+            )
 
     async def snapshot(self, plane: str, size: int, *, step: int = 0, live: bool = False) -> Snapshot:
         """`published` at the newest retained base at or below `step` (`live`: as it is now), or `x`.
@@ -169,14 +203,15 @@ class ShardLink:
             timeline=self._timeline, incarnation=self._incarnation, plane=plane, step=step, live=live
         )
 
-        async def call() -> Snapshot:
+        async def call(place: Place) -> Snapshot:
             reader, found = PlaneReader(lambda name: size), Snapshot(step, 0, step, b"")
-            async for chunk in self._data.Snapshot(request):
-                if (complete := reader.feed(chunk)) is not None:
-                    name, data = complete
-                    numbers = name.split("/")[1:]  # published/STEP/VERSION
-                    at, version = (int(n) for n in numbers) if numbers else (step, 0)
-                    found = Snapshot(at, version, at, data)
+            with place.running(place.data.Snapshot(request)) as chunks:
+                async for chunk in chunks:
+                    if (complete := reader.feed(chunk)) is not None:
+                        name, data = complete
+                        numbers = name.split("/")[1:]  # published/STEP/VERSION
+                        at, version = (int(n) for n in numbers) if numbers else (step, 0)
+                        found = Snapshot(at, version, at, data)
             reader.finish()
             return found
 
@@ -203,25 +238,21 @@ class ShardLink:
             for chunk in plane_chunks("x", plane):
                 yield shard_pb2.UploadChunk(plane=chunk)
 
-        await self._patiently(lambda: self._state.Upload(chunks()))
+        async def call(place: Place) -> None:
+            with place.running(place.state.Upload(chunks())) as uploading:
+                await uploading
+
+        await self._patiently(call)
 
     # --- units and stream state ------------------------------------------------------------------
 
     async def push(self, unit: UnitId, attempt: int, frame: Outgoing, commit: Commit, base: int) -> bool:
         """Send this shard's part of a unit until it is acknowledged; False: it was fenced."""
         header = shard_pb2.PushHeader(
-            unit=unit_to_proto(unit),
-            attempt=attempt,
-            incarnation=self._incarnation,
-            plan=self._plan,
-            shard=self.shard,
-            frame_bytes=frame.most_bytes,
-            base_version=base,
+            unit=unit_to_proto(unit), attempt=attempt, frame_bytes=frame.most_bytes, base_version=base
         )
         try:
-            reply = await self._patiently(
-                lambda: self._frames.Push(_messages(header, frame.chunks(), commit))
-            )
+            reply = await self._push(header, frame.chunks, commit)
         finally:
             frame.end()
         if reply.outcome == shard_pb2.PushReply.FENCED:  # whoever fenced it tells this worker what comes next
@@ -234,19 +265,24 @@ class ShardLink:
         Raises: SparsyncError where there is no answer in time, or will be none.
         """
         header = shard_pb2.PushHeader(
-            flush=shard_pb2.Flush(timeline=self._timeline, segment=segment),
-            incarnation=self._incarnation,
-            plan=self._plan,
-            shard=self.shard,
-            frame_bytes=sum(map(len, pieces)),
+            flush=shard_pb2.Flush(timeline=self._timeline, segment=segment), frame_bytes=sum(map(len, pieces))
         )
-        reply = await retrying(
-            lambda: self._frames.Push(_messages(header, _each(gathered(pieces)), commit)),
-            deadline=Deadline(self._clock, limit_s),
-            backoff=Backoff(random.Random()),
-            peer=self.name,
-        )
+        async with within(limit_s, peer=f"server {self.shard}"):
+            reply = await self._push(header, lambda: _each(gathered(pieces)), commit)
         return bool(reply.outcome != shard_pb2.PushReply.FENCED)
+
+    async def _push(
+        self, header: shard_pb2.PushHeader, chunks: Callable[[], AsyncIterator[Data]], commit: Commit
+    ) -> shard_pb2.PushReply:
+        header.incarnation, header.plan, header.shard = self._incarnation, self._plan, self.shard
+
+        async def call(place: Place) -> shard_pb2.PushReply:
+            header.term = place.term
+            with place.running(place.frames.Push(_messages(header, chunks(), commit))) as pushing:
+                reply: shard_pb2.PushReply = await pushing
+            return reply
+
+        return await self._patiently(call)
 
     async def deposit(self, stream: int, step: int, attempt: int, planes: Mapping[str, bytes]) -> None:
         """Save this shard's part of a stream's state before the unit of `step`."""
@@ -265,7 +301,11 @@ class ShardLink:
                 for chunk in plane_chunks(name, data):
                     yield shard_pb2.DepositChunk(plane=chunk)
 
-        await self._patiently(lambda: self._state.Deposit(chunks()))
+        async def call(place: Place) -> None:
+            with place.running(place.state.Deposit(chunks())) as depositing:
+                await depositing
+
+        await self._patiently(call)
 
     async def withdraw(
         self, stream: int, step: int, expected: Callable[[str], int | range | None]
@@ -278,11 +318,10 @@ class ShardLink:
             timeline=self._timeline, incarnation=self._incarnation, stream=stream, step=step
         )
 
-        async def call() -> dict[str, bytes]:
+        async def call(place: Place) -> dict[str, bytes]:
             reader = PlaneReader(expected)
-            done: Iterable[tuple[str, bytes] | None] = [
-                reader.feed(chunk) async for chunk in self._state.Withdraw(request)
-            ]
+            with place.running(place.state.Withdraw(request)) as chunks:
+                done: Iterable[tuple[str, bytes] | None] = [reader.feed(chunk) async for chunk in chunks]
             reader.finish()
             return dict(part for part in done if part is not None)
 

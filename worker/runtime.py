@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
+from wire.clock import Deadline, monotonic_clock
 from wire.codec import kernels
 from wire.config import Config, environment
-from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, UsageError
+from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, Unreachable, UsageError
 from wire.memory import keep_freed_memory
 from wire.rpc.channel import reach
 from wire.rpc.identity import Security
@@ -28,6 +29,7 @@ from wire.rpc.join import join
 from wire.telemetry import log_to_stderr
 from wire.v1 import coordinator_pb2
 from worker import heartbeat
+from worker.patience import PATIENCE_S
 from worker.randomness import seed_all
 from worker.transfer import Transfer
 
@@ -93,7 +95,7 @@ class Attachment:
         """
         self.training = False
         self.detach()
-        reply = asyncio.run(_join(self._coordinator, self._name, self.device, self._security, JOIN_TIMEOUT_S))
+        reply = self._join_patiently()
         if reply.run != self.run:
             raise RunOver(
                 f"run {self.run} is gone, {self._coordinator} serves run {reply.run}; start this worker anew"
@@ -102,6 +104,19 @@ class Attachment:
         if self._identity_path is not None:
             self.write_identity(self._identity_path)
         log.info("joined run %s again as incarnation %d", self.run, self.incarnation)
+
+    def _join_patiently(self) -> coordinator_pb2.JoinReply:
+        """A coordinator that is away is waited for; one that is there says within `JOIN_TIMEOUT_S` what it thinks."""
+        deadline = Deadline(monotonic_clock, PATIENCE_S)
+        while True:
+            try:
+                return asyncio.run(
+                    _join(self._coordinator, self._name, self.device, self._security, JOIN_TIMEOUT_S)
+                )
+            except Unreachable as error:
+                if deadline.passed:
+                    raise
+                log.warning("%s; trying for %.0f s more", error, deadline.remaining())
 
     def report(self, **fields: Any) -> None:
         """Tell the coordinator, by the name of the field in WorkerReport."""

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import grpc
 
-from wire.clock import Clock, monotonic_clock
-from wire.errors import SparsyncError
+from wire.clock import Clock, Deadline, monotonic_clock
+from wire.errors import RunOver, SparsyncError, by_name
 from wire.ids import UnitId
 from wire.layout import Layout
 from wire.messages import (
@@ -32,15 +32,19 @@ from wire.rpc.meter import SocketMeter
 from wire.rpc.status import to_error
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 from worker.deltas import Delta
-from worker.line import Line
+from worker.line import Line, Order
 from worker.links import ShardLink, Snapshot
-from worker.mailbox import End, Flushed, Mailbox, Plan
+from worker.mailbox import WAKE_S, End, Flushed, Mailbox
 from worker.outgoing import Outgoing
+from worker.patience import Patience, patiently
+from worker.place import Redirect
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 EXTRA_BYTES = 1 << 28
 """Most bytes of a stream's state that is no plane."""
+AFTER_END_S = 5.0
+"""So long after the run's end an answer of a server's is waited for."""
 
 
 class Transfer:
@@ -86,6 +90,22 @@ class Transfer:
         """Run `work` on the network thread and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    def _do_there(self, work: Coroutine[Any, Any, T]) -> T:
+        """As `_do`, with servers that may be away for long. Raises: what the run ended with meanwhile."""
+        doing = asyncio.run_coroutine_threadsafe(work, self._loop)
+        patience: Deadline | None = None
+        while True:
+            try:
+                return doing.result(WAKE_S)
+            except TimeoutError:
+                if doing.done():
+                    raise
+            if (end := self.mailbox.end) is not None:
+                patience = patience or Deadline(self._clock, AFTER_END_S)
+                if patience.passed:
+                    doing.cancel()
+                    raise by_name(end.error)(end.reason) if end.error else RunOver(end.reason)
+
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Start `work` on the network thread; what it raises goes to the mailbox."""
         self._loop.call_soon_threadsafe(self._start, work)
@@ -108,6 +128,8 @@ class Transfer:
     def do_declare(self, layout: Layout, optimizer: OptimizerSpec) -> bool:
         """Tell the model, wait for its placement, connect to the shards; whether to upload the parameters.
 
+        The coordinator answers once there are servers, however long that takes; if it ends meanwhile it is asked again.
+
         Raises:
             ModelMismatch: the run's model is another one.
             RunOver: it has ended.
@@ -125,11 +147,12 @@ class Transfer:
             parameters=layout_to_proto(layout),
             optimizer=optimizer_to_proto(optimizer),
         )
-        try:
+
+        async def ask() -> coordinator_pb2.DeclareReply:
             reply: coordinator_pb2.DeclareReply = await self._stub.Declare(request)
-        except grpc.aio.AioRpcError as error:
-            raise to_error(error, peer=self._peer) from None
-        return reply
+            return reply
+
+        return await patiently(ask, Patience(self._clock), peer=self._peer)
 
     async def _connect(self, layout: Layout, plan: int) -> None:
         self._links = [
@@ -149,11 +172,14 @@ class Transfer:
         """Open the line to the coordinator, and again when it breaks."""
         self._begin(self._line.attend())
 
-    def _hear(self, order: Plan | End) -> None:
-        if isinstance(order, End):
-            self.mailbox.put_end(order)
-        else:
-            self.mailbox.put_plan(order)
+    def _hear(self, order: Order) -> None:
+        match order:
+            case End():
+                self.mailbox.put_end(order)
+            case Redirect():
+                self._links[order.shard].redirect(order)
+            case _:
+                self.mailbox.put_plan(order)
 
     def report(self, **fields: Any) -> None:
         """Queue a report, by the name of its field in WorkerReport."""
@@ -199,7 +225,7 @@ class Transfer:
         """The `count` deltas of every shard i from version `starts[i]` on: those of one step together."""
         if count <= 0:
             return []
-        lanes = self._do(
+        lanes = self._do_there(
             self._gather(lambda link: link.history(starts[link.shard], starts[link.shard] + count))
         )
         return list(zip(*lanes, strict=True))
@@ -211,13 +237,13 @@ class Transfer:
         self, plane: str, sizes: Sequence[int], *, step: int = 0, live: bool = False
     ) -> list[Snapshot]:
         """Each shard's part of x̂ at the newest retained base at or below `step` (`live`: as it is now), or of `x`."""
-        return self._do(
+        return self._do_there(
             self._gather(lambda link: link.snapshot(plane, sizes[link.shard], step=step, live=live))
         )
 
     def do_upload(self, planes: Sequence[bytes]) -> None:
         """The initial parameters, each shard's part."""
-        self._do(self._gather(lambda link: link.upload(planes[link.shard])))
+        self._do_there(self._gather(lambda link: link.upload(planes[link.shard])))
 
     def begin_push(
         self,
@@ -271,7 +297,7 @@ class Transfer:
         async def deposit_all() -> None:
             await self._gather(lambda link: link.deposit(stream, step, attempt, planes[link.shard]))
             deposited = coordinator_pb2.Deposited(stream=stream, step=step, released=released)
-            self._line.tell(coordinator_pb2.WorkerReport(deposited=deposited))
+            self._line.tell(coordinator_pb2.WorkerReport(deposited=deposited), attempt=attempt)
 
         self._begin(deposit_all())
 
@@ -279,7 +305,7 @@ class Transfer:
         self, stream: int, step: int, expected: Callable[[int, str], int | range | None]
     ) -> list[dict[str, bytes]]:
         """The deposit of a stream: each shard's planes by name. `expected(shard, plane)` bounds their sizes."""
-        return self._do(
+        return self._do_there(
             self._gather(lambda link: link.withdraw(stream, step, lambda name: expected(link.shard, name)))
         )
 

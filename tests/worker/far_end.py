@@ -20,6 +20,7 @@ def serving(
     far_end: coordinator_pb2_grpc.CoordinatorServicer,
     *,
     add_others: Callable[[grpc.aio.Server], None] = lambda server: None,
+    listen: str = "127.0.0.1:0",
 ) -> Iterator[str]:
     """The address of `far_end`, on an event loop in a thread of its own; `add_others` adds what else is there."""
     loop = asyncio.new_event_loop()
@@ -33,7 +34,7 @@ def serving(
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(far_end, server)
         add_others(server)
 
-    served = run(serve(listen="127.0.0.1:0", security=Security(), add=add, services=[]))
+    served = run(serve(listen=listen, security=Security(), add=add, services=[]))
     try:
         yield served.address
     finally:

@@ -1,20 +1,29 @@
-"""The worker's lines: what is told after a line broke arrives on the next one."""
+"""The worker's lines: what is told after a line broke arrives on the next one; what must not be lost, on each."""
 
 from __future__ import annotations
 
+import asyncio
 import queue
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import pytest
 
 from tests.worker.far_end import serving
+from wire.errors import RunOver, StaleIncarnation
+from wire.layout import Layout, Parameter
+from wire.messages import OptimizerSpec
 from wire.rpc.identity import Security
-from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
+from wire.v1 import common_pb2, coordinator_pb2, coordinator_pb2_grpc
 from worker.transfer import Transfer
 
 INCARNATION = 7
+LIMIT_S = 10.0
+LAYOUT = Layout((Parameter("weight", (7,), "float32", 0),))
 
 
 class BreakingLines(coordinator_pb2_grpc.CoordinatorServicer):
@@ -65,7 +74,183 @@ def test_what_must_not_be_lost_is_told_on_every_line_once_more() -> None:
             transfer.report(uploaded={})
             transfer.report(scalars={"step": 3, "values": {}})
             transfer.begin_attending()
+            transfer.flush(5.0)
+            transfer.report(flushed={"segment": 1})
             heard = [far_end.heard.get(timeout=10).WhichOneof("report") for _ in range(4)]
         finally:
             transfer.close()
-    assert heard == ["attending", "uploaded", "uploaded", "scalars"]
+    assert heard == ["attending", "uploaded", "scalars", "flushed"]
+
+
+# --- a coordinator that comes back ----------------------------------------------------------------------
+
+
+class Restarted(coordinator_pb2_grpc.CoordinatorServicer):
+    """One life of a coordinator: keeps what is told on each line, says what is put into `orders`.
+
+    places: where a declared model is placed; None: it would wait for servers.
+    """
+
+    def __init__(self, *orders: coordinator_pb2.WorkerOrder, places: str | None = None) -> None:
+        self._orders = orders
+        self._places = places
+        self.asked = threading.Event()
+        self.heard: queue.Queue[coordinator_pb2.WorkerReport] = queue.Queue()
+
+    async def Declare(self, request: Any, context: Any) -> coordinator_pb2.DeclareReply:
+        self.asked.set()
+        if self._places is None:
+            await asyncio.sleep(60)
+        placed = common_pb2.ShardPlacement(address=self._places or "", term=1)
+        return coordinator_pb2.DeclareReply(placement=[placed], plan=3, upload=True)
+
+    async def Attend(
+        self, request_iterator: AsyncIterator[coordinator_pb2.WorkerReport], context: Any
+    ) -> AsyncIterator[coordinator_pb2.WorkerOrder]:
+        for order in self._orders:
+            yield order
+        async for report in request_iterator:
+            self.heard.put(report)
+
+    def told(self, count: int) -> list[str]:
+        """The next `count` reports, each by its kind and what it is about."""
+        return [_named(self.heard.get(timeout=LIMIT_S)) for _ in range(count)]
+
+
+def _named(report: coordinator_pb2.WorkerReport) -> str:
+    kind = report.WhichOneof("report")
+    about = {
+        "deposited": lambda: f" {report.deposited.stream} at {report.deposited.step}",
+        "evaluated": lambda: f" {report.evaluated.step}",
+        "scalars": lambda: f" {report.scalars.step}",
+        "progress": lambda: f" {report.progress.units}",
+        "holding": lambda: f" {report.holding.plan}",
+    }
+    return f"{kind}{about[kind]() if kind in about else ''}"
+
+
+def planned(stream: int, attempt: int) -> coordinator_pb2.WorkerOrder:
+    assignment = coordinator_pb2.Assignment(stream=stream, attempt=attempt)
+    return coordinator_pb2.WorkerOrder(plan=coordinator_pb2.Plan(number=9, assignments=[assignment]))
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Transfer]:
+    transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
+    try:
+        yield transfer
+    finally:
+        transfer.close()
+
+
+def report_all(transfer: Transfer) -> None:
+    """One of each kind, older and newer ones."""
+    transfer.report(ready={})
+    transfer.report(announce={"activity": "evaluating"})
+    for step in (10, 20):
+        transfer.report(evaluated={"step": step, "model": "published"})
+        transfer.report(deposited={"stream": 0, "step": step})
+        transfer.report(progress={"units": step})
+        transfer.report(holding={"plan": step})
+    transfer.report(deposited={"stream": 1, "step": 20, "released": True})
+    transfer.report(announce={"activity": "evaluating"})
+    transfer.report(scalars={"step": 1})
+    transfer.report(leaving={})
+    transfer.report(flushed={})
+
+
+LASTING = [
+    "ready",
+    "evaluated 10",
+    "deposited 0 at 20",
+    "progress 20",
+    "evaluated 20",
+    "deposited 1 at 20",
+    "announce",
+    "leaving",
+    "flushed",
+]
+
+
+def test_a_coordinator_that_is_back_hears_of_it_within_a_second_and_the_newest_of_each_kind_first() -> None:
+    older, newer = Restarted(), Restarted()
+    with serving(older) as address:
+        transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
+        transfer.begin_attending()
+        assert older.told(1) == ["attending"]
+    try:
+        report_all(transfer)
+        time.sleep(1.5)  # away
+        with serving(newer, listen=address):
+            began = time.monotonic()
+            assert newer.told(1) == ["attending"]
+            assert time.monotonic() - began < 1.0
+            assert newer.told(12) == [*LASTING, "holding 10", "holding 20", "scalars 1"]
+            transfer.report(scalars={"step": 2})
+            assert newer.told(1) == ["scalars 2"]
+            transfer.mailbox.check()
+    finally:
+        transfer.close()
+
+
+@pytest.mark.parametrize(("attempt", "told"), [(4, True), (5, False)])
+def test_a_stream_that_came_back_is_not_told_as_released_again(attempt: int, told: bool) -> None:
+    older, newer = Restarted(), Restarted(planned(1, attempt))
+    with serving(older) as address:
+        transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
+    try:
+        released = coordinator_pb2.Deposited(stream=1, step=20, released=True)
+        report = coordinator_pb2.WorkerReport(deposited=released)
+        transfer._loop.call_soon_threadsafe(lambda: transfer._line.tell(report, attempt=4))
+        for life in (newer, Restarted(planned(1, attempt))):
+            with serving(life, listen=address):
+                if life is newer:
+                    transfer.begin_attending()
+                assert life.told(1) == ["attending"]
+                first = life.told(1) if life is newer or told else []
+                transfer.report(scalars={"step": 3})
+                assert [*first, *life.told(1)] == [
+                    *(["deposited 1 at 20"] if life is newer or told else []),
+                    "scalars 3",
+                ]
+                while transfer.mailbox.take_plan() is None:
+                    transfer.mailbox.wait()
+    finally:
+        transfer.close()
+
+
+def test_a_model_is_declared_again_to_a_coordinator_that_is_back() -> None:
+    older, newer = Restarted(), Restarted(places="127.0.0.1:1")
+    declaring: list[bool] = []
+    with serving(older) as address:
+        transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
+        thread = threading.Thread(
+            target=lambda: declaring.append(transfer.do_declare(LAYOUT, OptimizerSpec("sgd", ())))
+        )
+        thread.start()
+        assert older.asked.wait(LIMIT_S)
+    try:
+        with serving(newer, listen=address):
+            thread.join(LIMIT_S)
+            assert declaring == [True]
+    finally:
+        transfer.close()
+
+
+# --- the end of the run, while a server is away -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [("", RunOver), ("StaleIncarnation", StaleIncarnation)], ids=["over", "given up"]
+)
+def test_a_server_that_is_away_is_not_waited_for_beyond_the_end_of_the_run(
+    error: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.transfer.AFTER_END_S", 0.2)
+    end = coordinator_pb2.WorkerOrder(end=coordinator_pb2.End(reason="the reason", error=error))
+    far_end = Restarted(end, places="127.0.0.1:1")
+    with serving(far_end) as address, connected(address) as transfer:
+        transfer.do_declare(LAYOUT, OptimizerSpec("sgd", ()))
+        transfer.begin_attending()
+        with pytest.raises(kind, match="the reason"):
+            transfer.do_snapshot("published", [28])
