@@ -141,7 +141,7 @@ class Log:
             for file in old:
                 del self._sizes[file]
         for file in old:
-            file.path.unlink()
+            file.path.unlink(missing_ok=True)
         self._retry.set()
 
     def _last_of(self, file: LogFile) -> int:
@@ -162,22 +162,27 @@ class Log:
 
     def _run(self) -> None:
         try:
-            while (first := self._wait()) is not None:
-                if self._tail is None or not self._tail.takes(first.bytes):
-                    self._patiently(partial(self._begin_file, first))
-                self._commit(self._gather())
-                self._restock()
+            while self._wait():
+                self._write_next()
             if self._tail is not None:
                 self._tail.close()
             self._shelf.close()
         except Exception as error:
             self._break(error)
 
-    def _wait(self) -> Pending | None:
-        """The next record to write; None when this ends."""
+    def _wait(self) -> bool:
+        """Whether there is something to write; False when this ends."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
-            return self._queue[0] if self._queue else None
+        return bool(self._queue)
+
+    def _write_next(self) -> None:
+        """One batch, in a new file if there is no room for its first record."""
+        first = self._queue[0]
+        if self._tail is None or not self._tail.takes(first.bytes):
+            self._patiently(partial(self._begin_file, first))
+        self._commit(self._gather())
+        self._restock()
 
     def _begin_file(self, first: Pending) -> None:
         """What was written is durable already; from here on it is another file's turn."""
