@@ -95,8 +95,8 @@ def lose_power(directory: Path, power: Power, after: Path, data: st.DataObject) 
 batches = st.lists(st.lists(st.integers(0, 1500), min_size=1, max_size=5), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=150)
-@given(batches=batches, operations=st.integers(0, 60), data=st.data())
+@settings(deadline=None, max_examples=200)
+@given(batches=batches, operations=st.integers(0, 30), data=st.data())
 def test_what_was_told_survives_a_loss_of_power(
     batches: list[list[int]], operations: int, data: st.DataObject
 ) -> None:
