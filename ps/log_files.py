@@ -152,6 +152,8 @@ class Reader:
 def read_tail(directory: Path, after: int) -> Iterator[tuple[int, bytes]]:
     """(position, record) of every record behind position `after`, in order; ends at a torn tail.
 
+    Of a log that is being written, only what is durable may be asked for: its end is on the move, and looks damaged.
+
     Raises:
         DamagedFile: a record or a file is missing or altered before the end.
     """
