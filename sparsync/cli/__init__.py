@@ -37,6 +37,7 @@ COMMANDS = {
     "drain": Entry("sparsync.cli.steer", "Have a worker leave a live run."),
     "checkpoint": Entry("sparsync.cli.steer", "Write a checkpoint of a live run."),
     "stop": Entry("sparsync.cli.steer", "End a live run, with a checkpoint."),
+    "chaos": Entry("sparsync.cli.chaos", "Strike the processes of a live run."),
     "proxy": Entry("sparsync.cli.proxy", "Put a poor network in front of a role."),
     "verify": Entry("sparsync.cli.verify", "Check every checksum of a run or a checkpoint."),
     "bench": Entry("sparsync.cli.bench", "Measure codecs and the data path."),
