@@ -16,12 +16,7 @@ import subprocess
 from collections.abc import Coroutine
 from typing import Any
 
-from sparsync.control import Control
-from sparsync.launch_plan import COORDINATOR, SPARSYNC, Launch, role_arguments, role_environment
-from sparsync.live import Display, EventTail, event_line
-from sparsync.report_lines import steering_lines
-from sparsync.run_directory import read_address
-from sparsync.supervision import (
+from sparsync.cluster_events import (
     Action,
     Event,
     Exited,
@@ -33,20 +28,26 @@ from sparsync.supervision import (
     Serving,
     Start,
     StopAnswered,
-    Supervisor,
     Tick,
     UserInterrupt,
-    exit_order,
 )
-from wire.clock import monotonic_clock
+from sparsync.control import Control
+from sparsync.exits import exit_order
+from sparsync.launch_plan import COORDINATOR, SPARSYNC, Launch, role_arguments, role_environment
+from sparsync.live import Display, EventTail, event_line
+from sparsync.report_lines import steering_lines
+from sparsync.run_directory import read_address
+from sparsync.supervision import Supervisor
+from wire.clock import Deadline, monotonic_clock
 from wire.config import environment
-from wire.errors import SparsyncError
+from wire.errors import SparsyncError, Unreachable
 
 TICK_S = 0.1
 STATUS_EVERY_S = 0.5
 STATUS_TIMEOUT_S = 2.0
 LAST_LOOK_S = 1.0
 STOP_TIMEOUT_S = 3.0
+STOP_AGAIN_S = 0.2
 
 
 class Cluster:
@@ -68,7 +69,12 @@ class Cluster:
         self._tail = EventTail(launch.run.events)
         first = launch.checkpoint.step if launch.checkpoint else 0
         self.supervisor = Supervisor(
-            launch.roles, restarts=launch.config.cluster.restarts, first_step=first, now=self._clock.now()
+            launch.roles,
+            restarts=launch.config.cluster.restarts,
+            first_step=first,
+            now=self._clock.now(),
+            shards=launch.config.cluster.servers,
+            durable=launch.durable,
         )
 
     async def run(self) -> None:
@@ -187,7 +193,7 @@ class Cluster:
             await asyncio.sleep(STATUS_EVERY_S)
 
     async def _look(self, timeout_s: float) -> None:
-        """Asks for the status and shows it. No answer is no news: the process's exit is what counts."""
+        """Asks for the status and shows it. No answer is no news: a coordinator that died is started again."""
         if self._control is None:
             return
         try:
@@ -198,13 +204,17 @@ class Cluster:
         self._display.update(status, self._clock.now())
 
     async def _request_stop(self, reason: str) -> None:
+        """Asks for the end; again where the coordinator is being started again just now."""
         assert self._control is not None
-        try:
-            at_step = await self._control.stop(reason, timeout_s=STOP_TIMEOUT_S)
-        except SparsyncError:
-            self._events.append(StopAnswered(None))
-        else:
-            self._events.append(StopAnswered(at_step))
+        deadline, at_step = Deadline(self._clock, STOP_TIMEOUT_S), None
+        while at_step is None and not deadline.passed:
+            try:
+                at_step = await self._control.stop(reason, timeout_s=deadline.remaining())
+            except Unreachable:
+                await asyncio.sleep(min(STOP_AGAIN_S, deadline.remaining()))
+            except SparsyncError:
+                break
+        self._events.append(StopAnswered(at_step))
         self._wake.set()
 
     def _interrupted(self) -> None:

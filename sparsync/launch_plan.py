@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsync import refuse_beside
+from sparsync.exits import Role
 from sparsync.run_directory import (
     Checkpoint,
     RunDirectory,
@@ -25,7 +26,6 @@ from sparsync.run_directory import (
     refuse_occupied,
     write_whole,
 )
-from sparsync.supervision import Role
 from wire.config import ENV_PREFIX, Config, Loaded, environment, load
 from wire.errors import DamagedFile, NoInput, SparsyncError, UsageError
 from wire.rpc.identity import Security
@@ -53,10 +53,20 @@ class Launch:
         return security_of(self.config)
 
     @property
+    def servers(self) -> int:
+        """Server processes: one a shard, and the standbys."""
+        return self.config.cluster.servers * (1 + self.config.durability.replicas)
+
+    @property
+    def durable(self) -> bool:
+        """Whether a shard outlives the process that serves it: in its log, or at its standby."""
+        return self.config.durability.ack != "memory" or self.config.durability.replicas > 0
+
+    @property
     def roles(self) -> dict[str, Role]:
         """All processes by name."""
         roles: dict[str, Role] = {COORDINATOR: "coordinator"}
-        roles |= {f"ps-{i}": "ps" for i in range(self.config.cluster.servers)}
+        roles |= {f"ps-{i}": "ps" for i in range(self.servers)}
         return roles | {f"worker-{i}": "worker" for i in range(self.config.cluster.workers)}
 
 
@@ -176,11 +186,16 @@ def security_of(config: Config) -> Security:
 
 
 def role_arguments(launch: Launch, process: str, *, address: str | None) -> list[str]:
-    """The command line of one process after `sparsync`. `address`: the coordinator's, None for itself."""
+    """The command line of one process after `sparsync`.
+
+    `address`: the coordinator's. None for itself, unless it is started again: then it goes on, where it served before.
+    """
     role, run = launch.roles[process], launch.run
     if role == "coordinator":
-        resume = ["--resume", str(launch.checkpoint.path)] if launch.checkpoint else []
-        here = ["--config", str(run.config), "--listen", "127.0.0.1:0", "--data-dir", str(run.path)]
+        begins = address is None
+        resume = ["--resume", str(launch.checkpoint.path)] if launch.checkpoint and begins else []
+        listen = address or "127.0.0.1:0"
+        here = ["--config", str(run.config), "--listen", listen, "--data-dir", str(run.path)]
         return ["coordinator", *here, *resume, *security_flags(launch.security)]
     assert address is not None
     named = ["--coordinator", address, "--name", process, "--data-dir", str(run.path / process)]

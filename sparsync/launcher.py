@@ -74,7 +74,7 @@ def opening_lines(launch: Launch) -> list[str]:
         f"run        {launch.run.path.name}",
         f"directory  {quoted(launch.run.path)}",
         f"logs       {quoted(launch.run.logs)}",
-        f"roles      1 coordinator, {config.cluster.servers} servers, {config.cluster.workers} workers",
+        f"roles      1 coordinator, {launch.servers} servers, {config.cluster.workers} workers",
     ]
     if launch.checkpoint is not None:
         lines.append(f"resumes    {quoted(launch.checkpoint.path)}")
@@ -162,7 +162,7 @@ def next_lines(launch: Launch) -> list[str]:
     length = ("run.steps", config.run.steps) if epochs is None else ("run.epochs", epochs)
     machines = real_machine_lines(
         config=run.config,
-        servers=config.cluster.servers,
+        servers=launch.servers,
         workers=config.cluster.workers,
         command=[*launch.command],
     )

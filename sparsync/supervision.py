@@ -1,10 +1,11 @@
 """What the launcher does when a process ends or the user interrupts: a pure state machine.
 
 `Supervisor.handle(event, now)` returns the actions; it starts nothing, reads no clock and knows no
-process but by name. A worker that dies is started again, within `cluster.restarts`. The coordinator
-and the servers hold the run in memory: the loss of one ends it. An exit code in `FINAL` is an error
-that a restart would meet again. Every path ends with all processes gone: an end is first asked for,
-then SIGTERM, then SIGKILL, each with its own deadline. Times are seconds.
+process but by name. A process that dies is started again, within `cluster.restarts`: workers join anew,
+the coordinator goes on from its journal, a server from its log; where there is no log, and no second server
+of the shard, the loss of a server ends the run. An exit code in `FINAL` is an error that a restart would meet
+again. Every path ends with all processes gone: an end is first asked for, then SIGTERM, then SIGKILL,
+each with its own deadline. Times are seconds.
 """
 
 from __future__ import annotations
@@ -13,45 +14,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from signal import SIGKILL, SIGTERM, Signals
-from typing import Literal
 
-from wire.errors import (
-    BadUnit,
-    ConfigError,
-    DataRefused,
-    Interrupted,
-    ModelMismatch,
-    NoInput,
-    PermissionRefused,
-    ProtocolMismatch,
-    ScriptFailed,
-    ServerLost,
-    ShadowedModule,
-    SparsyncError,
-    Unreachable,
-    UsageError,
+from sparsync.cluster_events import (
+    Action,
+    Event,
+    Exited,
+    Joined,
+    RequestStop,
+    Say,
+    Seen,
+    Send,
+    Serving,
+    Start,
+    StopAnswered,
+    Tick,
+    UserInterrupt,
 )
-
-Role = Literal["coordinator", "ps", "worker"]
-
-FINAL = frozenset(
-    error.exit_code
-    for error in (
-        UsageError,
-        DataRefused,
-        NoInput,
-        ScriptFailed,
-        ProtocolMismatch,
-        PermissionRefused,
-        ConfigError,
-        ModelMismatch,
-        BadUnit,
-        ShadowedModule,
-    )
-)
-ORDERLY = frozenset((0, Interrupted.exit_code))
-"""A role ends with the second where the run was stopped: by `sparsync stop`, or by us."""
-KNOWN = frozenset(c.exit_code for c in SparsyncError.__subclasses__())
+from sparsync.exits import CRASHED, FENCED, FINAL, KNOWN, ORDERLY, Role, describe_exit
+from sparsync.restarts import Restarts
+from wire.errors import Interrupted, ScriptFailed, ServerLost, SparsyncError, Unreachable
 
 START_LIMIT_S = 30.0
 """For the coordinator to say where it serves."""
@@ -67,87 +48,10 @@ WORKER_END_LIMIT_S = 600.0
 """For what a script does after its loop."""
 DESERTED_LIMIT_S = 15.0
 """For the coordinator to end the run after its last worker has left."""
-BACKOFF_S = (0.5, 1.0, 2.0, 4.0)
-
-
-@dataclass(frozen=True)
-class Serving:
-    """The coordinator has told its address; the other roles have been started."""
-
-
-@dataclass(frozen=True)
-class Joined:
-    """A worker has joined the run."""
-
-    process: str
-
-
-@dataclass(frozen=True)
-class Exited:
-    """A process ended. `code` is its exit code, or minus the number of the signal that killed it."""
-
-    process: str
-    code: int
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the coordinator's status said."""
-
-    state: str
-    step: int
-
-
-@dataclass(frozen=True)
-class UserInterrupt:
-    """SIGINT or SIGTERM reached the launcher."""
-
-
-@dataclass(frozen=True)
-class StopAnswered:
-    """The coordinator's answer to Stop: the step after which the run ends; None: no answer came."""
-
-    at_step: int | None
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = Serving | Joined | Exited | Seen | UserInterrupt | StopAnswered | Tick
-
-
-@dataclass(frozen=True)
-class Start:
-    """Start this process again."""
-
-    process: str
-
-
-@dataclass(frozen=True)
-class RequestStop:
-    """Ask the coordinator to end the run after the next closed step."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Send:
-    """Send a signal to each of these processes."""
-
-    signal: Signals
-    processes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Say:
-    """Tell the user."""
-
-    text: str
-
-
-Action = Start | RequestStop | Send | Say
+QUIET_END_LIMIT_S = 2.0
+"""For the coordinator to say that the run is over, after a server ended as if it were."""
+UNDER_WAY = ("waiting", "running")
+"""States of a run that is not about to end."""
 
 
 class Phase(Enum):
@@ -169,38 +73,34 @@ class Failure:
     reason: str
 
 
-def describe_exit(code: int) -> str:
-    """An exit code of `subprocess` in words."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
-
-
-def exit_order(role: Role, code: int) -> int:
-    """Sort key for exits seen together: the process that tells the cause comes before those it took along."""
-    if role == "worker":
-        return 0 if code in FINAL else 3
-    return 1 if role == "coordinator" else 2
-
-
 class Supervisor:
     """Decides for one cluster of `roles` (process name -> role), of which the coordinator runs from the start.
 
-    `first_step`: the step that the run starts from (of the checkpoint; 0 for a new run).
+    Args:
+        first_step: that the run starts from (of the checkpoint; 0 for a new run).
+        shards: that the servers serve.
+        durable: a server that is started again has its shard, or another one has.
     """
 
-    def __init__(self, roles: dict[str, Role], *, restarts: int, first_step: int, now: float) -> None:
+    def __init__(
+        self,
+        roles: dict[str, Role],
+        *,
+        restarts: int,
+        first_step: int,
+        now: float,
+        shards: int,
+        durable: bool,
+    ) -> None:
         self._roles = roles
         self._alive = {name for name, role in roles.items() if role == "coordinator"}
-        self._limit = restarts
+        self._restarts = Restarts(roles, limit=restarts)
+        self._shards = shards
+        self._durable = durable
         self._first_step = first_step
         self._step = first_step
         self._state = ""
-        self._restarts = dict.fromkeys(roles, 0)
-        self._due: dict[str, float] = {}
+        self._ended_quietly: dict[str, tuple[int, float]] = {}
         self._outside: set[str] = set()
         self._serving = False
         self._deserted_at: float | None = None
@@ -214,12 +114,12 @@ class Supervisor:
     @property
     def restarts(self) -> int:
         """Restarts so far, of all processes together."""
-        return sum(self._restarts.values())
+        return self._restarts.total
 
     @property
     def ended(self) -> bool:
         """No process is left, and none will be started."""
-        return not self._alive and not self._due
+        return not self._alive and not self._restarts.waiting
 
     @property
     def exit_code(self) -> int:
@@ -264,9 +164,13 @@ class Supervisor:
         return react[self._roles[process]](process, code, now)
 
     def _coordinator_gone(self, process: str, code: int, now: float) -> list[Action]:
-        self._due.clear()
+        running = self.phase is Phase.RUNNING and self._serving
+        if running and (code < 0 or code in CRASHED) and not self._restarts.spent(process):
+            return self._restart(process, code, now)
+        self._restarts.cancel()
         if code not in ORDERLY:
-            failed = self._fail(code if code in KNOWN else ServerLost.exit_code, process, describe_exit(code))
+            kept = code if code in KNOWN else ServerLost.exit_code
+            failed = self._fail(kept, process, self._worn_out(process, code))
             return failed + self._wait(Phase.STOPPING, OWN_END_LIMIT_S, now)
         self.stopped |= code == Interrupted.exit_code
         late = self._send(SIGTERM, self._outside)  # there is nothing any more that they could join
@@ -276,9 +180,26 @@ class Supervisor:
         return late
 
     def _server_gone(self, process: str, code: int, now: float) -> list[Action]:
-        if code in ORDERLY or self.phase is not Phase.RUNNING:
+        if self.phase is not Phase.RUNNING:
             return []
-        failed = self._fail(code if code in FINAL else ServerLost.exit_code, process, describe_exit(code))
+        if code in ORDERLY:
+            self._ended_quietly[process] = code, now + QUIET_END_LIMIT_S
+            return []
+        return self._server_died(process, code, now)
+
+    def _server_died(self, process: str, code: int, now: float) -> list[Action]:
+        if code in FINAL or not self._durable or self._restarts.spent(process):
+            return self._server_lost(process, code, now)
+        return self._restart(process, code, now)
+
+    def _server_lost(self, process: str, code: int, now: float) -> list[Action]:
+        """For good: the run ends, unless as many servers are left as there are shards."""
+        if self._durable and len(self._left("ps")) >= self._shards:
+            return [
+                Say(f"{self._title(process)} {self._worn_out(process, code)}; its shard has another server")
+            ]
+        kept = code if code in FINAL else ServerLost.exit_code
+        failed = self._fail(kept, process, self._worn_out(process, code))
         return failed + self._wait(Phase.STOPPING, OWN_END_LIMIT_S, now)
 
     def _worker_gone(self, process: str, code: int, now: float) -> list[Action]:
@@ -288,36 +209,37 @@ class Supervisor:
             return []
         if code in ORDERLY:
             return self._worker_left(now)
-        if self._restarts[process] < self._limit:
+        if not self._restarts.spent(process):
             return self._restart(process, code, now)
-        if self._workers_left():
-            return [
-                Say(
-                    f"{process} {describe_exit(code)}; it had {self._limit} restarts, the others go on without it"
-                )
-            ]
-        failed = self._fail(code if code in KNOWN else SparsyncError.exit_code, process, self._worn_out(code))
+        reason = self._worn_out(process, code)
+        if self._left("worker"):
+            return [Say(f"{process} {reason}; the others go on without it")]
+        kept = code if code in KNOWN else SparsyncError.exit_code
+        failed = self._fail(kept, process, f"{reason}, and no worker is left")
         return failed + self._ask_end("no worker is left", now)
 
-    def _worn_out(self, code: int) -> str:
-        return (
-            f"{describe_exit(code)}, after {self._limit} restarts (cluster.restarts), and no worker is left"
-        )
+    def _title(self, process: str) -> str:
+        return f"server {process}" if self._roles[process] == "ps" else process
+
+    def _worn_out(self, process: str, code: int) -> str:
+        """How it ended, and that it is not started again where it might have been."""
+        if code in FINAL or not self._restarts.limit or not self._restarts.spent(process):
+            return describe_exit(code)
+        return f"{describe_exit(code)}, after {self._restarts.limit} restarts (cluster.restarts)"
 
     def _restart(self, process: str, code: int, now: float) -> list[Action]:
-        pause = BACKOFF_S[min(self._restarts[process], len(BACKOFF_S) - 1)]
-        self._restarts[process] += 1
-        self._due[process] = now + pause
-        count = f"restart {self._restarts[process]} of {self._limit}"
-        return [Say(f"{process} {describe_exit(code)}; {count} in {pause:g} s")]
+        role = self._roles[process]
+        again = self._restarts.plan(process, role, now, at_once=role == "ps" and code == FENCED)
+        return [Say(f"{self._title(process)} {describe_exit(code)}; {again}")]
 
     def _worker_left(self, now: float) -> list[Action]:
-        if not self._workers_left():
+        if not self._left("worker"):
             self._deserted_at = now + DESERTED_LIMIT_S
         return []
 
-    def _workers_left(self) -> bool:
-        return any(self._roles[name] == "worker" for name in self._alive | set(self._due))
+    def _left(self, role: Role) -> list[str]:
+        """Processes of a role that run, or will again."""
+        return [name for name in self._alive | self._restarts.waiting if self._roles[name] == role]
 
     def _coordinator_alive(self) -> bool:
         return any(self._roles[name] == "coordinator" for name in self._alive)
@@ -326,7 +248,7 @@ class Supervisor:
 
     def _fail(self, code: int, process: str, reason: str) -> list[Action]:
         """Keeps the first failure: the later ones follow from it."""
-        self._due.clear()
+        self._restarts.cancel()
         if self.failure is not None or self.interrupted:
             return []
         self.failure = Failure(code, process, reason)
@@ -334,7 +256,7 @@ class Supervisor:
 
     def _ask_end(self, reason: str, now: float) -> list[Action]:
         """Ends the run with a checkpoint where there is anything to keep."""
-        self._due.clear()
+        self._restarts.cancel()
         if self.phase is Phase.CLOSING:
             return []
         if not self._coordinator_alive():
@@ -348,7 +270,7 @@ class Supervisor:
         if self.interrupted:
             return self._kill("killing all processes")
         self.interrupted = True
-        self._due.clear()
+        self._restarts.cancel()
         if self.phase is not Phase.RUNNING or not self._coordinator_alive():
             return [Say("ending all processes; Ctrl-C again to kill"), *self._terminate(now)]
         if self._step <= self._first_step:
@@ -377,12 +299,12 @@ class Supervisor:
     def _terminate(self, now: float) -> list[Action]:
         if self.phase is Phase.KILLING:
             return []
-        self._due.clear()
+        self._restarts.cancel()
         self.phase, self._deadline = Phase.TERMINATING, now + TERM_LIMIT_S
         return self._send(SIGTERM, self._alive)
 
     def _kill(self, text: str) -> list[Action]:
-        self._due.clear()
+        self._restarts.cancel()
         self.phase = Phase.KILLING
         return [Say(text), *self._send(SIGKILL, self._alive)]
 
@@ -412,16 +334,25 @@ class Supervisor:
             return self._fail(Unreachable.exit_code, "coordinator", reason) + self._terminate(now)
         if self._deserted_at is not None and now >= self._deserted_at:
             return self._deserted(now)
-        due = [name for name, at in self._due.items() if now >= at]
-        for name in due:
-            del self._due[name]
-            self._alive.add(name)
-            self._outside.add(name)
-        return [Start(name) for name in due]
+        said = self._look_after_quiet_ones(now)
+        due = self._restarts.take_due(now)
+        self._alive |= set(due)
+        self._outside |= {name for name in due if self._roles[name] == "worker"}
+        return [*said, *(Start(name) for name in due)]
+
+    def _look_after_quiet_ones(self, now: float) -> list[Action]:
+        """Servers that somebody else than the coordinator has asked to end: the run needs them still."""
+        if not self._coordinator_alive():
+            return []
+        quiet = [(name, code) for name, (code, until) in self._ended_quietly.items() if now >= until]
+        for process, _ in quiet:
+            del self._ended_quietly[process]
+        needed = self._durable and self._state in UNDER_WAY
+        return [a for process, code in quiet if needed for a in self._server_died(process, code, now)]
 
     def _deserted(self, now: float) -> list[Action]:
         self._deserted_at = None
-        if self._state not in ("waiting", "running"):
+        if self._state not in UNDER_WAY:
             return []
         last = next(name for name, role in self._roles.items() if role == "worker")
         reason = "and all other workers ended before the run did; a script's loop runs until `batches` ends"

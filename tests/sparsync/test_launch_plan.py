@@ -149,6 +149,25 @@ def test_a_resumed_coordinator_is_given_the_checkpoint(tmp_path: Path) -> None:
     assert arguments[-2:] == ["--resume", str(out / "checkpoints" / "step-60")]
 
 
+def test_a_coordinator_that_is_started_again_goes_on_where_it_served(tmp_path: Path) -> None:
+    out = finished_run(tmp_path / "run")
+    arguments = role_arguments(plan("run.steps=120", resume=out), "coordinator", address=ADDRESS)
+    assert arguments[arguments.index("--listen") + 1] == ADDRESS
+    assert "--resume" not in arguments, "the checkpoint lies behind it"
+
+
+@pytest.mark.parametrize(
+    ("ack", "replicas", "servers", "durable"),
+    [("os", 0, 2, True), ("disk", 1, 4, True), ("memory", 1, 4, True), ("memory", 0, 2, False)],
+)
+def test_a_standby_a_shard_is_a_server_more(ack: str, replicas: int, servers: int, durable: bool) -> None:
+    launch = plan("cluster.servers=2", f'durability.ack="{ack}"', f"durability.replicas={replicas}")
+    assert [name for name, role in launch.roles.items() if role == "ps"] == [
+        f"ps-{i}" for i in range(servers)
+    ]
+    assert launch.durable is durable
+
+
 def test_tls_holds_for_every_role(tmp_path: Path) -> None:
     files = ("security.tls_ca=ca.pem", "security.tls_cert=c.pem", "security.tls_key=k.pem")
     launch = plan(*files)

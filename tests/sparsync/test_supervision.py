@@ -9,31 +9,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsync.supervision import (
-    DESERTED_LIMIT_S,
-    FINAL,
-    SERVER_END_LIMIT_S,
-    START_LIMIT_S,
-    STOP_LIMIT_S,
-    TERM_LIMIT_S,
-    WORKER_END_LIMIT_S,
+from sparsync.cluster_events import (
     Action,
     Event,
     Exited,
     Joined,
     RequestStop,
-    Role,
     Say,
     Seen,
     Send,
     Serving,
     Start,
     StopAnswered,
-    Supervisor,
     Tick,
     UserInterrupt,
-    describe_exit,
-    exit_order,
+)
+from sparsync.exits import FINAL, Role
+from sparsync.supervision import (
+    DESERTED_LIMIT_S,
+    QUIET_END_LIMIT_S,
+    SERVER_END_LIMIT_S,
+    START_LIMIT_S,
+    STOP_LIMIT_S,
+    TERM_LIMIT_S,
+    WORKER_END_LIMIT_S,
+    Supervisor,
 )
 
 ROLES: dict[str, Role] = {
@@ -50,10 +50,19 @@ class Run:
     """A supervisor with a hand on its clock; `step` closed steps are seen from the start."""
 
     def __init__(
-        self, *, restarts: int = 3, first_step: int = 0, step: int = 5, serving: bool = True
+        self,
+        *,
+        restarts: int = 3,
+        first_step: int = 0,
+        step: int = 5,
+        serving: bool = True,
+        durable: bool = True,
+        shards: int = 2,
     ) -> None:
         self.now = 100.0
-        self.supervisor = Supervisor(ROLES, restarts=restarts, first_step=first_step, now=self.now)
+        self.supervisor = Supervisor(
+            ROLES, restarts=restarts, first_step=first_step, now=self.now, shards=shards, durable=durable
+        )
         if serving:
             self.tell(Serving(), Joined("worker-0"), Joined("worker-1"), Seen("running", step))
 
@@ -98,7 +107,7 @@ def test_a_restarted_worker_that_joined_is_waited_for() -> None:
 def test_a_killed_worker_starts_again_after_a_pause() -> None:
     run = Run()
     assert run.exits(-9, "worker-0") == []
-    assert run.said == ["worker-0 was killed by SIGKILL; restart 1 of 3 in 0.5 s"]
+    assert run.said == ["worker-0 was killed by SIGKILL; starting it again in 0.5 s (1 of 3)"]
     assert run.after(0.4) == []
     assert run.after(0.2) == [Start("worker-0")]
     assert run.supervisor.restarts == 1 and not run.supervisor.ended
@@ -110,7 +119,9 @@ def test_pauses_grow_and_restarts_end_while_others_go_on() -> None:
         assert run.exits(1, "worker-1") == []
         assert run.after(pause + 0.01) == [Start("worker-1")]
     assert run.exits(1, "worker-1") == []
-    assert run.said == ["worker-1 ended with exit code 1; it had 2 restarts, the others go on without it"]
+    assert run.said == [
+        "worker-1 ended with exit code 1, after 2 restarts (cluster.restarts); the others go on without it"
+    ]
     assert run.after(60) == []
     assert run.supervisor.failure is None
 
@@ -152,16 +163,154 @@ def test_a_script_that_fails_after_the_run_still_fails() -> None:
     assert run.supervisor.ended and run.supervisor.exit_code == 70
 
 
-@pytest.mark.parametrize("code", [-9, 1, 81])
-@pytest.mark.parametrize("process", ["coordinator", "ps-1"])
-def test_a_lost_coordinator_or_server_ends_the_run(process: str, code: int) -> None:
+# --- the coordinator and the servers, started again ---------------------------------------------------
+
+
+@pytest.mark.parametrize(("process", "title"), [("coordinator", "coordinator"), ("ps-1", "server ps-1")])
+def test_a_killed_coordinator_or_server_starts_again_at_once_then_with_pauses(
+    process: str, title: str
+) -> None:
     run = Run()
-    assert run.exits(code, process) == []
-    others = tuple(p for p in ALL if p != process)
-    assert run.after(3.1) == [Send(SIGTERM, others)]
-    assert run.after(TERM_LIMIT_S) == [Send(SIGKILL, others)]
-    run.exits(-9, *others)
+    assert run.exits(-9, process) == []
+    assert run.said == [f"{title} was killed by SIGKILL; starting it again (1 of 3)"]
+    assert run.after(0) == [Start(process)]
+    assert run.exits(-6, process) == []
+    assert run.said == [f"{title} was killed by SIGABRT; starting it again in 1 s (2 of 3)"]
+    assert run.after(0.9) == []
+    assert run.after(0.2) == [Start(process)]
+    assert run.exits(1, process) == []
+    assert run.said == [f"{title} ended with exit code 1; starting it again in 2 s (3 of 3)"]
+    assert run.after(2) == [Start(process)]
+    assert run.supervisor.failure is None and run.supervisor.restarts == 3
+
+
+def test_both_at_once_start_again_and_nobody_else_is_touched() -> None:
+    run = Run()
+    assert run.exits(-9, "coordinator", "ps-0", "worker-1") == []
+    assert run.after(0) == [Start("coordinator"), Start("ps-0")]
+    assert run.after(0.5) == [Start("worker-1")]
+    assert run.after(START_LIMIT_S) == []
+
+
+@pytest.mark.parametrize("process", ["coordinator", "ps-1"])
+def test_one_that_has_had_its_restarts_ends_the_run(process: str) -> None:
+    run = Run(restarts=1)
+    run.exits(-9, process)
+    run.after(0)
+    assert run.exits(-9, process) == []
+    assert run.said == [f"{process} was killed by SIGKILL, after 1 restarts (cluster.restarts); the run ends"]
+    assert run.supervisor.exit_code == 81
+
+
+def test_without_restarts_and_with_shards_in_memory_alone_a_loss_ends_the_run() -> None:
+    for process, run in (
+        ("coordinator", Run(restarts=0)),
+        ("ps-1", Run(restarts=0)),
+        ("ps-1", Run(durable=False)),
+    ):
+        assert run.exits(-9, process) == []
+        assert run.said == [f"{process} was killed by SIGKILL; the run ends"]
+        others = tuple(p for p in ALL if p != process)
+        assert run.after(3.1) == [Send(SIGTERM, others)]
+        assert run.after(TERM_LIMIT_S) == [Send(SIGKILL, others)]
+        run.exits(-9, *others)
+        assert run.supervisor.ended and run.supervisor.exit_code == 81
+
+
+def test_a_server_without_restarts_is_done_without_while_every_shard_may_have_another() -> None:
+    run = Run(restarts=0, shards=1)
+    assert run.exits(-9, "ps-0") == []
+    assert run.said == ["server ps-0 was killed by SIGKILL; its shard has another server"]
+    assert run.supervisor.failure is None
+    run.exits(-9, "ps-1")
+    assert run.supervisor.exit_code == 81
+
+
+def test_a_fenced_server_begins_again_at_once() -> None:
+    run = Run()
+    for _ in range(3):
+        run.exits(83, "ps-0")
+        assert run.after(0) == [Start("ps-0")]
+
+
+@pytest.mark.parametrize("code", sorted(FINAL))
+def test_a_final_error_of_a_server_ends_the_run_as_that_error(code: int) -> None:
+    run = Run()
+    run.exits(code, "ps-1")
+    assert run.supervisor.restarts == 0 and run.supervisor.exit_code == code
+
+
+@pytest.mark.parametrize("code", [65, 69, 74, 78, 80, 81, 83])
+def test_a_coordinator_that_tells_how_the_run_ended_is_not_started_again(code: int) -> None:
+    run = Run()
+    run.exits(code, "coordinator")
+    assert run.supervisor.restarts == 0 and run.supervisor.exit_code == code
+
+
+@pytest.mark.parametrize("code", [-9, 1])
+def test_a_coordinator_that_dies_before_it_serves_ends_the_run(code: int) -> None:
+    run = Run(serving=False)
+    run.exits(code, "coordinator")
     assert run.supervisor.ended and run.supervisor.exit_code == 81
+
+
+def test_an_interrupt_while_the_coordinator_is_away_ends_all_in_time() -> None:
+    run = Run()
+    for _ in range(2):
+        run.exits(-9, "coordinator")
+        run.after(0)
+    assert run.tell(UserInterrupt()) == [Send(SIGTERM, tuple(p for p in ALL if p != "coordinator"))]
+    assert run.after(2) == [], "it is started no more"
+
+
+def test_an_interrupt_while_it_is_being_started_asks_for_a_checkpoint() -> None:
+    run = Run()
+    run.exits(-9, "coordinator")
+    assert run.after(0) == [Start("coordinator")]
+    assert run.tell(UserInterrupt()) == [RequestStop("interrupted by the user")]
+
+
+def test_a_coordinator_that_dies_while_it_stops_is_not_started_again() -> None:
+    run = Run()
+    run.tell(UserInterrupt())
+    run.exits(-9, "coordinator")
+    assert run.after(3.1) == [Send(SIGTERM, tuple(p for p in ALL if p != "coordinator"))]
+    assert run.supervisor.restarts == 0
+
+
+@pytest.mark.parametrize(("state", "started"), [("running", True), ("waiting", True), ("finishing", False)])
+def test_a_server_that_ends_as_if_the_run_were_over_starts_again_unless_it_is(
+    state: str, started: bool
+) -> None:
+    run = Run()
+    run.exits(0, "ps-1")
+    run.tell(Seen(state, 6))
+    assert run.after(QUIET_END_LIMIT_S - 0.1) == []
+    assert run.after(0.2) == ([Start("ps-1")] if started else [])
+    assert run.supervisor.restarts == started
+
+
+def test_a_server_that_ends_before_the_coordinator_does_is_left_alone() -> None:
+    run = Run()
+    run.exits(0, "ps-1", "ps-0")
+    assert run.after(1) == []
+    assert run.exits(0, "coordinator") == []
+    assert run.after(QUIET_END_LIMIT_S) == []
+    run.exits(0, "worker-0", "worker-1")
+    assert run.supervisor.ended and run.supervisor.exit_code == 0
+
+
+def test_a_server_that_ended_while_the_coordinator_was_away_is_not_forgotten() -> None:
+    run = Run()
+    run.exits(0, "ps-1")
+    for _ in range(2):
+        run.exits(-9, "coordinator")
+        started = run.after(1.1)
+    assert started == [Start("coordinator")]
+    assert run.after(1.0) == [Start("ps-1")]
+
+
+# --- the end --------------------------------------------------------------------------------------------
 
 
 def test_what_the_coordinator_ends_with_is_what_the_run_ends_with() -> None:
@@ -176,12 +325,6 @@ def test_workers_that_the_coordinator_takes_along_do_not_hide_the_cause() -> Non
     run.exits(80, "coordinator")
     assert run.after(1.0) == []
     assert run.supervisor.restarts == 1 and run.supervisor.exit_code == 80
-
-
-def test_exits_seen_together_are_told_cause_first() -> None:
-    codes = {"worker-0": 69, "ps-0": 81, "coordinator": 79, "worker-1": 79}
-    order = sorted(codes, key=lambda name: exit_order(ROLES[name], codes[name]))
-    assert order == ["worker-1", "coordinator", "ps-0", "worker-0"]
 
 
 def test_an_interrupt_asks_for_a_checkpoint_and_is_over_within_ten_seconds() -> None:
@@ -266,12 +409,6 @@ def test_scripts_may_work_on_after_the_run_but_servers_may_not() -> None:
     assert run.after(WORKER_END_LIMIT_S) == [Send(SIGTERM, ("worker-1",))]
     run.exits(-15, "worker-1")
     assert run.supervisor.ended and run.supervisor.exit_code == 0
-
-
-def test_exits_in_words() -> None:
-    assert describe_exit(3) == "ended with exit code 3"
-    assert describe_exit(-11) == "was killed by SIGSEGV"
-    assert describe_exit(-1000) == "was killed by signal 1000"
 
 
 @given(st.integers(min_value=0, max_value=2**32))
