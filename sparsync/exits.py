@@ -35,7 +35,6 @@ FINAL = frozenset(
         DataRefused,
         NoInput,
         ScriptFailed,
-        DamagedFile,
         ProtocolMismatch,
         PermissionRefused,
         ConfigError,
@@ -50,6 +49,8 @@ ORDERLY = frozenset((0, Interrupted.exit_code))
 KNOWN = frozenset(c.exit_code for c in SparsyncError.__subclasses__())
 CRASHED = frozenset((SparsyncError.exit_code, PortTaken.exit_code))
 """Of a coordinator, beside signals; every other code tells how the run ended."""
+TELLING = FINAL | {DamagedFile.exit_code}
+"""Of a server that is lost for good; anything else is told as the loss that it is."""
 FENCED = StaleIncarnation.exit_code
 """Of a server: another one serves its shard; it is to begin anew."""
 

@@ -30,7 +30,7 @@ from sparsync.cluster_events import (
     Tick,
     UserInterrupt,
 )
-from sparsync.exits import CRASHED, FENCED, FINAL, KNOWN, ORDERLY, Role, describe_exit
+from sparsync.exits import CRASHED, FENCED, FINAL, KNOWN, ORDERLY, TELLING, Role, describe_exit
 from sparsync.restarts import Restarts
 from wire.errors import Interrupted, ScriptFailed, ServerLost, SparsyncError, Unreachable
 
@@ -198,7 +198,7 @@ class Supervisor:
             return [
                 Say(f"{self._title(process)} {self._worn_out(process, code)}; its shard has another server")
             ]
-        kept = code if code in FINAL else ServerLost.exit_code
+        kept = code if code in TELLING else ServerLost.exit_code
         failed = self._fail(kept, process, self._worn_out(process, code))
         return failed + self._wait(Phase.STOPPING, OWN_END_LIMIT_S, now)
 

@@ -233,6 +233,14 @@ def test_a_fenced_server_begins_again_at_once() -> None:
         assert run.after(0) == [Start("ps-0")]
 
 
+def test_damage_on_a_servers_disk_is_told_as_such_where_no_restart_heals_it() -> None:
+    run = Run(restarts=1)
+    run.exits(74, "ps-1")
+    assert run.after(0) == [Start("ps-1")], "a log that could not be written is recovered"
+    run.exits(74, "ps-1")
+    assert run.supervisor.exit_code == 74
+
+
 @pytest.mark.parametrize("code", sorted(FINAL))
 def test_a_final_error_of_a_server_ends_the_run_as_that_error(code: int) -> None:
     run = Run()
