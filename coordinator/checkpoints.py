@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import shutil
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -26,14 +27,16 @@ from coordinator.pace import pace_of
 from coordinator.shards import ShardLine, as_error
 from coordinator.state import State
 from wire.checkpoint import CheckpointWriter, Manifest, load_manifest
-from wire.errors import ModelMismatch
+from wire.errors import ModelMismatch, SparsyncError
 from wire.layout import BlockRange, Layout, intersect
 from wire.messages import term_to_proto
 from wire.tensor_file import TensorFileReader, TensorFileWriter
 from wire.v1 import common_pb2, shard_pb2
 
+log = logging.getLogger(__name__)
 FILES = {"x": "model", "published": "published"}
 CHUNK_BYTES = 1 << 20
+RETRY_S = 0.5
 ELEMENT_BYTES = 4
 RESERVE_BYTES = 16 << 20
 """Left free on the disk, which the journal and the events may share with the checkpoints."""
@@ -205,6 +208,23 @@ class CheckpointTaker:
             "deposits": self._state.deposited,
             "dataset": asdict(self._state.dataset),
         }
+
+
+async def take_checkpoint(
+    directory: Path, state: State, lines: Sequence[ShardLine], *, config_digest: str
+) -> tuple[Path, dict[str, str]]:
+    """As `CheckpointTaker.take`, begun again while a server is away: it may come back, and the run waits for it anyway.
+
+    Raises: OSError, SparsyncError.
+    """
+    while True:
+        try:
+            return await CheckpointTaker(directory, state, lines).take(config_digest=config_digest)
+        except SparsyncError as error:
+            if not error.retry or state.ended is not None:
+                raise
+            log.warning("the checkpoint of step %d is begun again: %s", state.open_step, error)
+        await asyncio.sleep(RETRY_S)
 
 
 class CheckpointLoader:

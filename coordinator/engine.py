@@ -23,7 +23,7 @@ from typing import Any
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.accounts import Accounts
-from coordinator.checkpoints import CheckpointLoader, CheckpointTaker
+from coordinator.checkpoints import CheckpointLoader, take_checkpoint
 from coordinator.core import Core
 from coordinator.event_log import EventLog
 from coordinator.journal import Journal
@@ -274,8 +274,9 @@ class Engine:
         config_digest = hashlib.sha256(self.config.to_json().encode()).hexdigest()
         await self._retention.settled()
         try:
-            taker = CheckpointTaker(self.out / "checkpoints", self.state, self.lines)
-            path, digests = await taker.take(config_digest=config_digest)
+            path, digests = await take_checkpoint(
+                self.out / "checkpoints", self.state, self.lines, config_digest=config_digest
+            )
         except (SparsyncError, OSError) as error:
             log.error("the checkpoint of step %d failed: %s", step, error)
             self.hear(e.CheckpointFailed(step, str(error)))

@@ -255,7 +255,8 @@ def _decode_manifest(path: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NoInput(f"{path} is no complete checkpoint: there is no {MANIFEST} in it") from error
     except ValueError as error:
-        raise DamagedFile(f"{file} is not JSON ({error}); use another checkpoint") from error
+        at = getattr(error, "pos", getattr(error, "start", 0))
+        raise DamagedFile(f"{file} is not JSON at offset {at} ({error}); use another checkpoint") from error
     same = isinstance(content, dict) and content.get("digest") == _digest(content) and _write(content) == raw
     if not same:
         raise DamagedFile(

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from tests.cluster.conftest import Starter, slow
 from tests.cluster.running import Train, command
 from tests.cluster.test_digests import DIGESTS
-from wire.checkpoint import load_manifest
+from wire.checkpoint import load_manifest, newest
+from wire.errors import DamagedFile, StaleIncarnation
+from wire.rpc.status import to_error
+from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 INTERRUPT_S = 10.0
 ENDLESS = 100_000
-LONG = 60
+LONG = 150
 """Steps of a run that is cut in three; enough for an operator to ask in the middle."""
 OPTIMIZERS: dict[str, dict[str, object]] = {
     "adamw": {},
@@ -65,6 +71,31 @@ def kill_all(run: Train) -> None:
     run.launcher.wait()
 
 
+def messages_of_the_old_timeline_are_refused(run: Train, step: int, environ: dict[str, str]) -> None:
+    """What a worker of before the resume sends to the servers that serve it now."""
+    incarnation = int(run.events("joined")[-1]["incarnation"])
+    unit = common_pb2.Unit(timeline=1, step=step, stream=0)
+    header = shard_pb2.PushHeader(unit=unit, attempt=0, incarnation=incarnation, plan=1, shard=0)
+    push = [shard_pb2.PushChunk(header=header), shard_pb2.PushChunk(commit=shard_pb2.Commit())]
+    deposit = shard_pb2.DepositHeader(timeline=1, incarnation=incarnation, stream=0, step=step)
+    follow = shard_pb2.FollowRequest(timeline=1, incarnation=incarnation)
+    status = json.loads(command("status", run.out, "--json", environ=environ).stdout)
+    for server in status["servers"]:
+        with grpc.insecure_channel(server["address"]) as channel:
+            stub = shard_pb2_grpc.ShardStub(channel)
+            calls: list[Callable[[], object]] = [
+                partial(stub.Push, iter(push), timeout=10),
+                partial(stub.Deposit, iter([shard_pb2.DepositChunk(header=deposit)]), timeout=10),
+                partial(next, stub.Follow(follow, timeout=10)),
+            ]
+            for call in calls:
+                with pytest.raises(grpc.RpcError) as refused:
+                    call()
+                error = to_error(refused.value, peer=server["name"])
+                assert isinstance(error, StaleIncarnation), error
+                assert "timeline 1, this server is on timeline 2" in str(error)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", slow("sgd")])
 def test_a_run_cut_in_three_is_the_run_bit_for_bit(
     train: Starter, environ: dict[str, str], optimizer: str
@@ -83,11 +114,13 @@ def test_a_run_cut_in_three_is_the_run_bit_for_bit(
     assert asked.returncode == 0, asked.stderr
     cut = json.loads(asked.stdout)["step"]
     kill_all(first)
-    assert checkpoints(first.out) == [cut] and 2 < cut < LONG - 20
+    assert checkpoints(first.out) == [cut] and 2 < cut < LONG - 40
 
     every = {"run.checkpoint_every": 7}
     second = train(every, out=first.out, flags=["--servers", "3", "--workers", "1"])
-    again = second.wait_for("checkpoint")["step"]
+    second.wait_for_step(cut)
+    messages_of_the_old_timeline_are_refused(second, cut, environ)
+    second.wait_for("checkpoint")
     kill_all(second)
     again = max(checkpoints(first.out))
     assert cut < again < LONG
@@ -101,6 +134,41 @@ def test_a_run_cut_in_three_is_the_run_bit_for_bit(
     last = f"checkpoints/step-{LONG}"
     assert contents(third.out / last) == contents(straight.out / last)
     assert len(contents(third.out / last)) > 4, "moments and streams are among them"
+
+
+def test_one_flipped_bit_anywhere_and_the_older_checkpoint_is_taken(
+    train: Starter, environ: dict[str, str], seed: int
+) -> None:
+    draw = random.Random(seed)
+    run = train({"run.steps": 8, "run.eval_every": 0, "run.checkpoint_every": 4})
+    run.finish()
+    assert checkpoints(run.out) == [4, 8]
+    verified = command("verify", run.out, "--json", environ=environ)
+    assert verified.returncode == 0 and json.loads(verified.stdout)["good"], verified.stdout
+    files = sorted((run.out / "checkpoints" / "step-8").iterdir())
+    assert len(files) > 4
+    for file in [*files, draw.choice(files)]:  # the last one stays damaged
+        whole = file.read_bytes()
+        if not whole:
+            continue
+        offset = draw.randrange(len(whole))
+        print(f"{file.name}: bit of byte {offset}")
+        flipped = whole[offset] ^ (1 << draw.randrange(8))
+        file.write_bytes(whole[:offset] + bytes([flipped]) + whole[offset + 1 :])
+        told: list[str] = []
+        assert newest(run.out, say=told.append) == run.out / "checkpoints" / "step-4"
+        assert len(told) == 1 and str(file) in told[0] and "offset" in told[0]
+        damaged, spoilt = file, file.read_bytes()
+        file.write_bytes(whole)
+    damaged.write_bytes(spoilt)
+    verified = command("verify", run.out, environ=environ)
+    assert verified.returncode == DamagedFile.exit_code and f"{damaged}" in verified.stderr
+    resumed = train({"run.steps": 12}, out=run.out)
+    ended = resumed.wait()
+    assert ended.code == 0 and str(damaged) in ended.talk, resumed.story()
+    assert [e["step"] for e in resumed.events("step")] == list(range(4, 12))
+    assert checkpoints(run.out) == [4, 8, 12], "step 8 was written anew"
+    assert command("verify", run.out, environ=environ).returncode == 0
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(train: Starter, environ: dict[str, str]) -> None:
