@@ -341,6 +341,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             )
         if header.WhichOneof("what") == "flush":
             return await self._judge_flush(header)
+        self._check_timeline(header.unit.timeline)
         largest = shard.max_frame_bytes
         if header.frame_bytes > largest:
             raise DamagedFrame(f"a frame of {header.frame_bytes} bytes; for this shard at most {largest}")

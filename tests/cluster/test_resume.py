@@ -75,13 +75,13 @@ def messages_of_the_old_timeline_are_refused(run: Train, step: int, environ: dic
     """What a worker of before the resume sends to the servers that serve it now."""
     incarnation = int(run.events("joined")[-1]["incarnation"])
     unit = common_pb2.Unit(timeline=1, step=step, stream=0)
-    header = shard_pb2.PushHeader(unit=unit, attempt=0, incarnation=incarnation, plan=1, shard=0)
-    push = [shard_pb2.PushChunk(header=header), shard_pb2.PushChunk(commit=shard_pb2.Commit())]
     deposit = shard_pb2.DepositHeader(timeline=1, incarnation=incarnation, stream=0, step=step)
     follow = shard_pb2.FollowRequest(timeline=1, incarnation=incarnation)
     status = json.loads(command("status", run.out, "--json", environ=environ).stdout)
     for server in status["servers"]:
         with grpc.insecure_channel(server["address"]) as channel:
+            header = shard_pb2.PushHeader(unit=unit, incarnation=incarnation, plan=1, shard=server["shard"])
+            push = [shard_pb2.PushChunk(header=header), shard_pb2.PushChunk(commit=shard_pb2.Commit())]
             stub = shard_pb2_grpc.ShardStub(channel)
             calls: list[Callable[[], object]] = [
                 partial(stub.Push, iter(push), timeout=10),
