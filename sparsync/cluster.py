@@ -38,6 +38,7 @@ from sparsync.live import Display, EventTail, event_line
 from sparsync.report_lines import steering_lines
 from sparsync.run_directory import read_address
 from sparsync.supervision import Supervisor
+from wire import crash
 from wire.clock import Deadline, monotonic_clock
 from wire.config import environment
 from wire.errors import SparsyncError, Unreachable
@@ -125,6 +126,9 @@ class Cluster:
     def _start(self, process: str) -> None:
         address = self._control.address if self._control else None
         role, *arguments = role_arguments(self._launch, process, address=address)
+        environ = role_environment(self._launch, process, address=address, environ=environment())
+        if process in self._log_starts:  # a crash point kills a process once, not all that come after it
+            environ.pop(crash.VARIABLE, None)
         log = self._run.log(process)
         with log.open("ab") as file:
             self._log_starts[process] = file.tell()
@@ -133,7 +137,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=role_environment(self._launch, process, address=address, environ=environment()),
+                env=environ,
                 start_new_session=True,
             )
         self._processes[process] = popen

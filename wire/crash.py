@@ -33,7 +33,7 @@ POINTS = {
     "checkpoint.manifest.after": "the manifest has its name: the checkpoint counts",
     "worker.commit.before": "all chunks of a push are sent to a shard, the commit is not",
     "worker.commit.after": "the commit is sent to a shard, its answer is not here",
-    "worker.acknowledged.after": "every shard has acknowledged the unit; the worker has not taken note",
+    "worker.acknowledged.after": "a shard has acknowledged its part of a unit; the worker has not taken note",
     "worker.deposit.before": "a stream's state is about to be deposited",
     "worker.deposit.after": "every shard holds the deposit; the worker has not taken note",
     "worker.apply.before": "a version is whole, and not in the worker's model yet",

@@ -27,6 +27,7 @@ import grpc
 
 from wire.clock import Clock
 from wire.codec.base import Buffer
+from wire.crash import crash_point
 from wire.errors import NoInput, ProtocolMismatch, SparsyncError, StaleIncarnation, Unreachable
 from wire.ids import UnitId
 from wire.messages import Commit, ShardPlacement, commit_to_proto, unit_from_proto, unit_to_proto
@@ -336,7 +337,9 @@ async def _messages(
     yield shard_pb2.PushChunk(header=header)
     async for chunk in chunks:
         yield chunk
+    crash_point("worker.commit.before")
     yield shard_pb2.PushChunk(commit=commit_to_proto(commit))
+    crash_point("worker.commit.after")
 
 
 async def _each(chunks: Iterable[Data]) -> AsyncIterator[Data]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from wire.codec.base import Blocks, DeltaCodec
 from wire.codec.dense import pack, unpack
+from wire.crash import crash_point
 from wire.errors import ProtocolMismatch
 from wire.layout import Layout, intersect
 from wire.messages import ShardPlacement
@@ -149,6 +150,7 @@ class Replica:
         self._received += len(parts)
 
     def _apply(self, deltas: Sequence[Delta]) -> None:
+        crash_point("worker.apply.before")
         for delta in deltas:
             move = delta.move or self._codec.decode(delta.frame, self.trainable[delta.shard])
             move.apply_to(self._published)
@@ -156,6 +158,7 @@ class Replica:
             self.clocks[delta.shard] = max(self.clocks[delta.shard], delta.clock)
         self.step = max(self.step, _step_after(deltas))
         self._received += len(deltas)
+        crash_point("worker.apply.after")
 
     def packed(self, plane: Plane) -> list[bytes]:
         """All blocks of `plane`, each shard's part."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import grpc
 
 from wire.clock import Clock, Deadline, monotonic_clock
+from wire.crash import crash_point
 from wire.errors import RunOver, SparsyncError, by_name
 from wire.ids import UnitId
 from wire.layout import Layout
@@ -264,6 +265,7 @@ class Transfer:
 
         async def push() -> None:
             accepted = await self._links[shard].push(unit, attempt, frame, commit, base)
+            crash_point("worker.acknowledged.after")
             mailbox.put_answer(unit, accepted=accepted)
 
         mailbox.expect_answer(unit)
@@ -295,7 +297,9 @@ class Transfer:
         """Save a stream's state on every shard, then report it."""
 
         async def deposit_all() -> None:
+            crash_point("worker.deposit.before")
             await self._gather(lambda link: link.deposit(stream, step, attempt, planes[link.shard]))
+            crash_point("worker.deposit.after")
             deposited = coordinator_pb2.Deposited(stream=stream, step=step, released=released)
             self._line.tell(coordinator_pb2.WorkerReport(deposited=deposited), attempt=attempt)
 
