@@ -107,9 +107,19 @@ class End:
 
 
 @dataclass(frozen=True)
+class Redirect:
+    """A shard is served elsewhere, or by another process, under a new term."""
+
+    shard: int
+    address: str
+    incarnation: int
+    term: int
+
+
+@dataclass(frozen=True)
 class Tell:
     incarnation: int
-    order: Plan | End
+    order: Plan | End | Redirect
 
 
 @dataclass(frozen=True)
@@ -160,18 +170,77 @@ class FinishShard:
     reason: str
 
 
-ShardOrder = ConfigureShard | CloseStep | FenceStream | FinishShard | BeginSegment | RetireWorker | Advance
+@dataclass(frozen=True)
+class StandBy:
+    """Follow the log of a shard's primary."""
+
+    shard: int
+    address: str
+    term: int
+
+
+@dataclass(frozen=True)
+class Promote:
+    """Be the primary from now on."""
+
+    term: int
+
+
+@dataclass(frozen=True)
+class LeaveAlone:
+    """Wait for this standby no more."""
+
+    standby: int
+
+
+ShardOrder = (
+    ConfigureShard
+    | CloseStep
+    | FenceStream
+    | FinishShard
+    | BeginSegment
+    | RetireWorker
+    | Advance
+    | StandBy
+    | Promote
+    | LeaveAlone
+)
 
 
 @dataclass(frozen=True)
 class Command:
+    """For the primary of a shard."""
+
     shard: int
     command: ShardOrder
 
 
 @dataclass(frozen=True)
+class CommandServer:
+    """For a server, whatever it serves."""
+
+    incarnation: int
+    command: ShardOrder
+
+
+@dataclass(frozen=True)
 class OpenShards:
-    """Open a line to every shard of the placement."""
+    """The shards have their servers: open the line to every server anew."""
+
+
+@dataclass(frozen=True)
+class Dial:
+    """Open the line to a server, where it is now. An older one ends, and what is under way there is not heard."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class Dismiss:
+    """Hear nothing more of a server that is out of the run, but tell it so, should it be there: it is to join anew."""
+
+    incarnation: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -207,5 +276,17 @@ class Quit:
 
 
 Action = (
-    Journal | Answer | Tell | Command | OpenShards | RestoreShards | WriteCheckpoint | Note | Abdicate | Quit
+    Journal
+    | Answer
+    | Tell
+    | Command
+    | CommandServer
+    | OpenShards
+    | Dial
+    | Dismiss
+    | RestoreShards
+    | WriteCheckpoint
+    | Note
+    | Abdicate
+    | Quit
 )

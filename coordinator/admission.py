@@ -1,4 +1,4 @@
-"""Who may enter the run: one process a name, as many servers as are configured, workers that compute alike."""
+"""Who may enter the run: one process a name, workers that compute alike. Servers: `servers`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,27 @@ from coordinator import actions as a
 from coordinator import events as e
 from coordinator.desk import Desk
 from coordinator.records import Admitted
-from wire.errors import ModelMismatch, NameTaken, RunOver, SparsyncError, UsageError
+from wire.errors import ModelMismatch, NameTaken, RunOver, SparsyncError
 
 
 def admit(desk: Desk, event: e.Join) -> int | None:
-    """Answer a process that asks to enter. Returns its incarnation, or None if it was refused."""
+    """Answer a worker that asks to enter. Returns its incarnation, or None if it was refused."""
     try:
         _check(desk, event)
     except SparsyncError as refusal:
-        desk.answer(event.key, refusal)
-        desk.note("join_refused", name=event.name, reason=str(refusal))
+        refuse(desk, event, refusal)
         return None
+    return enter(desk, event)
+
+
+def refuse(desk: Desk, event: e.Join, refusal: SparsyncError) -> None:
+    """A process does not enter."""
+    desk.answer(event.key, refusal)
+    desk.note("join_refused", name=event.name, reason=str(refusal))
+
+
+def enter(desk: Desk, event: e.Join) -> int:
+    """A process is in the run under a new incarnation, and told so."""
     incarnation = desk.state.next_incarnation
     desk.decide(
         Admitted(incarnation, event.role, event.name, event.address, event.fingerprint, event.pid, event.host)
@@ -27,7 +37,7 @@ def admit(desk: Desk, event: e.Join) -> int | None:
 
 
 def _check(desk: Desk, event: e.Join) -> None:
-    """Raises: the refusal."""
+    """Workers compute alike; those that are gone count once a step is closed. Raises: the refusal."""
     state = desk.state
     if state.ended is not None:
         raise RunOver(f"run {state.run} is over ({state.ended.reason}); start a new one")
@@ -37,23 +47,6 @@ def _check(desk: Desk, event: e.Join) -> None:
                 f"a {event.role} named {event.name!r} is in the run already (pid {member.pid} on {member.host}); "
                 "give this one another --name, or wait until the other is given up"
             )
-    if event.role == "ps":
-        _check_server(desk)
-    else:
-        _check_worker(desk, event)
-
-
-def _check_server(desk: Desk) -> None:
-    servers = desk.rules.servers
-    if desk.state.placement or len(desk.state.present("ps")) >= servers:
-        raise UsageError(
-            f"the run has its {servers} servers; raise cluster.servers and start a new run to use more"
-        )
-
-
-def _check_worker(desk: Desk, event: e.Join) -> None:
-    """Workers compute alike; those that are gone count once a step is closed."""
-    state = desk.state
     past = [m for m in state.members.values() if m.role == "worker"] if state.last_close is not None else []
     others = {m.fingerprint for m in state.present("worker") or past}
     if others and event.fingerprint not in others and not desk.rules.mixed_fingerprints:

@@ -83,6 +83,10 @@ class Arrivals:
         unit = self._units.get(number)
         return unit.shards if unit is not None else set()
 
+    def standing_on(self, shard: int) -> set[int]:
+        """The units not counted yet that a shard was heard to hold."""
+        return {number for number, unit in self._units.items() if shard in unit.shards}
+
     def complete(self, number: int) -> bool:
         """Whether every shard holds a unit."""
         if self._state.counted(number):

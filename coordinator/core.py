@@ -26,6 +26,7 @@ from coordinator.patience import Patience
 from coordinator.residuals import Residuals
 from coordinator.retirements import Retirements
 from coordinator.segments import Segments
+from coordinator.servers import Servers
 from coordinator.state import State
 from coordinator.work import Work
 from wire.errors import UsageError
@@ -42,6 +43,7 @@ HEARD_AFTER_THE_END = (
     | e.SetAsked
     | e.DrainAsked
     | e.ShardAttached
+    | e.ServerAttached
 )
 
 
@@ -70,6 +72,7 @@ class Core:
         self.ending = Ending(self.desk, self.boundary, self.model)
         self.abdicated = ""
         self._reopened = False
+        self.servers = Servers(self.desk, self.model, self.patience, end=self.ending.end)
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             e.Join: self._join,
             e.Declare: self._declare,
@@ -87,6 +90,12 @@ class Core:
             e.WorkerFailed: self._failed,
             e.WorkerLeaving: lambda event, now: self._leave(event.incarnation, event.reason),
             e.ShardAttached: self._shard_attached,
+            e.ServerAttached: self.servers.server_attached,
+            e.ServerAlive: self.servers.alive,
+            e.LineBroken: self.servers.broke,
+            e.StandbyInSync: lambda event, now: self.servers.standbys.in_sync(event),
+            e.StandbyParted: lambda event, now: self.servers.standbys.parted(event),
+            e.ShardStalled: lambda event, now: self.servers.stalled(event),
             e.ShardConfigured: lambda event, now: self.model.configured(event.shard),
             e.ShardRestored: lambda event, now: self.model.restored(),
             e.SegmentBegun: lambda event, now: self.segments.begun_on(event.shard, event.segment, now),
@@ -152,8 +161,7 @@ class Core:
         if self.begun:
             self.segments.begun_at = now
             self.desk.untold = {placed.shard for placed in self.state.placement}
-        if self.state.placement:
-            self.desk.actions.append(a.OpenShards())
+        self.servers.reopen(now)
         if self.state.ended is not None:
             self.desk.actions.append(a.Quit())
         return self.desk.actions
@@ -173,12 +181,11 @@ class Core:
     # --- joining -------------------------------------------------------------------------
 
     def _join(self, event: e.Join, now: float) -> None:
-        incarnation = admit(self.desk, event)
-        if incarnation is None:
-            return
-        if event.role == "worker":
+        if event.role == "ps":
+            self.servers.join(event, now)
+            self.model.place()
+        elif (incarnation := admit(self.desk, event)) is not None:
             self.liveness.expect(incarnation, now)
-        self.model.place()
 
     def _declare(self, event: e.Declare, now: float) -> None:
         if self.model.declare(event):
@@ -194,11 +201,10 @@ class Core:
         if self.state.ended is not None:
             self.desk.actions.append(a.Command(event.shard, a.FinishShard(self.state.ended.reason)))
             return
-        placed = self.state.placement[event.shard]
-        if event.incarnation != placed.incarnation:
-            self.ending.end(
-                f"server {event.shard} at {placed.address} was started anew and lost its shard", "ServerLost"
-            )
+        if not self.servers.attached(event, now):
+            return
+        if problem := self.servers.lost(event, self.work.standing_on(event.shard)):
+            self.ending.end(problem, "ServerLost")
             return
         if not event.configured:
             self.desk.actions.append(a.Command(event.shard, a.ConfigureShard()))
@@ -249,7 +255,9 @@ class Core:
         self.desk.worker(event.incarnation)
         if self.state.ended is not None:
             self.desk.tell(event.incarnation, a.End(self.state.ended.reason, self.state.ended.error))
-        elif self.begun:
+            return
+        self.servers.standbys.remind(event.incarnation)
+        if self.begun:
             self.work.remind(event.incarnation)
         elif event.incarnation in self.crew.leaving:
             self.desk.tell(event.incarnation, BEFORE_IT_BEGAN)
@@ -320,7 +328,9 @@ class Core:
         if event.late_s:
             self.liveness.excuse(event.late_s, now)
             self.patience.excuse(event.late_s, now)
+            self.servers.excuse(event.late_s, now)
             return
+        self.servers.tick(now)
         for incarnation, reason in self.liveness.dead(now):
             self._depart(incarnation, reason)
         if self.begun:

@@ -30,6 +30,8 @@ class Rules:
     progress_timeout_s: float
     straggler_s: float
     mixed_fingerprints: bool
+    ack: str = "memory"
+    replicas: int = 0
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Desk:
     def note(self, event: str, **fields: object) -> None:
         self.actions.append(a.Note(event, fields))
 
-    def tell(self, incarnation: int, order: a.Plan | a.End) -> None:
+    def tell(self, incarnation: int, order: a.Plan | a.End | a.Redirect) -> None:
         self.actions.append(a.Tell(incarnation, order))
 
     def answer(

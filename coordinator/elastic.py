@@ -44,6 +44,7 @@ class Elastic:
         self._opened_at = 0.0
         self.waits_for = ""
         self.accept = self._arrivals.accept
+        self.standing_on = self._arrivals.standing_on
         self.holding = self._leases.holding
         self.flushed = self._leavers.flushed
 

@@ -31,6 +31,9 @@ class Ending:
         for member in state.present("worker"):
             self._desk.tell(member.incarnation, a.End(reason, error))
         self._desk.command_all(a.FinishShard(reason))
+        for member in state.present("ps"):
+            if state.shard_of(member.incarnation) is None:
+                self._desk.actions.append(a.CommandServer(member.incarnation, a.FinishShard(reason)))
         self._desk.actions.append(a.Quit())
 
     def stop(self, event: e.StopAsked) -> None:

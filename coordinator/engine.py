@@ -67,7 +67,9 @@ class Engine:
         self.clock = clock
         self.accounts = Accounts()
         self.board = Board(out / "tensorboard")
-        self.lines: list[ShardLine] = []
+        self.servers: dict[int, ShardLine] = {}
+        """The lines, by incarnation."""
+        self._running: dict[int, asyncio.Task[None]] = {}
         self.digests: dict[str, str] = {}
         self.started = clock.now()
         self.finished = asyncio.Event()
@@ -84,9 +86,12 @@ class Engine:
             a.Answer: self._answer,
             a.Tell: self._tell,
             a.Command: lambda act: self.lines[act.shard].send(act.command),
+            a.CommandServer: self._command_server,
             a.OpenShards: lambda act: self._open_shards(),
-            a.RestoreShards: lambda act: self._spawn(self._restore()),
-            a.WriteCheckpoint: lambda act: self._spawn(self._checkpoint(act.step)),
+            a.Dial: lambda act: self._dial(act.incarnation),
+            a.Dismiss: self._dismiss,
+            a.RestoreShards: lambda act: self._start(self._restore()),
+            a.WriteCheckpoint: lambda act: self._start(self._checkpoint(act.step)),
             a.Note: lambda act: self._events.write(act.event, act.fields),
             a.Quit: lambda act: self.finished.set(),
         }
@@ -238,23 +243,61 @@ class Engine:
         if orders is not None:
             orders.put_nowait(_order(action.order, first_step=self.state.segment.step))
 
-    def _open_shards(self) -> None:
-        for placement in self.state.placement:
-            line = ShardLine(
-                placement.shard,
-                self.state,
-                security=self.security,
-                hear=self.hear,
-                seq=lambda: self._journal.seq,
-                clock=self.clock,
-            )
-            self.lines.append(line)
-            self._spawn(line.run())
+    @property
+    def lines(self) -> list[ShardLine]:
+        """The lines to the primaries, by shard."""
+        return [self.servers[placed.incarnation] for placed in self.state.placement]
 
-    def _spawn(self, work: Any) -> None:
+    def _open_shards(self) -> None:
+        for member in self.state.present("ps"):
+            self._dial(member.incarnation)
+
+    def _dial(self, incarnation: int) -> None:
+        """Open the line to a server anew. Whoever was at its address before is there no more."""
+        line = self._line(incarnation)
+        for other in list(self.servers.values()):
+            if other.address == line.address or other.incarnation == incarnation:
+                self._end_line(other)
+        self.servers[incarnation] = line
+        self._running[incarnation] = self._spawn(line.run())
+
+    def _dismiss(self, action: a.Dismiss) -> None:
+        line = self.servers.get(action.incarnation)
+        if line is None:
+            return
+        self._end_line(line)
+        self.servers[action.incarnation] = line = self._line(action.incarnation)
+        self._running[action.incarnation] = self._spawn(line.dismiss(action.reason))
+
+    def _line(self, incarnation: int) -> ShardLine:
+        return ShardLine(
+            incarnation,
+            self.state,
+            security=self.security,
+            hear=self.hear,
+            seq=lambda: self._journal.seq,
+            clock=self.clock,
+        )
+
+    def _end_line(self, line: ShardLine) -> None:
+        """From now on nothing is heard of it, whatever is under way."""
+        del self.servers[line.incarnation]
+        if (task := self._running.pop(line.incarnation)) is not asyncio.current_task():
+            task.cancel()
+        self._spawn(line.close())
+
+    def _command_server(self, action: a.CommandServer) -> None:
+        if (line := self.servers.get(action.incarnation)) is not None:
+            line.send(action.command)
+
+    def _start(self, work: Any) -> None:
+        self._spawn(work)
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -307,17 +350,22 @@ class Engine:
         await self._retention.settled()
         for task in list(self._tasks):
             task.cancel()
-        for line in self.lines:
+        for line in self.servers.values():
             await line.close()
         self._journal.close()
         self._events.close()
         self.board.close()
 
 
-def _order(order: a.Plan | a.End, *, first_step: int) -> coordinator_pb2.WorkerOrder:
+def _order(order: a.Plan | a.End | a.Redirect, *, first_step: int) -> coordinator_pb2.WorkerOrder:
     """`first_step`: the one that a stream without a deposit starts from."""
     if isinstance(order, a.End):
         return coordinator_pb2.WorkerOrder(end=coordinator_pb2.End(reason=order.reason, error=order.error))
+    if isinstance(order, a.Redirect):
+        redirect = coordinator_pb2.Redirect(
+            shard=order.shard, address=order.address, incarnation=order.incarnation, term=order.term
+        )
+        return coordinator_pb2.WorkerOrder(redirect=redirect)
     return coordinator_pb2.WorkerOrder(
         plan=coordinator_pb2.Plan(
             number=order.number,

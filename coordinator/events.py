@@ -12,7 +12,10 @@ from wire.messages import Commit, OptimizerSpec
 
 @dataclass(frozen=True)
 class Join:
-    """A process asks to enter; answered under `key`."""
+    """A process asks to enter; answered under `key`.
+
+    `run`, `timeline`, `held`: of the shard that a server has on its disk, and the incarnation that it had.
+    """
 
     key: str
     role: str
@@ -21,6 +24,9 @@ class Join:
     fingerprint: str
     pid: int
     host: str
+    run: str = ""
+    timeline: int = 0
+    held: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,11 @@ class WorkerLeaving:
 
 @dataclass(frozen=True)
 class ShardAttached:
-    """A shard's line is open and it told its state. `accepted`: the units that it holds and that may not be counted."""
+    """The line to a shard's primary is open and it told its state; or it has become the primary, and told it anew.
+
+    `accepted`: the units that it holds and that may not be counted. `clock`: every unit of earlier steps stands there;
+    None: not told. `standing`: it does not know yet that it is the primary. `standby`: the one that it waits for, or 0.
+    """
 
     shard: int
     incarnation: int
@@ -129,6 +139,56 @@ class ShardAttached:
     step: int
     segment: int = 0
     accepted: tuple[UnitAccepted, ...] = ()
+    clock: int | None = None
+    standing: bool = False
+    standby: int = 0
+
+
+@dataclass(frozen=True)
+class ServerAttached:
+    """The line to a server that is no primary is open. `found`: the incarnation that answers there."""
+
+    incarnation: int
+    found: int
+
+
+@dataclass(frozen=True)
+class ServerAlive:
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class LineBroken:
+    """The line to a server is broken, or cannot be opened; it is being opened again."""
+
+    incarnation: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class StandbyInSync:
+    """A primary waits for its standby from now on, which holds all that it has acknowledged."""
+
+    shard: int
+    standby: int
+
+
+@dataclass(frozen=True)
+class StandbyParted:
+    """The standby that a primary waits for does not follow any more. `diverged`: its state is another one."""
+
+    shard: int
+    standby: int
+    reason: str
+    diverged: bool = False
+
+
+@dataclass(frozen=True)
+class ShardStalled:
+    """A shard acknowledges nothing, as its log cannot be written; without a reason: it can again."""
+
+    shard: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -216,6 +276,8 @@ class Fenced:
 
 @dataclass(frozen=True)
 class ShardLost:
+    """A server refuses its line for good."""
+
     shard: int
     reason: str
 
@@ -285,6 +347,12 @@ Event = (
     | WorkerFailed
     | WorkerLeaving
     | ShardAttached
+    | ServerAttached
+    | ServerAlive
+    | LineBroken
+    | StandbyInSync
+    | StandbyParted
+    | ShardStalled
     | ShardConfigured
     | ShardRestored
     | UnitAccepted

@@ -27,6 +27,7 @@ class Exact:
         self.fenced = self.lanes.fenced
         self.resume = self.lanes.resume
         self.accept = self.steps.accept
+        self.standing_on = self.steps.standing_on
         self.disagreement = self.steps.disagreement
 
     @property

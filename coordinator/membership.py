@@ -24,11 +24,13 @@ class Liveness:
     Args:
         suspect_s: silence after which a process is taken to be dying.
         dead_s: silence after which it is given up.
+        closed_grace_s: from the end of its stream on.
     """
 
-    def __init__(self, *, suspect_s: float, dead_s: float) -> None:
+    def __init__(self, *, suspect_s: float, dead_s: float, closed_grace_s: float = CLOSED_GRACE_S) -> None:
         self._suspect_s = suspect_s
         self._dead_s = dead_s
+        self._closed_grace_s = closed_grace_s
         self._pulses: dict[int, _Pulse] = {}
 
     def expect(self, incarnation: int, now: float) -> None:
@@ -79,7 +81,7 @@ class Liveness:
 
     def _judge(self, pulse: _Pulse, now: float) -> str:
         silence = now - pulse.beat_at
-        if pulse.closed_at is not None and now - pulse.closed_at > CLOSED_GRACE_S:
+        if pulse.closed_at is not None and now - pulse.closed_at > self._closed_grace_s:
             return f"its heartbeat stream ended {now - pulse.closed_at:.1f} s ago"
         limit = self._dead_s if pulse.heard else FIRST_BEAT_GRACE_S
         return f"silent for {silence:.1f} s, limit {limit:.1f} s" if silence > limit else ""

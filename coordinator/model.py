@@ -95,7 +95,7 @@ class Model:
     def place(self) -> None:
         """The first declared model gets its servers, once all of those are here."""
         state = self._desk.state
-        servers = sorted(state.present("ps"), key=lambda m: (len(m.name), m.name))
+        servers = sorted(state.present("ps"), key=lambda m: (len(m.name), m.name))[: self._desk.rules.servers]
         if state.placement or not self._waiting or len(servers) < self._desk.rules.servers:
             return
         first = next(iter(self._waiting.values()))
@@ -133,6 +133,10 @@ class Model:
             if state.checkpoint:
                 self._desk.actions.append(a.RestoreShards())
             self._answer()
+
+    def unconfigured(self, shard: int) -> None:
+        """Another server is to hold a shard that nothing was loaded into."""
+        self._configured.discard(shard)
 
     def uploaded(self, incarnation: int) -> None:
         """A worker has sent its model to all shards."""

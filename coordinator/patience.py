@@ -63,7 +63,11 @@ class Patience:
             if isinstance(action, a.Tell) and action.incarnation in self._since:
                 self._since[action.incarnation] = now
             elif isinstance(action, a.Journal) and isinstance(action.record, Closed):
-                self._since = dict.fromkeys(self._since, now)
+                self.pardon(now)
+
+    def pardon(self, now: float) -> None:
+        """Nobody could do anything meanwhile: whoever owes something owes it from now on."""
+        self._since = dict.fromkeys(self._since, now)
 
     def excuse(self, late_s: float, now: float) -> None:
         """Nobody could be heard for the last `late_s`: they count as nobody's delay."""

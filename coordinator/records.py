@@ -129,6 +129,65 @@ class Uploading:
 
 
 @dataclass(frozen=True)
+class Returned:
+    """A server of the run has joined again with what it held, under its old incarnation: here it is from now on."""
+
+    incarnation: int
+    address: str
+    pid: int
+    host: str
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A shard is served at this address by this incarnation, under a new term: its server came back, or is another.
+
+    Whoever stands by for it is not in sync until that is told again.
+    """
+
+    shard: int
+    address: str
+    incarnation: int
+    term: int
+
+
+@dataclass(frozen=True)
+class Stood:
+    """This server is the standby of a shard from now on; an older one of it is none any more."""
+
+    shard: int
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class InSynced:
+    """The standby holds all that the shard's primary acknowledges: it may be promoted."""
+
+    shard: int
+    standby: int
+
+
+@dataclass(frozen=True)
+class Parted:
+    """The standby must not be promoted any more: its primary is about to acknowledge without it."""
+
+    shard: int
+    standby: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """The standby is the shard's primary under this term. The one before is out of the run."""
+
+    shard: int
+    incarnation: int
+    address: str
+    term: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Loaded:
     """Every shard holds its part of the initial (or restored) model."""
 
@@ -335,6 +394,12 @@ Record = (
     | Retired
     | Modelled
     | Uploading
+    | Returned
+    | Moved
+    | Stood
+    | InSynced
+    | Parted
+    | Promoted
     | Loaded
     | Dataset
     | Segment

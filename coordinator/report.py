@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from coordinator.engine import Engine
+from coordinator.shards import ShardLine
 from coordinator.state import Member
+from wire.messages import ShardPlacement
 
 
 def status(engine: Engine) -> dict[str, object]:
@@ -89,6 +91,8 @@ def _reason(engine: Engine) -> str:
     state, rules = engine.state, engine.core.desk.rules
     if state.ended is not None:
         return state.ended.reason
+    if waits := engine.core.servers.waits_for(engine.clock.now()):
+        return waits
     if engine.core.begun:
         return engine.core.work.waits_for
     servers, workers = len(state.present("ps")), len(engine.core.crew.ready)
@@ -164,19 +168,35 @@ def _own_rate(engine: Engine, units: int, compute_s: float) -> float | None:
 
 
 def _servers(engine: Engine) -> list[dict[str, object]]:
-    members = engine.state.members
-    return [
-        {
-            "shard": placed.shard,
-            "name": members[placed.incarnation].name,
-            "address": placed.address,
-            "pid": members[placed.incarnation].pid,
-            "version": engine.lines[placed.shard].version if engine.lines else None,
+    """Primaries by shard, then standbys by shard, then spares."""
+    state, lines = engine.state, engine.servers
+    placed = {s.incarnation: s for s in state.placement}
+    order = [*placed, *(standby.incarnation for _, standby in sorted(state.standbys.items()))]
+    order += [m.incarnation for m in state.present("ps") if m.incarnation not in order]
+    return [_server(engine, state.members[i], placed.get(i), lines.get(i)) for i in order]
+
+
+def _server(
+    engine: Engine, member: Member, placed: ShardPlacement | None, line: ShardLine | None
+) -> dict[str, object]:
+    state, servers, now = engine.state, engine.core.servers, engine.clock.now()
+    away_s = servers.presence.away_s(member.incarnation, now)
+    told: dict[str, object] = {
+        "shard": placed.shard if placed is not None else state.stands_for(member.incarnation),
+        "name": member.name,
+        "address": member.address,
+        "pid": member.pid,
+        "incarnation": member.incarnation,
+        "role": servers.role(member.incarnation) if state.placement else None,
+        "away_s": None if away_s is None else round(away_s, 3),
+    }
+    if placed is not None:
+        standby = state.standbys.get(placed.shard)
+        told |= {
+            "term": placed.term,
+            "in_sync": standby.in_sync if standby is not None else None,
+            "version": line.version if line is not None else None,
             "blocks": sum(r.blocks for r in placed.ranges),
-            "delta_bytes": engine.lines[placed.shard].delta_bytes if engine.lines else None,
+            "delta_bytes": line.delta_bytes if line is not None else None,
         }
-        for placed in engine.state.placement
-    ] or [
-        {"shard": None, "name": m.name, "address": m.address, "pid": m.pid}
-        for m in engine.state.present("ps")
-    ]
+    return told

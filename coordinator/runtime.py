@@ -194,6 +194,8 @@ def _rules(config: Config) -> Rules:
         progress_timeout_s=config.cluster.progress_timeout_s,
         straggler_s=config.cluster.straggler_s,
         mixed_fingerprints=config.cluster.allow_mixed_fingerprints,
+        ack=config.durability.ack,
+        replicas=config.durability.replicas,
     )
 
 

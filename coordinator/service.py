@@ -48,6 +48,9 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
                 request.fingerprint,
                 request.pid,
                 request.host,
+                request.run,
+                request.timeline,
+                request.incarnation,
             )
         )
         assert isinstance(joined, a.Joined)

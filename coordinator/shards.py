@@ -1,4 +1,8 @@
-"""Lines to the shards: commands down in order, events up, opened again when they break."""
+"""Lines to the servers: commands down in order, events up, opened again when they break.
+
+A line belongs to an incarnation. What a server tells as a shard is heard only while the state says that it is that
+shard's primary; a server that was dismissed is heard no more, but told so, should it still be there.
+"""
 
 from __future__ import annotations
 
@@ -31,24 +35,29 @@ from wire.rpc.status import to_error
 from wire.v1 import shard_pb2, shard_pb2_grpc
 
 log = logging.getLogger(__name__)
-LOST_AFTER_S = 15.0
-"""A server that cannot be reached for this long is lost, and its shard with it."""
+REDIAL_CAP_S = 0.5
+"""Longest pause before a line is opened again."""
+DISMISS_S = 600.0
+"""For so long a server that was given up may sleep, and be told so when it wakes."""
+NONE = 0
+"""The term that a server is told which is the primary of no shard."""
 
 Commands = asyncio.Queue[shard_pb2.ShardCommand | None]
 """What is to be sent on one line; None ends it."""
 
 
 class ShardLine:
-    """The coordinator's connection to one shard.
+    """The coordinator's connection to one server.
 
     Args:
+        incarnation: of the server; its address is that which the state knows now.
         hear: takes the core's events.
         seq: the journal's position now; every command carries it beside the term.
     """
 
     def __init__(
         self,
-        shard: int,
+        incarnation: int,
         state: State,
         *,
         security: Security,
@@ -56,19 +65,36 @@ class ShardLine:
         seq: Callable[[], int],
         clock: Clock,
     ) -> None:
-        self.shard = shard
+        self.incarnation = incarnation
+        self.address = state.members[incarnation].address
         self._state = state
         self._hear = hear
         self._seq = seq
         self._clock = clock
-        self._address = state.placement[shard].address
-        self._channels = [open_channel(self._address, security, pool=pool) for pool in ("control", "state")]
+        self._channels = [open_channel(self.address, security, pool=pool) for pool in ("control", "state")]
         self._control = shard_pb2_grpc.ShardStub(self._channels[0])
         self.stub = shard_pb2_grpc.ShardStub(self._channels[1])
         """For checkpoints: planes that would hold up a fence on the line of commands."""
         self._commands: Commands = asyncio.Queue()
         self.version = 0
         self.delta_bytes = 0
+
+    @property
+    def _serves(self) -> int | None:
+        """The shard that the server is the primary of, as the state has it now."""
+        return self._state.shard_of(self.incarnation)
+
+    @property
+    def shard(self) -> int:
+        """The shard of a primary."""
+        shard = self._serves
+        assert shard is not None
+        return shard
+
+    @property
+    def _peer(self) -> str:
+        shard = self._serves
+        return f"server {f'#{self.incarnation}' if shard is None else shard} at {self.address}"
 
     def term(self) -> tuple[Term, int]:
         return Term(self._state.term, bytes.fromhex(self._state.nonce)), self._seq()
@@ -108,6 +134,13 @@ class ShardLine:
                 return self._command(fence=fence)
             case a.FinishShard():
                 return self._command(finish=shard_pb2.Finish(reason=command.reason))
+            case a.StandBy():
+                stand = shard_pb2.Stand(shard=command.shard, address=command.address, term=command.term)
+                return self._command(stand=stand)
+            case a.Promote():
+                return self._command(promote=shard_pb2.Promote(term=command.term))
+            case a.LeaveAlone():
+                return self._command(alone=shard_pb2.Alone(standby=command.standby))
 
     def _configure(self) -> shard_pb2.Configure:
         assert self._state.layout is not None and self._state.optimizer is not None
@@ -122,34 +155,55 @@ class ShardLine:
         )
 
     async def run(self) -> None:
-        """Keep the line open until cancelled; tell the core when the server is lost."""
-        backoff, broken = Backoff(random.Random()), None
+        """Keep the line open until cancelled, or the run is over; tell the core when it is broken."""
+        backoff = Backoff(random.Random(), cap_s=REDIAL_CAP_S)
         while True:
             try:
                 async for event in self._open():
                     backoff.reset()
-                    broken = None
                     self._translate(event)
-                if self._state.ended is not None:
-                    return
-                reason = "it closed the line"
+                reason = f"{self._peer} closed the line"
             except grpc.aio.AioRpcError as error:
-                failure = to_error(error, peer=f"server {self.shard} at {self._address}")
-                if isinstance(failure, StaleIncarnation):
+                failure = to_error(error, peer=self._peer)
+                if isinstance(failure, StaleIncarnation) and self._serves is not None:
                     self._hear(e.Fenced(self.shard, str(failure)))
                     return
                 reason = str(failure)
-                broken = broken or Deadline(self._clock, LOST_AFTER_S)
-                if not failure.retry or broken.passed:
+                if not failure.retry and self._serves is not None:
                     self._hear(e.ShardLost(self.shard, reason))
                     return
-            log.warning("server %d at %s: %s; opening the line again", self.shard, self._address, reason)
+            if self._state.ended is not None:
+                return
+            self._hear(e.LineBroken(self.incarnation, reason))
+            log.warning("%s; opening the line again", reason)
+            await asyncio.sleep(backoff.next())
+
+    async def dismiss(self, reason: str) -> None:
+        """Tell the server that it is out of the run, if it can be reached and is still the one that was meant."""
+        backoff, deadline = Backoff(random.Random()), Deadline(self._clock, DISMISS_S)
+        while not deadline.passed:
+            try:
+                async for event in self._open():
+                    if event.WhichOneof("event") == "state":
+                        if event.state.incarnation != self.incarnation:
+                            return
+                        self._commands.put_nowait(self._command(dismiss=shard_pb2.Dismiss(reason=reason)))
+                return
+            except grpc.aio.AioRpcError as error:
+                if not to_error(error, peer=self._peer).retry:
+                    return
             await asyncio.sleep(backoff.next())
 
     def _open(self) -> AsyncIterator[shard_pb2.ShardEvent]:
         self._commands.put_nowait(None)  # gRPC still asks the older line for commands
         self._commands = asyncio.Queue()
-        attach = shard_pb2.Attach(run=self._state.run, timeline=self._state.timeline, low=self._state.low)
+        shard, state = self._serves, self._state
+        attach = shard_pb2.Attach(
+            run=state.run,
+            timeline=state.timeline,
+            low=state.low,
+            shard_term=NONE if shard is None else state.placement[shard].term,
+        )
         self._commands.put_nowait(self._command(attach=attach))
         return aiter(self._control.Control(self._outgoing(self._commands)))
 
@@ -159,44 +213,59 @@ class ShardLine:
             yield command
 
     def _translate(self, event: shard_pb2.ShardEvent) -> None:
+        kind = event.WhichOneof("event")
+        if kind == "alive":
+            self._hear(e.ServerAlive(self.incarnation))
+        elif (shard := self._serves) is not None:
+            self._translate_shard(shard, event)
+        elif kind == "state":
+            self.version = event.state.version
+            self._hear(e.ServerAttached(self.incarnation, event.state.incarnation))
+        elif kind == "refused":
+            log.warning("%s refuses: %s", self._peer, event.refused.message)
+
+    def _translate_shard(self, shard: int, event: shard_pb2.ShardEvent) -> None:
         match event.WhichOneof("event"):
             case "state":
-                state = event.state
-                self.version = state.version
-                accepted = tuple(map(self._accepted, state.accepted))
-                self._hear(
-                    e.ShardAttached(
-                        self.shard, state.incarnation, state.configured, state.step, state.segment, accepted
-                    )
-                )
+                self.version = event.state.version
+                self._hear(self._attached(shard, event.state))
             case "configured":
-                self._hear(e.ShardConfigured(self.shard))
+                self._hear(e.ShardConfigured(shard))
             case "accepted":
-                self._hear(self._accepted(event.accepted))
+                self._hear(_accepted(shard, event.accepted))
             case "fenced":
                 f = event.fenced
-                self._hear(e.FenceAnswered(self.shard, f.step, f.stream, f.attempt, f.accepted))
+                self._hear(e.FenceAnswered(shard, f.step, f.stream, f.attempt, f.accepted))
             case "settled":
                 self.version, self.delta_bytes = event.settled.version, event.settled.delta_bytes
-                self._hear(e.StepSettled(self.shard, event.settled.step))
+                self._hear(e.StepSettled(shard, event.settled.step))
             case "retired":
-                self._hear(e.WorkerRetired(self.shard, event.retired.incarnation))
+                self._hear(e.WorkerRetired(shard, event.retired.incarnation))
             case "began":
-                self._hear(e.SegmentBegun(self.shard, event.began.segment))
+                self._hear(e.SegmentBegun(shard, event.began.segment))
             case "published":
                 self.version, self.delta_bytes = event.published.version, event.published.delta_bytes
+            case "in_sync":
+                self._hear(e.StandbyInSync(shard, event.in_sync.standby))
+            case "parted":
+                p = event.parted
+                self._hear(e.StandbyParted(shard, p.standby, p.reason, p.diverged))
+            case "stalled":
+                self._hear(e.ShardStalled(shard, event.stalled.reason))
             case "refused":
-                self._hear(e.ShardRefused(self.shard, event.refused.error, event.refused.message))
+                self._hear(e.ShardRefused(shard, event.refused.error, event.refused.message))
 
-    def _accepted(self, accepted: shard_pb2.Accepted) -> e.UnitAccepted:
-        return e.UnitAccepted(
-            self.shard,
-            unit_from_proto(accepted.unit),
-            accepted.attempt,
-            accepted.incarnation,
-            commit_from_proto(accepted.commit),
-            accepted.factor,
-            accepted.behind,
+    def _attached(self, shard: int, state: shard_pb2.ShardState) -> e.ShardAttached:
+        return e.ShardAttached(
+            shard,
+            state.incarnation,
+            state.configured,
+            state.step,
+            state.segment,
+            tuple(_accepted(shard, accepted) for accepted in state.accepted),
+            clock=state.clock if state.HasField("clock") else None,
+            standing=state.standing,
+            standby=state.standby,
         )
 
     async def close(self) -> None:
@@ -207,6 +276,18 @@ class ShardLine:
 def _segment(command: a.BeginSegment) -> shard_pb2.Segment:
     return shard_pb2.Segment(
         number=command.number, step=command.step, elastic=command.elastic, arrival=command.arrival
+    )
+
+
+def _accepted(shard: int, accepted: shard_pb2.Accepted) -> e.UnitAccepted:
+    return e.UnitAccepted(
+        shard,
+        unit_from_proto(accepted.unit),
+        accepted.attempt,
+        accepted.incarnation,
+        commit_from_proto(accepted.commit),
+        accepted.factor,
+        accepted.behind,
     )
 
 

@@ -65,6 +65,14 @@ class Lane:
 
 
 @dataclass
+class Standby:
+    """The server that follows a shard's log."""
+
+    incarnation: int
+    in_sync: bool = False
+
+
+@dataclass
 class Lease:
     """Units that a worker works off, in an elastic segment."""
 
@@ -113,6 +121,8 @@ class State:
     plan: int = 0
     placement: tuple[ShardPlacement, ...] = ()
     uploader: int = NOBODY
+    standbys: dict[int, Standby] = field(default_factory=dict)
+    """By shard."""
     loaded: bool = False
     dataset: r.Dataset | None = None
     segment: r.Segment = FIRST_SEGMENT
@@ -169,6 +179,22 @@ class State:
                 self._model(record)
             case r.Uploading():
                 self.uploader = record.incarnation
+            case r.Returned():
+                member = self.members[record.incarnation]
+                member.address, member.pid, member.host = record.address, record.pid, record.host
+            case r.Moved():
+                self._serve(record)
+                if (standby := self.standbys.get(record.shard)) is not None:
+                    standby.in_sync = False
+            case r.Stood():
+                self.standbys[record.shard] = Standby(record.incarnation)
+            case r.InSynced():
+                self.standbys[record.shard].in_sync = True
+            case r.Parted():
+                self.standbys[record.shard].in_sync = False
+            case r.Promoted():
+                self._serve(record)
+                del self.standbys[record.shard]
             case r.Loaded():
                 self.loaded = True
             case r.Dataset():
@@ -235,7 +261,9 @@ class State:
     def _depart(self, record: r.Departed) -> None:
         member = self.members[record.incarnation]
         member.gone, member.dead = record.reason, record.dead
-        member.retiring = self.begun  # before, nobody had anything to push
+        member.retiring = self.begun and member.role == "worker"  # before, nobody had anything to push
+        standbys = self.standbys.items()
+        self.standbys = {s: standby for s, standby in standbys if standby.incarnation != record.incarnation}
         self.recoveries += record.carried
 
     def _begin_segment(self, record: r.Segment) -> None:
@@ -283,6 +311,14 @@ class State:
             for shard, address, incarnation, ranges in record.placement
         )
 
+    def _serve(self, record: r.Moved | r.Promoted) -> None:
+        """Another process, or another address, serves a shard."""
+        placed = list(self.placement)
+        placed[record.shard] = replace(
+            placed[record.shard], address=record.address, incarnation=record.incarnation, term=record.term
+        )
+        self.placement = tuple(placed)
+
     def _close(self, record: r.Closed) -> None:
         self.open_step = record.step + 1
         self.final = record.final
@@ -322,6 +358,14 @@ class State:
     def present(self, role: str) -> list[Member]:
         """The members of a role that are in the run, oldest first."""
         return [m for m in self.members.values() if m.role == role and m.present]
+
+    def shard_of(self, incarnation: int) -> int | None:
+        """The shard that a server is the primary of."""
+        return next((s.shard for s in self.placement if s.incarnation == incarnation), None)
+
+    def stands_for(self, incarnation: int) -> int | None:
+        """The shard that a server is the standby of."""
+        return next((s for s, standby in self.standbys.items() if standby.incarnation == incarnation), None)
 
     def held_by(self, incarnation: int) -> list[Lane]:
         return [lane for lane in self.lanes if lane.holder == incarnation]

@@ -39,6 +39,12 @@ class Steps:
         ):
             self._torn = event.unit.stream
 
+    def standing_on(self, shard: int) -> set[int]:
+        """The open step's units that a shard was heard to hold."""
+        state = self._desk.state
+        first = state.open_step * len(state.lanes)
+        return {first + stream for stream, shards in self._accepted.items() if shard in shards}
+
     def disagreement(self) -> str:
         """Why the open step must not close: commits whose learning rates differ, a torn unit, or nothing."""
         if self._torn is not None:

@@ -65,6 +65,10 @@ class Work(Protocol):
         """A shard holds a unit."""
         ...
 
+    def standing_on(self, shard: int) -> set[int]:
+        """Numbers of the units that a shard was heard to hold, and that are not counted yet."""
+        ...
+
     def deposited(self, event: e.StreamDeposited) -> None:
         """A stream's state is on every shard."""
         ...
@@ -146,6 +150,9 @@ class Standstill:
 
     def accept(self, event: e.UnitAccepted) -> None:
         """Told again, of the segment that is over: all that is counted."""
+
+    def standing_on(self, shard: int) -> set[int]:
+        return set()
 
     def deposited(self, event: e.StreamDeposited) -> None:
         """Streams begin anew."""

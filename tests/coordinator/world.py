@@ -186,6 +186,8 @@ class World:
                     if worker.incarnation == incarnation:
                         worker.planned |= isinstance(order, a.Plan)
                         worker.down.send(order)
+            case a.Dial(incarnation):
+                self.after(0.01, lambda: self.hear(e.ServerAttached(incarnation, incarnation)))
             case a.OpenShards():
                 self.downs = [Line(self, shard.command) for shard in self.shards]
                 for shard in self.shards:

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ShardCommand(_message.Message):
-    __slots__ = ("term", "attach", "configure", "close", "fence", "finish", "segment", "retire", "advance", "stand", "promote", "alone", "snapshot")
+    __slots__ = ("term", "attach", "configure", "close", "fence", "finish", "segment", "retire", "advance", "stand", "promote", "alone", "snapshot", "dismiss")
     TERM_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     CONFIGURE_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class ShardCommand(_message.Message):
     PROMOTE_FIELD_NUMBER: _ClassVar[int]
     ALONE_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    DISMISS_FIELD_NUMBER: _ClassVar[int]
     term: _common_pb2.Term
     attach: Attach
     configure: Configure
@@ -36,7 +37,8 @@ class ShardCommand(_message.Message):
     promote: Promote
     alone: Alone
     snapshot: SnapshotNow
-    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., stand: _Optional[_Union[Stand, _Mapping]] = ..., promote: _Optional[_Union[Promote, _Mapping]] = ..., alone: _Optional[_Union[Alone, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotNow, _Mapping]] = ...) -> None: ...
+    dismiss: Dismiss
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., stand: _Optional[_Union[Stand, _Mapping]] = ..., promote: _Optional[_Union[Promote, _Mapping]] = ..., alone: _Optional[_Union[Alone, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotNow, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
     __slots__ = ("run", "timeline", "low", "shard_term")
@@ -146,6 +148,12 @@ class SnapshotNow(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Dismiss(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
 class Finish(_message.Message):
     __slots__ = ("reason",)
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -183,7 +191,7 @@ class ShardEvent(_message.Message):
     def __init__(self, state: _Optional[_Union[ShardState, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., retired: _Optional[_Union[Retired, _Mapping]] = ..., began: _Optional[_Union[Began, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., alive: _Optional[_Union[Alive, _Mapping]] = ..., in_sync: _Optional[_Union[InSync, _Mapping]] = ..., parted: _Optional[_Union[Parted, _Mapping]] = ..., stalled: _Optional[_Union[Stalled, _Mapping]] = ...) -> None: ...
 
 class ShardState(_message.Message):
-    __slots__ = ("incarnation", "configured", "version", "accepted", "step", "segment", "term", "standby", "standing")
+    __slots__ = ("incarnation", "configured", "version", "accepted", "step", "segment", "term", "standby", "standing", "clock")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CONFIGURED_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +201,7 @@ class ShardState(_message.Message):
     TERM_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
     STANDING_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     configured: bool
     version: int
@@ -202,7 +211,8 @@ class ShardState(_message.Message):
     term: int
     standby: int
     standing: bool
-    def __init__(self, incarnation: _Optional[int] = ..., configured: _Optional[bool] = ..., version: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., step: _Optional[int] = ..., segment: _Optional[int] = ..., term: _Optional[int] = ..., standby: _Optional[int] = ..., standing: _Optional[bool] = ...) -> None: ...
+    clock: int
+    def __init__(self, incarnation: _Optional[int] = ..., configured: _Optional[bool] = ..., version: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., step: _Optional[int] = ..., segment: _Optional[int] = ..., term: _Optional[int] = ..., standby: _Optional[int] = ..., standing: _Optional[bool] = ..., clock: _Optional[int] = ...) -> None: ...
 
 class Alive(_message.Message):
     __slots__ = ()

@@ -1,0 +1,167 @@
+"""Standbys: a second server a shard that follows its log, and takes over when the primary is gone (design: section 2).
+
+A standby counts as in sync from the record of it on, which is journaled when the primary has told that it waits for the
+standby, until the record that ends that, which is journaled before the primary is told to acknowledge alone. So whoever
+is recorded as in sync holds all that was ever acknowledged, and nobody else is promoted. What the primary says of whom
+it waits for is the truth: what was told on a line that broke is learnt again from its state.
+"""
+
+from __future__ import annotations
+
+from coordinator import actions as a
+from coordinator import events as e
+from coordinator import records as r
+from coordinator.desk import Desk
+from coordinator.presence import Presence
+from wire.messages import ShardPlacement
+
+
+class Standbys:
+    """Who stands by for which shard. Decisions are in the journal."""
+
+    def __init__(self, desk: Desk, presence: Presence) -> None:
+        self._desk = desk
+        self._presence = presence
+
+    # --- following -----------------------------------------------------------------------
+
+    def appoint(self) -> None:
+        """Give every shard a standby that is there, as far as there are spare servers."""
+        state = self._desk.state
+        if not self._desk.rules.replicas or not state.loaded or state.ended is not None:
+            return
+        for placed in state.placement:
+            if (
+                self.lacking(placed.shard)
+                and self._presence.here(placed.incarnation)
+                and (spare := self._spare())
+            ):
+                self._appoint(placed.shard, spare)
+
+    def lacking(self, shard: int) -> bool:
+        """Whether a shard has no standby, or only one that is away."""
+        standby = self._desk.state.standbys.get(shard)
+        return standby is None or self._presence.away(standby.incarnation)
+
+    def _spare(self) -> int | None:
+        state = self._desk.state
+        spares = (
+            m.incarnation
+            for m in state.present("ps")
+            if state.shard_of(m.incarnation) is None and state.stands_for(m.incarnation) is None
+        )
+        return next((i for i in spares if self._presence.here(i)), None)
+
+    def _appoint(self, shard: int, incarnation: int) -> None:
+        older = self._desk.state.standbys.get(shard)
+        if older is not None:
+            self._part(shard, "it is away, and another server takes its place")
+        self._desk.decide(r.Stood(shard, incarnation))
+        self._desk.note("standby", shard=shard, name=self._desk.name_of(incarnation), incarnation=incarnation)
+        if older is not None:
+            self.dismiss(older.incarnation, f"server {self._desk.name_of(incarnation)} has taken its place")
+        self.stand(shard)
+
+    def stand(self, shard: int) -> None:
+        """Tell the standby of a shard, if there is one, whom to follow."""
+        placed, standby = self._desk.state.placement[shard], self._desk.state.standbys.get(shard)
+        if standby is not None:
+            order = a.StandBy(shard, placed.address, placed.term)
+            self._desk.actions.append(a.CommandServer(standby.incarnation, order))
+
+    # --- in sync, or not -----------------------------------------------------------------
+
+    def told(self, event: e.ShardAttached) -> None:
+        """A primary's line is open: whom it waits for."""
+        standby = self._desk.state.standbys.get(event.shard)
+        if event.standby:
+            self.in_sync(e.StandbyInSync(event.shard, event.standby))
+        elif standby is not None and standby.in_sync:
+            self._part(event.shard, "its primary waits for it no more")
+            self.stand(event.shard)
+
+    def in_sync(self, event: e.StandbyInSync) -> None:
+        """A primary waits for its standby from now on."""
+        standby = self._desk.state.standbys.get(event.shard)
+        if standby is None or standby.incarnation != event.standby:
+            self._leave_alone(event.shard, event.standby)
+        elif not standby.in_sync:
+            self._desk.decide(r.InSynced(event.shard, event.standby))
+            self._desk.note("in_sync", shard=event.shard, name=self._desk.name_of(event.standby))
+
+    def parted(self, event: e.StandbyParted) -> None:
+        """A primary waits in vain: let it go on alone, and have the standby begin anew."""
+        standby = self._desk.state.standbys.get(event.shard)
+        if standby is None or standby.incarnation != event.standby:
+            self._leave_alone(event.shard, event.standby)
+            return
+        if standby.in_sync:
+            self._part(event.shard, event.reason)
+        else:
+            self._leave_alone(event.shard, event.standby)
+        if event.diverged:
+            name = self._desk.name_of(event.standby)
+            self._desk.note("diverged", shard=event.shard, name=name, reason=event.reason)
+            self.dismiss(event.standby, f"its state is not the primary's: {event.reason}")
+            self.appoint()
+        else:
+            self.stand(event.shard)
+
+    def away(self, incarnation: int, reason: str) -> None:
+        """A standby is away: its primary must not wait for it."""
+        shard = self._desk.state.stands_for(incarnation)
+        if shard is not None:
+            self._part(shard, reason)
+
+    def _part(self, shard: int, reason: str) -> None:
+        standby = self._desk.state.standbys[shard]
+        if standby.in_sync:
+            self._desk.decide(r.Parted(shard, standby.incarnation, reason))
+            name = self._desk.name_of(standby.incarnation)
+            self._desk.note("parted", shard=shard, name=name, reason=reason)
+            self._leave_alone(shard, standby.incarnation)
+
+    def _leave_alone(self, shard: int, standby: int) -> None:
+        self._desk.actions.append(a.Command(shard, a.LeaveAlone(standby)))
+
+    # --- taking over ---------------------------------------------------------------------
+
+    def promote(self, shard: int, reason: str) -> bool:
+        """Have the standby take over, if it may. Returns whether it does."""
+        if not self.may_take_over(shard):
+            return False
+        state = self._desk.state
+        placed, new = state.placement[shard], state.members[state.standbys[shard].incarnation]
+        term = placed.term + 1
+        self._desk.decide(r.Promoted(shard, new.incarnation, new.address, term, reason))
+        self._desk.note("promoted", shard=shard, name=new.name, address=new.address, term=term, reason=reason)
+        self.dismiss(placed.incarnation, f"server {new.name} has taken its shard over: {reason}")
+        self._desk.actions.append(a.CommandServer(new.incarnation, a.Promote(term)))
+        self.redirect(shard)
+        return True
+
+    def may_take_over(self, shard: int) -> bool:
+        """Whether the standby of a shard is recorded as in sync, and is there."""
+        standby = self._desk.state.standbys.get(shard)
+        return standby is not None and standby.in_sync and self._presence.here(standby.incarnation)
+
+    def redirect(self, shard: int) -> None:
+        """Tell every worker where a shard is served."""
+        for member in self._desk.state.present("worker"):
+            self._desk.tell(member.incarnation, _redirect(self._desk.state.placement[shard]))
+
+    def remind(self, incarnation: int) -> None:
+        """Tell a worker where the shards are served that were moved ever since the run began."""
+        for placed in self._desk.state.placement:
+            if placed.term > 1:
+                self._desk.tell(incarnation, _redirect(placed))
+
+    def dismiss(self, incarnation: int, reason: str) -> None:
+        """A server is out of the run; should it be there, it is told so and joins anew."""
+        self._desk.decide(r.Departed(incarnation, reason, dead=True))
+        self._presence.forget(incarnation)
+        self._desk.actions.append(a.Dismiss(incarnation, reason))
+
+
+def _redirect(placed: ShardPlacement) -> a.Redirect:
+    return a.Redirect(placed.shard, placed.address, placed.incarnation, placed.term)
