@@ -98,7 +98,7 @@ def chaos(
     from sparsync.faults.chaos import Chaos
     from sparsync.faults.outcome import outcome
     from sparsync.faults.plan import Plan
-    from sparsync.live import EventTail
+    from sparsync.live import parse_event
     from sparsync.run_directory import RunDirectory
     from wire.clock import utc_timestamp
     from wire.errors import UsageError
@@ -126,7 +126,9 @@ def chaos(
     began = utc_timestamp()
     running.carry_out(for_s)
     ended = utc_timestamp()
-    found = {"seed": seed, **outcome(running.struck, EventTail(run.events).read(), began=began, ended=ended)}
+    lines = run.events.read_bytes().splitlines() if run.events.exists() else []
+    events = [event for told in lines if (event := parse_event(told)) is not None]
+    found = {"seed": seed, **outcome(running.struck, events, began=began, ended=ended)}
     if as_json:
         click.echo(json.dumps(found))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cluster.conftest import Starter
-from tests.cluster.running import MARK, POLL_S, SPARSYNC, Train, command
+from tests.cluster.conftest import ByHand, Starter
+from tests.cluster.running import MARK, POLL_S, SPARSYNC, Run, Train, command
 from tests.cluster.test_digests import equal_runs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -63,7 +64,7 @@ def paced(tmp_path: Path, environ: dict[str, str]) -> Iterator[Callable[..., Tra
 
 
 def strike(
-    run: Train, *, seed: int, every_s: float, for_s: float, kinds: str, roles: str, environ: Mapping[str, str]
+    run: Run, *, seed: int, every_s: float, for_s: float, kinds: str, roles: str, environ: Mapping[str, str]
 ) -> dict[str, Any]:
     """`sparsync chaos` to its end; what it says that came of it."""
     words = [
@@ -102,9 +103,40 @@ def test_workers_are_killed_and_stopped(
     (run.out / "hurry").touch()
     summary = run.finish(150)
     equal_runs(undisturbed(100), summary)
-    assert found["struck"] >= 3, found
+    assert found["struck"] >= 3 and found["longest_stall_s"] > 0.2 and found["steps"] > 3, found
     kills = [fault for fault in found["faults"] if fault["kind"] == "kill" and fault["target"]]
     assert summary["restarts"] >= len(kills) - 1, "all but one that died in the last moment are started again"
+
+
+@pytest.mark.slow
+def test_servers_are_cut_off(
+    by_hand: ByHand, undisturbed: Undisturbed, environ: dict[str, str], seed: int
+) -> None:
+    """`sparsync proxy` in front of each; the network in between goes away for seconds, and loses nothing."""
+    cluster = by_hand({**SETTINGS, "run.steps": 100}, script=[PACED, "--pause", "0.2"])
+    proxies = []
+    try:
+        for number in range(2):
+            with socket.create_server(("127.0.0.1", 0)) as found:
+                target = "{}:{}".format(*found.getsockname())
+            words = [*SPARSYNC, "proxy", "--target", target, "--latency", "2ms", "--seed", str(seed)]
+            proxies.append(subprocess.Popen(words, env=environ, stdout=subprocess.PIPE, text=True))
+            told = proxies[-1].stdout
+            assert told is not None
+            cluster.start_server(f"ps-{number}", "--listen", target, "--advertise", told.readline().strip())
+        for name in ("w-0", "w-1"):
+            cluster.start_worker(name)
+        cluster.wait_for_steps(1)
+        chaos: dict[str, Any] = {"every_s": 4.0, "for_s": 20.0, "kinds": "partition,slow", "roles": "ps"}
+        found_out = strike(cluster, seed=seed, environ=environ, **chaos)
+        cluster.hurry()
+        summary = cluster.finish()
+    finally:
+        for proxy in proxies:
+            proxy.kill()
+            proxy.communicate()
+    assert found_out["struck"] >= 2 and found_out["longest_stall_s"] > 0.5, found_out
+    equal_runs(undisturbed(100), summary)
 
 
 # --- all roles -----------------------------------------------------------------------------------

@@ -202,7 +202,8 @@ def test_the_command_tells_what_came_of_it(
 ) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        (run_dir / "events.jsonl").write_text("")
+        later = {"t": "2100-01-01T00:00:00.000Z", "event": "step", "step": 1}
+        (run_dir / "events.jsonl").write_text(json.dumps(later) + "\n")
         code = command(
             ["chaos", str(run_dir), "--kinds", "kill", "--every", "0.2s", "--for", "0.2s", "--seed", "9"]
         )
@@ -212,6 +213,7 @@ def test_the_command_tells_what_came_of_it(
     said = capsys.readouterr()
     assert code == 0
     assert "1 of 1 faults struck; 0 deaths" in said.out and "--seed 9" in said.out
+    assert "longest time between two steps" in said.out, "what the run had told before it ended was read"
     assert "kill" in said.err and "worker-" in said.err
 
 
