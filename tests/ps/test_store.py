@@ -37,6 +37,38 @@ def test_half_deposits_do_not_push_out_the_one_that_counts(tmp_path: Path) -> No
     assert set(store.deposit(1, 15)) == {"residual"}
 
 
+def test_what_is_trimmed_stays_on_the_disk_until_its_owner_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for step in (1, 2):
+        store.save_base(step, step, b"base")
+        store.save_deposit(0, step, {"residual": b"r"})
+    store.trim_bases(2)
+    store.trim_deposits(2)
+    base, deposit = tmp_path / "base" / "1-1", tmp_path / "streams" / "0" / "1"
+    assert store.discarded == [base, deposit]
+    assert base.exists() and deposit.exists()
+    store.save_deposit(0, 1, {"residual": b"again"})
+    store.unlink(store.take_discarded())
+    assert not base.exists() and store.discarded == []
+    assert store.deposit(0, 1)["residual"].read_bytes() == b"again"
+
+
+def test_an_image_shows_what_is_kept_whatever_becomes_of_the_files(tmp_path: Path) -> None:
+    store, other = Store(tmp_path / "1"), Store(tmp_path / "2")
+    store.save_base(3, 4, b"base")
+    store.save_deposit(1, 3, {"residual": b"r", "extra": b""})
+    tree = store.image()
+    store.save_deposit(1, 3, {"residual": b"s"})
+    store.trim_bases(9)
+    store.save_base(9, 9, b"later")
+    store.trim_bases(9)
+    store.unlink(store.take_discarded())
+    other.restore(tree)
+    assert other.load_base(3) == (3, 4, b"base")
+    planes = {name: path.read_bytes() for name, path in other.deposit(1, 3).items()}
+    assert planes == {"residual": b"r", "extra": b""}
+
+
 def test_a_repeated_deposit_replaces_the_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.save_deposit(0, 3, {"residual": b"a", "extra": b""})
