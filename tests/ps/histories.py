@@ -110,7 +110,7 @@ class History:
             self._retire: 2,
             self._mark: 2,
             self._stray_segment: 1,
-            self._turn: 3 if self._turns else 0,
+            self._turn: 2 if self._turns else 0,
         }
         (make,) = self.random.choices(list(makers), list(makers.values()))
         return make(shard)

@@ -43,7 +43,8 @@ RECORDS = 100
 @pytest.fixture(autouse=True)
 def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is remembered of long histories has an end within short ones."""
-    monkeypatch.setattr(ps.publish, "RETAINED", 9)
+    monkeypatch.setattr(ps.publish, "RETAINED", 3)
+    monkeypatch.setattr(ps.publish, "RETAINED_ALWAYS", 2)
     monkeypatch.setattr(ps.staleness, "HISTORY", (6, 12))
 
 
@@ -126,15 +127,14 @@ def test_the_oracle_sees_what_an_image_could_forget(tmp_path: Path) -> None:
 def test_it_goes_on_as_if_nothing_had_been(
     kind: tuple[bool, bool], codec: Mapping[str, object], optimizer: OptimizerSpec, tmp_path: Path
 ) -> None:
-    """Restored at every 25th record; what was restored first goes on to the end beside what never was."""
-    seed = 7
-    history = History(seed, config_of(codec), optimizer=optimizer, kind=kind)
+    """Restored at every 25th record of one segment; what was restored first goes on to the end beside what never was."""
+    history = History(7, config_of(codec), optimizer=optimizer, kind=kind, turns=False)
     compare(history, tmp_path, every=25, records=RECORDS)
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("aggregate", ["mean", "sum"])
-def test_at_every_record(seed: int, aggregate: str, tmp_path: Path) -> None:
+def test_at_every_record_of_many_segments(seed: int, aggregate: str, tmp_path: Path) -> None:
     codec = [*CODECS.values()][seed % len(CODECS)]
     kind = [EXACT, NAMED, ARRIVAL][seed % 3]
     compare(History(seed, config_of(codec, aggregate=aggregate), kind=kind), tmp_path, every=1, records=45)
@@ -175,7 +175,8 @@ def test_histories_come_by_everything(tmp_path: Path) -> None:
             answer = outcome(holdings, record)
             what = answer.name if isinstance(answer, Verdict) else type(answer).__name__
             seen[f"{type(record).__name__} {what}"] += 1
-            kinds.add((holdings.shard.segment.elastic, holdings.shard.segment.arrival))
+            shard = holdings.shard
+            kinds.add((shard.segment.elastic, shard.segment.arrival, shard.deltas.between))
     wanted = {
         *(f"Accept {name}" for name in ("ADMIT", "ACCEPTED", "FENCED", "SETTLED", "EARLY", "tuple")),
         *(f"Deposit {name}" for name in ("ADMIT", "FENCED", "FOREIGN", "OVER")),
@@ -186,7 +187,7 @@ def test_histories_come_by_everything(tmp_path: Path) -> None:
         *("Fence Fenced", "Advance NoneType", "Retire NoneType", "Mark NoneType"),
     }
     assert wanted <= seen.keys(), sorted(wanted - seen.keys())
-    assert kinds == {EXACT, NAMED, ARRIVAL}
+    assert kinds == {(*EXACT, True), (*NAMED, True), (*ARRIVAL, True), (*ARRIVAL, False)}
 
 
 def test_an_image_stays_what_it_was(tmp_path: Path) -> None:
