@@ -99,15 +99,18 @@ class LaneAggregate:
 
         The result is valid until the next call. Sums of estimates stay, others begin at zero again.
         """
-        divisor = np.float32(1 if self._rule == "sum" else max(self.averaged(count), 1))
+        divisor = np.float32(1 if self._rule == "sum" else self.averaged(count))
         np.divide(self._sum, divisor, out=self._gradient)
         if not self._codec.estimates:
             self._sum.fill(0.0)
         return self._gradient
 
     def averaged(self, count: int) -> int:
-        """Units that the gradient of `count` frames is a mean of: with estimates the newest one of each worker."""
-        return len(self._lanes) if self._codec.estimates else count
+        """Units that the gradient of `count` frames is a mean of: with estimates the newest one of each worker.
+
+        At least 1, also where every worker of these units was retired before they were settled.
+        """
+        return max(len(self._lanes) if self._codec.estimates else count, 1)
 
     def retire(self, incarnation: int) -> None:
         """Take the estimate of a worker out of the sum; without any it is zero to the bit."""

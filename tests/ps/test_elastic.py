@@ -517,3 +517,13 @@ def test_elastic_arithmetic_does_not_depend_on_the_number_of_shards() -> None:
                     publish(shard)
     assert bits(one.whole("x")) == bits(three.whole("x"))
     assert bits(one.whole("published")) == bits(three.whole("published"))
+
+
+def test_units_whose_only_worker_is_retired_before_they_are_published() -> None:
+    """Its estimate left the sum with it: an empty step that settles them, not a division by no workers."""
+    cluster = Cluster(1, codecs=topk(), optimizer=ADAMW, segment=ARRIVAL)
+    shard = only(cluster)
+    assert shard.apply(Worker(cluster, 1).unit(0)) is Verdict.ADMIT
+    shard.apply(Retire(1))
+    assert [outcome.unit.stream for outcome in publish(shard).outcomes] == [0]
+    assert np.isfinite(cluster.whole("x")).all() and not shard.held

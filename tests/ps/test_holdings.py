@@ -127,7 +127,7 @@ def test_the_oracle_sees_what_an_image_could_forget(tmp_path: Path) -> None:
 def test_it_goes_on_as_if_nothing_had_been(
     kind: tuple[bool, bool], codec: Mapping[str, object], optimizer: OptimizerSpec, tmp_path: Path
 ) -> None:
-    """Restored at every 25th record of one segment; what was restored first goes on to the end beside what never was."""
+    """Restored at every 25th record of one segment; that restored first goes on to the end."""
     history = History(7, config_of(codec), optimizer=optimizer, kind=kind, turns=False)
     compare(history, tmp_path, every=25, records=RECORDS)
 
