@@ -93,6 +93,7 @@ class Core:
             e.ServerAttached: self.servers.server_attached,
             e.ServerAlive: self.servers.alive,
             e.LineBroken: self.servers.broke,
+            e.LineRefused: self.servers.refused,
             e.StandbyInSync: lambda event, now: self.servers.standbys.in_sync(event),
             e.StandbyParted: lambda event, now: self.servers.standbys.parted(event),
             e.ShardStalled: lambda event, now: self.servers.stalled(event),
@@ -107,7 +108,6 @@ class Core:
                 f"server {event.shard} refuses: {event.message}", event.error
             ),
             e.Fenced: self._fenced,
-            e.ShardLost: lambda event, now: self.ending.end(event.reason, "ServerLost"),
             e.CheckpointWritten: lambda event, now: self.ending.checkpoint_written(event),
             e.CheckpointFailed: lambda event, now: self.ending.checkpoint_failed(event),
             e.StopAsked: lambda event, now: self.ending.stop(event),

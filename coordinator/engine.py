@@ -281,6 +281,7 @@ class Engine:
 
     def _end_line(self, line: ShardLine) -> None:
         """From now on nothing is heard of it, whatever is under way."""
+        line.end()
         del self.servers[line.incarnation]
         if (task := self._running.pop(line.incarnation)) is not asyncio.current_task():
             task.cancel()

@@ -275,10 +275,10 @@ class Fenced:
 
 
 @dataclass(frozen=True)
-class ShardLost:
-    """A server refuses its line for good."""
+class LineRefused:
+    """A server ended its line with an error that is none of the connection."""
 
-    shard: int
+    incarnation: int
     reason: str
 
 
@@ -360,7 +360,7 @@ Event = (
     | StepSettled
     | ShardRefused
     | Fenced
-    | ShardLost
+    | LineRefused
     | CheckpointWritten
     | CheckpointFailed
     | WorkerRetired

@@ -25,6 +25,8 @@ from wire.errors import NameTaken, RunOver, SparsyncError, UsageError
 
 LOST_AFTER_S = 15.0
 """A server that held its shard in memory alone is lost when it is away for so long."""
+REFUSALS, REFUSALS_S = 10, 60.0
+"""A server that ends its line with an error so many times within so many seconds does not get better."""
 
 
 class Servers:
@@ -44,6 +46,7 @@ class Servers:
         self.presence = Presence(suspect_s=desk.rules.suspect_s, dead_s=desk.rules.dead_s)
         self.standbys = Standbys(desk, self.presence)
         self._stalled: dict[int, str] = {}
+        self._refusals: dict[int, list[float]] = {}
         self._looked_at = 0.0
 
     def reopen(self, now: float) -> None:
@@ -99,7 +102,9 @@ class Servers:
         """A server is back, with what it held."""
         desk, shard = self._desk, self._desk.state.shard_of(member.incarnation)
         desk.decide(r.Returned(member.incarnation, event.address, event.pid, event.host))
-        if shard is not None:
+        if shard is None:
+            self.standbys.part(member.incarnation, "it was started again")
+        else:
             term = desk.state.placement[shard].term + 1
             desk.decide(r.Moved(shard, event.address, member.incarnation, term))
             desk.note("moved", shard=shard, name=member.name, address=event.address, term=term)
@@ -238,6 +243,17 @@ class Servers:
         if member is not None and member.present:
             self.presence.broke(event.incarnation, event.reason, now)
 
+    def refused(self, event: e.LineRefused, now: float) -> None:
+        """A server ends its line with an error of its own. It may be started again; that it goes on so helps nobody."""
+        recent = [at for at in self._refusals.get(event.incarnation, []) if now - at < REFUSALS_S]
+        self._refusals[event.incarnation] = recent = [*recent, now]
+        if self._desk.state.shard_of(event.incarnation) is not None and (
+            not self._on_disk or len(recent) >= REFUSALS
+        ):
+            self._end(event.reason, "ServerLost")
+        else:
+            self.broke(e.LineBroken(event.incarnation, event.reason), now)
+
     def stalled(self, event: e.ShardStalled) -> None:
         """A shard cannot write its log, or can again."""
         self._stalled.pop(event.shard, None)
@@ -259,7 +275,7 @@ class Servers:
                 continue
             if not self._may_come_back(placed.shard) and away_s > LOST_AFTER_S:
                 self._end(self.presence.reason(placed.incarnation), "ServerLost")
-        self.standbys.appoint()
+        self.standbys.tick()
         if self._hesitant(now):
             self._patience.excuse(now - self._looked_at, now)
         self._looked_at = now
@@ -285,12 +301,11 @@ class Servers:
         self._desk.note(
             "server_away", shard=told, name=name, address=state.members[incarnation].address, reason=reason
         )
-        self.standbys.away(incarnation, reason)
 
     def _drop(self, incarnation: int, reason: str) -> None:
         """A server that is no primary is out of the run."""
         self._desk.note("died", name=self._desk.name_of(incarnation), reason=reason)
-        self.standbys.away(incarnation, reason)
+        self.standbys.part(incarnation, reason)
         self.standbys.dismiss(incarnation, reason)
 
     def _back(self, incarnation: int, away_s: float | None, now: float) -> None:

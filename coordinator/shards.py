@@ -76,6 +76,7 @@ class ShardLine:
         self.stub = shard_pb2_grpc.ShardStub(self._channels[1])
         """For checkpoints: planes that would hold up a fence on the line of commands."""
         self._commands: Commands = asyncio.Queue()
+        self._over = False
         self.version = 0
         self.delta_bytes = 0
 
@@ -155,26 +156,29 @@ class ShardLine:
         )
 
     async def run(self) -> None:
-        """Keep the line open until cancelled, or the run is over; tell the core when it is broken."""
+        """Keep the line open until cancelled, or the server ends it as the run is over; tell the core if it breaks."""
         backoff = Backoff(random.Random(), cap_s=REDIAL_CAP_S)
-        while True:
+        while not self._is_over():
             try:
                 async for event in self._open():
                     backoff.reset()
                     self._translate(event)
-                reason = f"{self._peer} closed the line"
+                    if self._is_over():
+                        return
+                if self._state.ended is not None:
+                    return
+                reason, refused = f"{self._peer} closed the line", False
             except grpc.aio.AioRpcError as error:
                 failure = to_error(error, peer=self._peer)
                 if isinstance(failure, StaleIncarnation) and self._serves is not None:
                     self._hear(e.Fenced(self.shard, str(failure)))
                     return
                 reason = str(failure)
-                if not failure.retry and self._serves is not None:
-                    self._hear(e.ShardLost(self.shard, reason))
-                    return
-            if self._state.ended is not None:
+                refused = not failure.retry
+            if self._is_over():
                 return
-            self._hear(e.LineBroken(self.incarnation, reason))
+            broken = e.LineRefused if refused else e.LineBroken
+            self._hear(broken(self.incarnation, reason))
             log.warning("%s; opening the line again", reason)
             await asyncio.sleep(backoff.next())
 
@@ -267,6 +271,13 @@ class ShardLine:
             standing=state.standing,
             standby=state.standby,
         )
+
+    def _is_over(self) -> bool:
+        return self._over
+
+    def end(self) -> None:
+        """Nothing more is heard of it, also where an event of its own is what ends it."""
+        self._over = True
 
     async def close(self) -> None:
         for channel in self._channels:

@@ -2,8 +2,8 @@
 
 A standby counts as in sync from the record of it on, which is journaled when the primary has told that it waits for the
 standby, until the record that ends that, which is journaled before the primary is told to acknowledge alone. So whoever
-is recorded as in sync holds all that was ever acknowledged, and nobody else is promoted. What the primary says of whom
-it waits for is the truth: what was told on a line that broke is learnt again from its state.
+is recorded as in sync holds all that was ever acknowledged, and nobody else is promoted. A new line begins with what is
+recorded, and the primary goes by that: a word that was lost with the old line was never spoken.
 """
 
 from __future__ import annotations
@@ -72,11 +72,12 @@ class Standbys:
     # --- in sync, or not -----------------------------------------------------------------
 
     def told(self, event: e.ShardAttached) -> None:
-        """A primary's line is open: whom it waits for."""
+        """A primary's line is open: whom it waits for.
+
+        That it waits is no news, for it was told so; here the word that ends it may be on its way already.
+        """
         standby = self._desk.state.standbys.get(event.shard)
-        if event.standby:
-            self.in_sync(e.StandbyInSync(event.shard, event.standby))
-        elif standby is not None and standby.in_sync:
+        if standby is not None and standby.in_sync and standby.incarnation != event.standby:
             self._part(event.shard, "its primary waits for it no more")
             self.stand(event.shard)
 
@@ -95,10 +96,10 @@ class Standbys:
         if standby is None or standby.incarnation != event.standby:
             self._leave_alone(event.shard, event.standby)
             return
-        if standby.in_sync:
+        if (
+            standby.in_sync
+        ):  # else it is told: a second word would end the waiting for the standby's next call
             self._part(event.shard, event.reason)
-        else:
-            self._leave_alone(event.shard, event.standby)
         if event.diverged:
             name = self._desk.name_of(event.standby)
             self._desk.note("diverged", shard=event.shard, name=name, reason=event.reason)
@@ -107,8 +108,18 @@ class Standbys:
         else:
             self.stand(event.shard)
 
-    def away(self, incarnation: int, reason: str) -> None:
-        """A standby is away: its primary must not wait for it."""
+    def tick(self) -> None:
+        """No primary that is here waits for a standby that is away; of two that are away the first one back serves."""
+        for placed in self._desk.state.placement:
+            standby = self._desk.state.standbys.get(placed.shard)
+            if standby is None or not self._presence.here(placed.incarnation):
+                continue
+            if self._presence.away(standby.incarnation):
+                self._part(placed.shard, self._presence.reason(standby.incarnation))
+        self.appoint()
+
+    def part(self, incarnation: int, reason: str) -> None:
+        """Whatever a standby holds, it is not all any more."""
         shard = self._desk.state.stands_for(incarnation)
         if shard is not None:
             self._part(shard, reason)

@@ -235,7 +235,8 @@ class Stage:
         yield e.StopAsked("stop", "an operator asked")
 
     def _lost(self, words: list[str]) -> Iterator[e.Event]:
-        yield e.ShardLost(int(words[0]), "gone")
+        assert self.core is not None
+        yield e.LineRefused(self.core.state.placement[int(words[0])].incarnation, "gone")
 
     # --- actions
 
