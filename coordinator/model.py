@@ -129,8 +129,8 @@ class Model:
         if shard in self._configured:
             return
         self._configured.add(shard)
-        if len(self._configured) == len(state.placement) and not state.loaded:
-            if state.checkpoint:
+        if len(self._configured) == len(state.placement):
+            if state.checkpoint and not state.loaded:
                 self._desk.actions.append(a.RestoreShards())
             self._answer()
 

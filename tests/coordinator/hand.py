@@ -140,6 +140,17 @@ class Worker:
         if not self.ready:
             self.declare()
 
+    def return_to(self) -> None:
+        """The coordinator is there again: open the lines, and ask again for what was not answered."""
+        if self.world.away:
+            return
+        self.beats = Line(self.world, self.world.hear)
+        if self.incarnation:
+            self.reopen()
+        else:
+            self.up, self.down = Line(self.world, self.world.hear), Line(self.world, self.hear, self)
+            self.join()
+
     def die(self, *, silent: bool) -> None:
         """Everything stops; what is under way may still arrive; the end is noticed at once or by silence."""
         self.alive = False

@@ -178,7 +178,9 @@ class Laws:
 
     def let_go(self, worker: Worker) -> None:
         """Some time after a worker asked to leave."""
-        if worker.alive and self._present(worker) and not self._world.over:
+        member = self._world.state.members.get(worker.incarnation)
+        known = worker.leaving or (member is not None and member.leaving)
+        if known and worker.alive and self._present(worker) and not self._world.over:
             raise Broken(f"{worker.name} asked to leave long ago and is not let go")
 
     def boundary(self, step: int) -> None:

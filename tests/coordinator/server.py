@@ -49,6 +49,7 @@ class Shard:
         self.flushed: list[tuple[int, float]] = []
         self._frames: dict[int, tuple[int, float]] = {}
         self.over = False
+        self.term = 0
         self.followers: list[tuple[Worker, Line]] = []
         self.up: Line | None = None
         self._begin(world.first_segment, {})
@@ -75,6 +76,12 @@ class Shard:
     def _untold(self, number: int, low: int) -> bool:
         """The coordinator may need to hear of it again: not counted, or waiting for a close to name it."""
         return number >= low or number in self.held
+
+    def obey(self, command: Any, term: int) -> None:
+        """Commands of the highest term; what an older coordinator has sent may come late."""
+        if term >= self.term:
+            self.term = term
+            self.command(command)
 
     def command(self, command: Any) -> None:
         match command:

@@ -81,7 +81,7 @@ class World:
         self.laws = Laws(self)
         self.downs: list[Line] = []
         self.workers: list[Worker] = []
-        self.over = False
+        self.over = self.away = False
         self.stopped_at: int | None = None
         self.checkpoints: list[int] = []
         self.wishes: dict[str, int] = {}
@@ -159,10 +159,14 @@ class World:
                 if worker.incarnation == event.incarnation:  # type: ignore[union-attr]
                     worker.down.send(a.End("given up", "StaleIncarnation"))
             return
+        live = self.core
+        self.carry_out(actions)
+        if self.shadow != self.state and live is self.core and not self.away:
+            raise Broken(f"the journal does not make the state after {event}")
+
+    def carry_out(self, actions: list[a.Action]) -> None:
         for action in actions:
             self._act(action)
-        if self.shadow != self.state:
-            raise Broken(f"the journal does not make the state after {event}")
 
     def _act(self, action: a.Action) -> None:
         if isinstance(action, a.Tell | a.Command):
@@ -200,14 +204,21 @@ class World:
                 self.over = True
 
     def _attach(self, shard: Shard) -> None:
+        """Open the line to a shard, which obeys no older term from then on."""
+        if self.away or shard.up is not None:
+            return
+        term = self.state.term
         shard.up = Line(self, self.hear)
-        self.downs[shard.index] = Line(self, shard.command)
+        self.downs[shard.index] = Line(self, lambda command: shard.obey(command, term))
         self.downs[shard.index].send(("attach", self.state.low))
 
     def _write(self, step: int) -> None:
         self.laws.boundary(step)
+        writer = self.core
 
         def written() -> None:
+            if self.core is not writer or self.away:
+                return
             self.laws.boundary(step)
             if self.random.random() < 0.1 and not self.state.final:
                 self.hear(e.CheckpointFailed(step, "disk full"))
