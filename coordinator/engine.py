@@ -15,7 +15,8 @@ import asyncio
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,22 @@ from coordinator.checkpoints import CheckpointLoader, take_checkpoint
 from coordinator.core import Core
 from coordinator.event_log import EventLog
 from coordinator.journal import Journal
-from coordinator.records import Closed, Counted, Evaluated
+from coordinator.records import Closed, Counted, Dismissed, Evaluated, Record
 from coordinator.retention import Retention
 from coordinator.shards import ShardLine
 from coordinator.state import State
 from coordinator.tensorboard import Board
-from wire.clock import Clock
+from wire.clock import Clock, Deadline
 from wire.config import Config
-from wire.errors import SparsyncError
+from wire.errors import DamagedFile, SparsyncError, StaleIncarnation, Unreachable
 from wire.rpc.identity import Security
 from wire.v1 import coordinator_pb2
 
 log = logging.getLogger(__name__)
 TICK_S = 0.1
 LATE_S = 1.0
+FINISH_S = 5.0
+"""A server may take so long to hear of the end."""
 
 Orders = asyncio.Queue[coordinator_pb2.WorkerOrder | None]
 
@@ -70,19 +73,21 @@ class Engine:
         self.servers: dict[int, ShardLine] = {}
         """The lines, by incarnation."""
         self._running: dict[int, asyncio.Task[None]] = {}
-        self.digests: dict[str, str] = {}
         self.started = clock.now()
         self.finished = asyncio.Event()
         self._alone = asyncio.Event()
         self._journal = journal
         self._events = events
+        self.failure: SparsyncError | None = None
+        """Why this process ends though the run goes on: another coordinator decides, or nothing can be journaled."""
         self._retention = Retention(out / "checkpoints", keep=config.run.keep_checkpoints, tell=events.write)
         self._orders: dict[int, Orders] = {}
         self._answers: dict[str, asyncio.Future[object]] = {}
         self._keys = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._acts: dict[type, Callable[[Any], None]] = {
-            a.Journal: self._journal_record,
+        self.worked_before_s = 0.0
+        """Seconds that the run was at work under earlier coordinators."""
+        self._acts: dict[type, Callable[[Any], object]] = {
             a.Answer: self._answer,
             a.Tell: self._tell,
             a.Command: lambda act: self.lines[act.shard].send(act.command),
@@ -92,6 +97,7 @@ class Engine:
             a.Dismiss: self._dismiss,
             a.RestoreShards: lambda act: self._start(self._restore()),
             a.WriteCheckpoint: lambda act: self._start(self._checkpoint(act.step)),
+            a.Abdicate: lambda act: self._give_up(StaleIncarnation(act.reason)),
             a.Note: lambda act: self._events.write(act.event, act.fields),
             a.Quit: lambda act: self.finished.set(),
         }
@@ -111,13 +117,42 @@ class Engine:
 
         Raises: StaleIncarnation when the event came from a process that is not in the run.
         """
-        for action in self._core.handle(event, self.clock.now()):
-            if not isinstance(action, a.Journal):  # it reveals what was decided
-                self._journal.commit()
-            self._acts[type(action)](action)
-        self._journal.commit()
+        if self.failure is None:
+            self.carry_out(self._core.handle(event, self.clock.now()))
+
+    def carry_out(self, actions: Sequence[a.Action]) -> None:
+        """Make all that was decided durable at once, then tell it: the journal never holds a part of an event."""
+        records = [action.record for action in actions if isinstance(action, a.Journal)]
+        try:
+            for record in records:
+                self._journal.append(record)
+            self._journal.commit()
+        except sqlite3.Error as error:
+            self._give_up(
+                DamagedFile(f"{self._journal.path} cannot be written ({error}); the run has not ended")
+            )
+            return
+        for record in records:
+            self._draw(record)
+        for action in actions:
+            if not isinstance(action, a.Journal):
+                self._acts[type(action)](action)
         if self.finished.is_set() and not self._core.lingering():
             self._alone.set()
+
+    def _give_up(self, failure: SparsyncError) -> None:
+        """Decide nothing, tell nothing any more: what is not journaled is not decided, and the run is not over."""
+        log.error("this coordinator ends: %s", failure)
+        self.failure = failure
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(Unreachable(f"the coordinator ends: {failure}"))
+        self.finished.set()
+
+    def dismissed(self) -> None:
+        """Everybody who could be told of the end was told; nobody comes back to this run."""
+        self._journal.append(Dismissed())
+        self._journal.commit()
 
     async def ask(self, make: Callable[[str], e.Event]) -> object:
         """Hear the event that `make(key)` builds and wait for the answer under that key.
@@ -166,7 +201,7 @@ class Engine:
                 self.hear(e.Flushed(incarnation, flushed.segment, flushed.residual_norm))
             case "deposited":
                 d = report.deposited
-                self.hear(e.StreamDeposited(incarnation, d.stream, d.step, d.released))
+                self.hear(e.StreamDeposited(incarnation, d.stream, d.step, d.released, d.attempt))
             case "evaluated":
                 v = report.evaluated
                 self.hear(e.LossEvaluated(incarnation, v.step, v.model, v.loss, v.seconds))
@@ -204,9 +239,9 @@ class Engine:
 
     # --- actions out ---------------------------------------------------------------------
 
-    def _journal_record(self, action: a.Journal) -> None:
-        record, now = action.record, self.clock.now()
-        self._journal.append(record)
+    def _draw(self, record: Record) -> None:
+        """What a record adds to rates and pictures."""
+        now = self.clock.now()
         if isinstance(record, Closed | Counted):
             self.accounts.settled(self.state.totals.tokens, now)
             self.board.write(self.state.open_step, self._scalars(record.loss), now)
@@ -309,6 +344,9 @@ class Engine:
     async def _restore(self) -> None:
         try:
             await CheckpointLoader(Path(self.state.checkpoint), self.state, self.lines).load()
+        except StaleIncarnation as error:
+            self.hear(e.Fenced(0, str(error)))
+            return
         except SparsyncError as error:
             self.hear(e.ShardRefused(0, type(error).__name__, str(error)))
             return
@@ -321,11 +359,13 @@ class Engine:
             path, digests = await take_checkpoint(
                 self.out / "checkpoints", self.state, self.lines, config_digest=config_digest
             )
+        except StaleIncarnation as error:
+            self.hear(e.Fenced(0, str(error)))
+            return
         except (SparsyncError, OSError) as error:
             log.error("the checkpoint of step %d failed: %s", step, error)
             self.hear(e.CheckpointFailed(step, str(error)))
             return
-        self.digests = digests
         self.hear(e.CheckpointWritten(step, str(path), digests["x"], digests["published"]))
         self._retention.begin(path)
 
@@ -342,10 +382,16 @@ class Engine:
             self.hear(e.Tick(late_s if late_s >= LATE_S else 0.0))
 
     async def farewell(self, limit_s: float) -> None:
-        """Wait until every worker has closed its heartbeat stream after the end, at most `limit_s`."""
+        """Wait until every worker has closed its heartbeat stream after the end, at most `limit_s`.
+
+        Where the end was decided by an earlier coordinator the servers may not have heard of it either.
+        """
+        deadline = Deadline(self.clock, limit_s)
         if self._core.lingering():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._alone.wait(), limit_s)
+        if running := [task for task in self._running.values() if not task.done()]:
+            await asyncio.wait(running, timeout=min(deadline.remaining(), FINISH_S))
 
     async def close(self) -> None:
         await self._retention.settled()

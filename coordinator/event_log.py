@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from wire.clock import Clock, utc_timestamp
@@ -14,12 +15,22 @@ QUIET = frozenset({"step", "scalars"})
 
 
 class EventLog:
-    """Appends to `path`; every line has `t` (UTC), `s` (seconds since the start) and `event`."""
+    """Appends to `path`; every line has `t` (UTC), `s` (seconds that a coordinator was at work) and `event`.
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    Args:
+        goes_on: from what an earlier coordinator of the run wrote there; `s` grows on, a torn last line is ended.
+
+    Attributes:
+        worked_s: seconds from the beginning of the run's work to the last line of the earlier coordinator.
+    """
+
+    def __init__(self, path: Path, clock: Clock, *, goes_on: bool = False) -> None:
+        before_s, self.worked_s, whole = _earlier(path) if goes_on and path.exists() else (0.0, 0.0, True)
         self._file = path.open("a", buffering=1)
+        if not whole:
+            self._file.write("\n")
         self._clock = clock
-        self._started = clock.now()
+        self._started = clock.now() - before_s
 
     def write(self, event: str, fields: Mapping[str, object]) -> None:
         seconds = round(self._clock.now() - self._started, 3)
@@ -33,3 +44,16 @@ class EventLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _earlier(path: Path) -> tuple[float, float, bool]:
+    """(`s` of the newest line, seconds of work until then, whether the last line is whole) of a log."""
+    newest = begun = 0.0
+    line = "\n"
+    with path.open(errors="replace") as file:
+        for line in file:
+            with suppress(ValueError, KeyError, TypeError):
+                told = json.loads(line)
+                newest = max(newest, float(told["s"]))
+                begun = newest if told["event"] == "begun" else begun
+    return newest, newest - begun if begun else 0.0, line.endswith("\n")

@@ -100,6 +100,7 @@ class StreamDeposited:
     stream: int
     step: int
     released: bool
+    attempt: int = 0
 
 
 @dataclass(frozen=True)

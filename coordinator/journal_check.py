@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from coordinator.records import from_json
+from coordinator.records import FIRST, checksum_of, from_json
 from wire.errors import DamagedFile
 
 REMEDY = "restore it from a copy, or resume the newest checkpoint into a new run directory"
@@ -52,11 +52,17 @@ def _damage_of_database(path: Path, database: sqlite3.Connection) -> Iterator[Da
     for (told,) in database.execute("PRAGMA integrity_check"):
         if told != "ok":
             yield DamagedFile(f"{path}: {told}; {REMEDY}")
-    expected = 1
-    for seq, text in database.execute("SELECT seq, record FROM records ORDER BY seq"):
+    expected, before = 1, FIRST
+    for seq, text, checksum in database.execute("SELECT seq, record, checksum FROM records ORDER BY seq"):
         if seq != expected:
             yield DamagedFile(f"{path}: record {expected} is missing, the next one is {seq}; {REMEDY}")
-        expected = seq + 1
+        elif checksum != checksum_of(before, seq, text):
+            where = _offset_of(path, text)
+            yield DamagedFile(f"{path}, offset {where}: record {seq} is not what was written; {REMEDY}")
+            text = None
+        expected, before = seq + 1, checksum
+        if text is None:
+            continue
         try:
             from_json(text)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

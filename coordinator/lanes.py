@@ -148,7 +148,7 @@ class Lanes:
             return  # a repeat of what another attempt told
         if lane.deposit is None or event.step > lane.deposit:
             self._desk.decide(Deposited(event.stream, event.step))
-        if event.released:
+        if event.released and event.attempt == lane.attempt:  # not one of long ago, told again on a new line
             self._releasing.discard(event.stream)
             giver = self._desk.name_of(event.incarnation)
             # A holder may hand over before it reached its first unit: what was settled for that one stands.

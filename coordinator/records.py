@@ -10,7 +10,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import xxhash
+
 from wire.config import Config
+
+FIRST = ""
+"""What stands for the checksum before the first line of a journal."""
 
 
 @dataclass(frozen=True)
@@ -434,6 +439,11 @@ def from_json(text: str) -> Record:
     fields = json.loads(text)
     record: Record = _KINDS[fields.pop("record")](**{k: _tuples(v) for k, v in fields.items()})
     return record
+
+
+def checksum_of(before: str, seq: int, text: object) -> str:
+    """Of a journal line, chained to that of the line before it (`FIRST` for the first one)."""
+    return xxhash.xxh3_64_hexdigest(f"{before} {seq} {text}".encode())
 
 
 def _tuples(value: Any) -> Any:

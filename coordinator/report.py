@@ -47,7 +47,7 @@ def summary(engine: Engine) -> dict[str, object]:
     losses = {e.model: e.loss for e in state.evaluations if e.step == state.open_step}
     checkpoint = state.checkpointed
     begun = engine.core.begun_at
-    wall = engine.clock.now() - (begun if begun is not None else engine.started)
+    wall = engine.worked_before_s + engine.clock.now() - (begun if begun is not None else engine.started)
     totals = _totals(engine)
     tokens = state.totals.tokens
     return {

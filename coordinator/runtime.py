@@ -7,7 +7,6 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import signal
 from pathlib import Path
 
@@ -18,15 +17,13 @@ from coordinator.core import Core
 from coordinator.desk import Rules
 from coordinator.engine import Engine
 from coordinator.event_log import EventLog
-from coordinator.journal import Journal
-from coordinator.records import Began, Segment, switching_to
+from coordinator.office import take_office
 from coordinator.report import summary
 from coordinator.service import CoordinatorService
 from coordinator.state import State
-from wire.checkpoint import Manifest, load_manifest, newest
 from wire.clock import monotonic_clock
 from wire.config import Config
-from wire.errors import ConfigError, NoInput, UsageError, by_name
+from wire.errors import UsageError, by_name
 from wire.rpc.identity import Security
 from wire.rpc.server import serve
 from wire.telemetry import log_to_stderr
@@ -48,10 +45,14 @@ def run(
 ) -> int:
     """Coordinate one run until it is over; the exit code.
 
+    A run that is not over is continued from the journal in `data_dir`, where the process that coordinated it has ended.
+
     Raises:
         PortTaken, PermissionRefused: it cannot listen there.
-        UsageError: the directory holds a run already, or another coordinator works in it.
-        NoInput, DamagedFile: the checkpoint to resume is not there or damaged.
+        UsageError: the directory holds a run that is over, or another coordinator works in it.
+        ConfigError: the run in the directory was begun with another configuration.
+        NoInput, DamagedFile: the checkpoint to resume is not there; it or the journal is damaged.
+        StaleIncarnation: another coordinator decides: this one works on a copy of the directory.
         SparsyncError: what ended the run, if it did not end well.
     """
     log_to_stderr("coordinator", level=config.telemetry.log_level)
@@ -73,32 +74,31 @@ def _lock(descriptor: int, data_dir: Path) -> None:
 async def _main(
     config: Config, listen: str, advertise: str | None, out: Path, security: Security, resume: Path | None
 ) -> int:
-    manifest = _checkpoint(resume)
-    _check_resumable(config, manifest)
-
     def add(server: grpc.aio.Server) -> None:
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(service, server)
 
     clock = monotonic_clock
-    journal = _journal(out, manifest)
-    state = State(config.sync.units_per_step)
-    began = _begin(out, manifest)
-    first = Segment(0, began.first_step, **vars(switching_to(config)))
-    for record in (began, first):
-        state.apply(record)
-        journal.append(record)
-    journal.commit()
-    core = Core(_rules(config), state, resumed=dict(manifest.extra["dataset"]) if manifest else None)
-    events = EventLog(out / "events.jsonl", clock)
+    office = take_office(config, out, resume)
+    state = office.state
+    core = Core(_rules(config), state, resumed=office.resumed)
+    events = EventLog(out / "events.jsonl", clock, goes_on=office.again)
     engine = Engine(
-        core, config=config, out=out, journal=journal, events=events, security=security, clock=clock
+        core,
+        config=office.config,
+        out=out,
+        journal=office.journal,
+        events=events,
+        security=security,
+        clock=clock,
     )
     service = CoordinatorService(engine)
     serving = await serve(listen=listen, security=security, add=add, services=[SERVICE])
     engine.address = advertise or serving.address
-    (out / "config.toml").write_text(config.to_toml())
-    (out / "summary.json").unlink(missing_ok=True)  # of the run that is resumed here: it goes on
-    events.write("began", {"run": state.run, "timeline": state.timeline, "address": engine.address})
+    if not office.again:
+        (out / "config.toml").write_text(config.to_toml())
+        (out / "summary.json").unlink(missing_ok=True)  # of the run that is resumed here: it goes on
+    told = {"run": state.run, "timeline": state.timeline, "address": engine.address, "term": state.term}
+    events.write("reopened" if office.again else "began", told)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(
@@ -107,14 +107,21 @@ async def _main(
     ticking = asyncio.create_task(engine.tick())
     await serving.serving()
     _write_address(out, engine.address)
+    if office.again:
+        engine.worked_before_s = events.worked_s
+        engine.carry_out(core.reopen(clock.now()))
     try:
         finished = asyncio.create_task(engine.finished.wait())
         await asyncio.wait({finished, ticking}, return_when=asyncio.FIRST_COMPLETED)
         if not finished.done():  # a journal that cannot be written: nothing may be decided any more
             finished.cancel()
             await ticking
-        (out / "summary.json").write_text(json.dumps(summary(engine), indent=2) + "\n")
+        if engine.failure is not None:
+            raise engine.failure
+        if not (office.again and (out / "summary.json").exists()):  # the earlier coordinator knew more
+            (out / "summary.json").write_text(json.dumps(summary(engine), indent=2) + "\n")
         await engine.farewell(FAREWELL_S)
+        engine.dismissed()
     finally:
         ticking.cancel()
         await serving.stop(1.0)
@@ -128,55 +135,6 @@ def _outcome(state: State) -> int:
     if state.ended.error:
         raise by_name(state.ended.error)(state.ended.reason)
     return 0
-
-
-def _checkpoint(resume: Path | None) -> Manifest | None:
-    """The checkpoint at `resume` (a step-N directory), or the newest good one of a run directory."""
-    if resume is None:
-        return None
-    path = resume if (resume / "manifest.json").exists() else newest(resume)
-    if path is None:
-        raise NoInput(f"no complete checkpoint under {resume}; expected {resume}/checkpoints/step-N")
-    return load_manifest(path)
-
-
-def _check_resumable(config: Config, manifest: Manifest | None) -> None:
-    if manifest is not None and manifest.extra["streams"] != config.sync.units_per_step:
-        raise ConfigError(
-            f"sync.units_per_step is {config.sync.units_per_step}, the checkpoint {manifest.path} was written with "
-            f"{manifest.extra['streams']} streams; resume with the same"
-        )
-
-
-def _journal(out: Path, manifest: Manifest | None) -> Journal:
-    """A new journal. The one of the run that is being resumed is kept beside it."""
-    path = out / "journal.sqlite"
-    if path.exists():
-        if manifest is None:
-            raise UsageError(
-                f"{out} holds a run already; give another directory, or continue it with --resume {out}"
-            )
-        for suffix in ("", "-wal", "-shm"):
-            old = out / f"journal.sqlite{suffix}"
-            if old.exists():
-                old.rename(out / f"journal-timeline-{manifest.timeline}.sqlite{suffix}")
-    return Journal(path)
-
-
-def _begin(out: Path, manifest: Manifest | None) -> Began:
-    nonce = secrets.token_hex(16)
-    if manifest is None:
-        run = f"{out.name}-{secrets.token_hex(2)}"
-        return Began(run, timeline=1, term=1, nonce=nonce, first_step=0, checkpoint="")
-    return Began(
-        manifest.run,
-        timeline=manifest.timeline + 1,
-        term=1,
-        nonce=nonce,
-        first_step=manifest.step,
-        checkpoint=str(manifest.path.resolve()),
-        deposits=manifest.extra["deposits"],
-    )
 
 
 def _rules(config: Config) -> Rules:

@@ -36,30 +36,27 @@ class TermGuard:
 
         Raises:
             StaleIncarnation: a higher term was seen, an equal one with another nonce, or the
-                sender's journal is behind what an earlier message of the term showed.
+                sender's journal is behind what an earlier message of this or a lower term showed.
         """
         if term.number < self.term.number:
             raise StaleIncarnation(f"term {term.number} is over, this server obeys term {self.term.number}")
+        if term.number == self.term.number and term.nonce != self.term.nonce:
+            raise StaleIncarnation(f"two coordinators hold term {term.number}; this one is not obeyed")
+        if journal_seq is not None and journal_seq < self._journal_seq:
+            raise StaleIncarnation(
+                f"the coordinator's journal is at {journal_seq}, it has shown {self._journal_seq} before: a copy"
+            )
+        self._journal_seq = max(self._journal_seq, journal_seq or 0)
         if term.number == self.term.number:
-            if term.nonce != self.term.nonce:
-                raise StaleIncarnation(f"two coordinators hold term {term.number}; this one is not obeyed")
-            if journal_seq is None:
-                return
-            if journal_seq < self._journal_seq:
-                raise StaleIncarnation(
-                    f"the coordinator's journal is at {journal_seq}, it has shown {self._journal_seq} before: a copy"
-                )
-            self._journal_seq = journal_seq
             return
         if self._path is not None:
             record = {
                 "scope": self._scope,
                 "number": term.number,
                 "nonce": term.nonce.hex(),
-                "journal_seq": journal_seq,
+                "journal_seq": self._journal_seq,
             }
             partial = self._path.with_suffix(".partial")
             partial.write_text(json.dumps(record))
             partial.rename(self._path)
         self.term = term
-        self._journal_seq = journal_seq or 0

@@ -300,7 +300,9 @@ class Transfer:
             crash_point("worker.deposit.before")
             await self._gather(lambda link: link.deposit(stream, step, attempt, planes[link.shard]))
             crash_point("worker.deposit.after")
-            deposited = coordinator_pb2.Deposited(stream=stream, step=step, released=released)
+            deposited = coordinator_pb2.Deposited(
+                stream=stream, step=step, released=released, attempt=attempt
+            )
             self._line.tell(coordinator_pb2.WorkerReport(deposited=deposited), attempt=attempt)
 
         self._begin(deposit_all())

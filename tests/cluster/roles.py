@@ -92,10 +92,25 @@ class Cluster(Run):
         self._served = False
         self._temporary.mkdir(parents=True)
         (self.out / "logs").mkdir(parents=True)
+        self._settings = set_flags(settings)
         own = ["--listen", "127.0.0.1:0", "--data-dir", str(self.out)]
-        self._start(COORDINATOR, ["coordinator", *own, *set_flags(settings)])
+        self._start(COORDINATOR, ["coordinator", *own, *self._settings])
 
     # --- starting ------------------------------------------------------------------------
+
+    def start_coordinator_again(self, *, out: Path | None = None, listen: str = "") -> Role:
+        """With the same command, on the address where everybody knows it; or on a copy of its directory, elsewhere."""
+        own = ["--listen", listen or self.address, "--data-dir", str(out or self.out)]
+        if (
+            out is None and self._channel is not None
+        ):  # one that has failed to connect would wait before it tries again
+            self._channel.close()
+            self._channel, self._served = None, False
+        return self._start(COORDINATOR if out is None else "other", ["coordinator", *own, *self._settings])
+
+    def forget(self, name: str) -> None:
+        """It has ended, as it should and not with 0."""
+        assert self._roles.pop(name).process.poll() is not None
 
     def start_server(self, name: str, *flags: str) -> Role:
         """A parameter server; on any free port unless `flags` say which."""

@@ -152,7 +152,8 @@ class Jobs:
                 return
             job.blocked = False
             job.depositing, job.deposited, job.released = None, at, release
-            self.worker.report(e.StreamDeposited(self.worker.incarnation, job.stream, at, release))
+            incarnation = self.worker.incarnation
+            self.worker.report(e.StreamDeposited(incarnation, job.stream, at, release, job.attempt))
             self.go_on(job)
 
         for shard in self.world.shards:

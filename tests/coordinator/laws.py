@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from coordinator import actions as a
 from coordinator import records as r
 from coordinator.pace import pace_of
+from coordinator.state import NOBODY
 from tests.coordinator.ground import Broken, commit_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Laws:
         self._world = world
         self._streams = world.rules.units_per_step
         self._begun: dict[int, list[Worker]] = {}
+        self._fences: dict[int, int] = {}
 
     def _present(self, worker: Worker) -> bool:
         member = self._world.state.members.get(worker.incarnation)
@@ -93,10 +95,13 @@ class Laws:
                 self._all_stand(record)
             case r.Lost():
                 self._check_lost(record)
+            case r.Assigned():
+                self._check_fenced(record)
             case r.Segment(number=number, step=step):
                 if state.low != step * self._streams or state.open_step != step or number == 0:
                     raise Broken(f"{record} begins while the state is at {state.low}, {state.open_step}")
                 self._check_retired()
+                self._fences.clear()
 
     def _all_stand(self, record: r.Counted | r.Closed) -> None:
         """Every unit that is counted is on every shard."""
@@ -148,6 +153,17 @@ class Laws:
             and leases[o.lease].span.cut(o.span.stop)[0] == o.span.cut(leases[o.lease].span.stop)[0]
             for o in plan.leases
         )
+
+    def _check_fenced(self, record: r.Assigned) -> None:
+        """A stream whose holder is gone finds its next one once every shard refuses the older attempts."""
+        if record.fence is not None:
+            self._fences[record.stream] = record.attempt
+        if record.holder == NOBODY or record.stream not in self._fences:
+            return
+        attempt = self._fences.pop(record.stream)
+        for shard in self._world.shards:
+            if shard.ledger.fences.get(record.stream, 0) < attempt:
+                raise Broken(f"{record}, and shard {shard.index} still takes older attempts")
 
     def _check_retired(self) -> None:
         """No segment begins while a worker that was given up may still push."""
@@ -234,10 +250,11 @@ class Laws:
                 )
                 if applied > own + ROUNDING:
                     raise Broken(f"{told}, more than that")
-                whole = worker.parted and not worker.unsure
+                whole = worker.parted and not worker.unsure and not lane.frames
                 if self._world.state.final and whole and applied < own - ROUNDING:
                     raise Broken(f"{told}, though it was let go")
-                if worker.alive and worker.final and abs(own - applied - lane.held[index]) > ROUNDING:
+                stays = worker.alive and self._present(worker)
+                if stays and worker.final and abs(own - applied - lane.held[index]) > ROUNDING:
                     raise Broken(f"{told}, {lane.held[index]} held")
 
     def _check_accounts(self, numbers: list[int]) -> None:

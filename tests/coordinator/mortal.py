@@ -18,6 +18,7 @@ from coordinator.core import Core
 from coordinator.desk import Rules
 from coordinator.state import State
 from tests.coordinator.ground import Broken
+from tests.coordinator.server import Shard
 from tests.coordinator.world import World
 
 Cut = Callable[[list[a.Action], random.Random], list[a.Action]]
@@ -119,6 +120,14 @@ class MortalWorld(World):
         self.carry_out(self.core.reopen(self.now))
         for worker in self.alive():
             self.after(self._fate.uniform(0.0, 3.0), worker.return_to, worker)
+
+    def _attach(self, shard: Shard) -> None:
+        """Behind a death the servers are reached one sooner, one later, some before and some behind the workers."""
+        if self.deaths == 0:
+            super()._attach(shard)
+        else:
+            late_s = self._fate.choice([0.0, 0.0, 4.0]) * self._fate.random()
+            self.after(late_s, lambda: super(MortalWorld, self)._attach(shard))
 
     # --- what meets nobody while it is away
 

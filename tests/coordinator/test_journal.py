@@ -103,8 +103,10 @@ def test_a_record_of_another_build_is_named(tmp_path: Path) -> None:
     journal.append(SAMPLES[0])
     journal.commit()
     journal.close()
+    text = '{"record": "Unheard"}'
     with sqlite3.connect(tmp_path / "j") as database:
-        database.execute('INSERT INTO records (record) VALUES (\'{"record": "Unheard"}\')')
+        (before,) = database.execute("SELECT checksum FROM records").fetchone()
+        database.execute("INSERT INTO records VALUES (2, ?, ?)", (text, r.checksum_of(before, 2, text)))
     database.close()
     journal = Journal(tmp_path / "j")
     with pytest.raises(DamagedFile, match="record 2 is none that this build knows"):
@@ -116,3 +118,59 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "j").write_bytes(b"no database at all" * 100)
     with pytest.raises(DamagedFile, match="cannot be read as a journal"):
         Journal(tmp_path / "j")
+
+
+def journal_of(path: Path, records: list[r.Record]) -> Journal:
+    journal = Journal(path)
+    for record in records:
+        journal.append(record)
+    journal.commit()
+    return journal
+
+
+@pytest.mark.parametrize("number", [1, 7, len(SAMPLES)])
+def test_a_flipped_bit_in_a_record_is_found_and_named(tmp_path: Path, number: int) -> None:
+    """SQLite does not notice: a number becomes another number, and the record is still one."""
+    journal_of(tmp_path / "j", [r.Lost(n, 1.5) for n in range(1, len(SAMPLES) + 1)]).close()
+    data = bytearray((tmp_path / "j").read_bytes())
+    at = data.index(b'{"record": "Lost", "incarnation": %d, "residual_norm": 1.5' % number)
+    data[data.index(b"1.5", at)] ^= 1
+    (tmp_path / "j").write_bytes(data)
+    journal = Journal(tmp_path / "j")
+    with pytest.raises(DamagedFile, match=f"j: record {number} is not what was written"):
+        list(journal.records())
+    journal.close()
+
+
+def test_a_record_that_is_missing_is_found(tmp_path: Path) -> None:
+    journal_of(tmp_path / "j", SAMPLES[:5]).close()
+    with sqlite3.connect(tmp_path / "j") as database:
+        database.execute("DELETE FROM records WHERE seq = 3")
+    database.close()
+    journal = Journal(tmp_path / "j")
+    with pytest.raises(DamagedFile, match="record 4 where record 3 should be"):
+        list(journal.records())
+    journal.close()
+
+
+def test_on_a_full_disk_a_commit_waits_for_space(tmp_path: Path) -> None:
+    """All of what it was to make durable is there afterwards, once."""
+    journal = journal_of(tmp_path / "j", SAMPLES[:3])
+    (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    for number in range(200):
+        journal.append(r.Evaluated(number, "published" * 10, 1.0))
+    waits: list[float] = []
+
+    def make_room(self: object, seconds: float) -> None:
+        assert journal._db.execute("SELECT COUNT(*) FROM records").fetchone() == (3,)
+        waits.append(seconds)
+        if len(waits) == 2:
+            journal._db.execute("PRAGMA max_page_count = 100000")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("threading.Event.wait", make_room)
+        journal.commit()
+    assert len(waits) == 2
+    assert len(list(journal.records())) == 203
+    journal.close()

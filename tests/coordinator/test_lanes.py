@@ -84,7 +84,7 @@ def test_what_is_partly_missing_is_kept_through_a_hand_over() -> None:
     run = Run().begin()
     dead(run, 4)
     run.hear(e.FenceAnswered(0, 0, 2, 1, True), e.FenceAnswered(1, 0, 2, 1, False))
-    run.hear(e.WorkerLeaving(3, "SIGTERM"), e.StreamDeposited(3, 2, 0, True))
+    run.hear(e.WorkerLeaving(3, "SIGTERM"), e.StreamDeposited(3, 2, 0, True, run.core.state.lanes[2].attempt))
     lane = run.core.state.lanes[2]
     assert (lane.holder, lane.attempt, lane.step, lane.send_to) == (0, 2, 0, (1,))
 

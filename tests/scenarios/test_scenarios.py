@@ -198,7 +198,11 @@ class Stage:
         options = dict(w.split("=") for w in words[1:] if "=" in w)
         for stream in map(int, options["stream"].split(",")):
             yield e.StreamDeposited(
-                self.incarnations[words[0]], stream, int(options["step"]), "released" in words
+                self.incarnations[words[0]],
+                stream,
+                int(options["step"]),
+                "released" in words,
+                self.core.state.lanes[stream].attempt,
             )
 
     def _leave(self, words: list[str]) -> Iterator[e.Event]:

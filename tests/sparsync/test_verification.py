@@ -192,7 +192,7 @@ def spoil_the_head(path: Path) -> None:
     ("spoil", "told"),
     [
         (lose_a_record, "record 7 is missing"),
-        (spoil_a_record, r"journal\.sqlite, offset \d+: record 8 is none"),
+        (spoil_a_record, r"journal\.sqlite, offset \d+: record 8 is not what was written"),
         (spoil_the_head, "cannot be read as a journal"),
     ],
 )

@@ -162,14 +162,16 @@ class Progress(_message.Message):
     def __init__(self, version: _Optional[int] = ..., units: _Optional[int] = ..., compute_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., bytes_state: _Optional[int] = ..., pulls: _Optional[int] = ..., unit_s: _Optional[float] = ..., replayed: _Optional[int] = ..., residual_norm: _Optional[float] = ..., dropped_norm: _Optional[float] = ...) -> None: ...
 
 class Deposited(_message.Message):
-    __slots__ = ("stream", "step", "released")
+    __slots__ = ("stream", "step", "released", "attempt")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     RELEASED_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     stream: int
     step: int
     released: bool
-    def __init__(self, stream: _Optional[int] = ..., step: _Optional[int] = ..., released: _Optional[bool] = ...) -> None: ...
+    attempt: int
+    def __init__(self, stream: _Optional[int] = ..., step: _Optional[int] = ..., released: _Optional[bool] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Evaluated(_message.Message):
     __slots__ = ("step", "model", "loss", "seconds")

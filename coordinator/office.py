@@ -1,0 +1,167 @@
+"""Taking office: a new run, one that resumes a checkpoint, or the one of which the journal says that it is not over.
+
+Whoever continues a run raises its term and journals that before it tells anybody anything: servers that have obeyed
+the higher term refuse the lower one, and one that comes from a journal which is behind.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from coordinator.journal import Journal
+from coordinator.journal_check import find_damage
+from coordinator.records import Began, Record, Reopened, Segment, switching_to
+from coordinator.state import State
+from wire.checkpoint import Manifest, load_manifest, newest
+from wire.config import Config
+from wire.errors import ConfigError, DamagedFile, NoInput, UsageError
+
+
+@dataclass(frozen=True)
+class Office:
+    """What a coordinator begins with.
+
+    Attributes:
+        config: effective now; settings that were changed on the live run are changed.
+        resumed: the data of the checkpoint that is being resumed (fields of `records.Dataset`).
+        again: the run was begun by an earlier coordinator.
+    """
+
+    journal: Journal
+    state: State
+    config: Config
+    resumed: Mapping[str, object] | None
+    again: bool
+
+
+def take_office(config: Config, out: Path, resume: Path | None) -> Office:
+    """Raises: UsageError, ConfigError, NoInput, DamagedFile."""
+    path = out / "journal.sqlite"
+    if resume is None and path.exists():
+        for damage in find_damage(path):
+            raise damage
+        journal = Journal(path)
+        if journal.seq:
+            return _continue(journal, config, out)
+        journal.close()  # whoever made it never journaled that it began
+    return _begin(config, out, _checkpoint(resume))
+
+
+# --- a run that is not over ---------------------------------------------------------------------
+
+
+def _continue(journal: Journal, config: Config, out: Path) -> Office:
+    records = journal.records()
+    began = next(records)
+    if not isinstance(began, Began):
+        raise DamagedFile(
+            f"{journal.path}: record 1 is no beginning of a run but {began}; restore it from a backup"
+        )
+    _check_config(began, config, out)
+    state = State(config.sync.units_per_step)
+    for record in chain([began], records):
+        state.apply(record)
+    if state.dismissed:
+        assert state.ended is not None
+        raise UsageError(
+            f"{out} holds a run already, which is over ({state.ended.reason}); give another directory, or continue it "
+            f"from its newest checkpoint with --resume {out}"
+        )
+    _decide(journal, state, Reopened(state.term + 1, secrets.token_hex(16)))
+    needs_data = state.checkpoint and state.dataset is None
+    resumed = dict(load_manifest(Path(state.checkpoint)).extra["dataset"]) if needs_data else None
+    return Office(journal, state, _as_set(config, state), resumed, again=True)
+
+
+def _check_config(began: Began, config: Config, out: Path) -> None:
+    """Raises: ConfigError, naming the keys that differ."""
+    before, now = Config.from_json(began.config).model_dump(), config.model_dump()
+    differ = [
+        f"{section}.{key} = {now[section][key]!r} (the run's: {before[section][key]!r})"
+        for section in now
+        for key in now[section]
+        if now[section][key] != before[section][key]
+    ]
+    if differ:
+        raise ConfigError(
+            f"{out} holds a run that is not over and was begun with another configuration: {', '.join(differ)}; "
+            f"continue it with `--config {out / 'config.toml'}`, or give another directory"
+        )
+
+
+def _as_set(config: Config, state: State) -> Config:
+    """With the mode that an operator asked for last."""
+    wanted = state.switching or state.segment
+    keys = ("mode", "staleness", "quorum", "deadline_s")
+    return config.model_copy(
+        update={"sync": config.sync.model_copy(update={key: getattr(wanted, key) for key in keys})}
+    )
+
+
+# --- a new one ------------------------------------------------------------------------------------
+
+
+def _begin(config: Config, out: Path, manifest: Manifest | None) -> Office:
+    if manifest is not None and manifest.extra["streams"] != config.sync.units_per_step:
+        raise ConfigError(
+            f"sync.units_per_step is {config.sync.units_per_step}, the checkpoint {manifest.path} was written with "
+            f"{manifest.extra['streams']} streams; resume with the same"
+        )
+    began = _beginning(config, out, manifest)
+    if manifest is not None:
+        _put_aside(out, manifest.timeline)
+    journal, state = Journal(out / "journal.sqlite"), State(config.sync.units_per_step)
+    first = Segment(0, began.first_step, **vars(switching_to(config)))
+    _decide(journal, state, began, first)
+    resumed = dict(manifest.extra["dataset"]) if manifest else None
+    return Office(journal, state, config, resumed, again=False)
+
+
+def _decide(journal: Journal, state: State, *records: Record) -> None:
+    for record in records:
+        state.apply(record)
+        journal.append(record)
+    journal.commit()
+
+
+def _checkpoint(resume: Path | None) -> Manifest | None:
+    """The checkpoint at `resume` (a step-N directory), or the newest good one of a run directory."""
+    if resume is None:
+        return None
+    path = resume if (resume / "manifest.json").exists() else newest(resume)
+    if path is None:
+        raise NoInput(f"no complete checkpoint under {resume}; expected {resume}/checkpoints/step-N")
+    return load_manifest(path)
+
+
+def _put_aside(out: Path, timeline: int) -> None:
+    """The journal of the run that is being resumed is kept beside the new one."""
+    if (out / "journal.sqlite").exists():
+        with suppress(DamagedFile):
+            Journal(out / "journal.sqlite").close()  # takes its write-ahead log in
+    for suffix in ("", "-wal", "-shm"):
+        old = out / f"journal.sqlite{suffix}"
+        if old.exists():
+            old.rename(out / f"journal-timeline-{timeline}.sqlite{suffix}")
+
+
+def _beginning(config: Config, out: Path, manifest: Manifest | None) -> Began:
+    nonce = secrets.token_hex(16)
+    if manifest is None:
+        run = f"{out.name}-{secrets.token_hex(2)}"
+        return Began(run, 1, 1, nonce, first_step=0, checkpoint="", config=config.to_json())
+    return Began(
+        manifest.run,
+        timeline=manifest.timeline + 1,
+        term=1,
+        nonce=nonce,
+        first_step=manifest.step,
+        checkpoint=str(manifest.path.resolve()),
+        deposits=manifest.extra["deposits"],
+        config=config.to_json(),
+    )

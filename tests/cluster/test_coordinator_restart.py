@@ -1,0 +1,143 @@
+"""The coordinator is killed and started again on its directory: the run goes on, nothing is lost (P9, P10).
+
+Servers and workers are not started again, nobody is given up, and the bits are those of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import ByHand, Starter
+from tests.cluster.roles import COORDINATOR, Cluster
+from tests.cluster.test_digests import equal_runs
+from tests.cluster.test_modes import AUDIT, LOSSLESS, STREAMS, check_audit
+from wire.errors import StaleIncarnation, UsageError
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+PACED = Path(__file__).parent / "scripts" / "paced.py"
+STEPS, PAUSE_S = 120, 0.1
+SETTINGS: dict[str, object] = {"run.steps": STEPS, "cluster.servers": 2, "durability.stream_state_every": 5}
+SERVES_S = 5.0
+"""P9: so long after it was started it answers; a machine that runs other tests is given three times as much."""
+BUSY = 3
+AWAY_S = 3.0
+UNIT_S = 0.05
+HARDLY = int(2 * AWAY_S / UNIT_S / STREAMS / 4)
+"""Steps that two workers make while it is away, at a quarter of their pace."""
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, environ: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """The summary of the run in which nothing happened."""
+    starter = Starter(tmp_path_factory.mktemp("alone"), {}, environ)
+    yield starter(SETTINGS, flags=["--workers", "1"], script=[PACED]).finish()
+    starter.end()
+
+
+def begin(by_hand: ByHand, changes: dict[str, object] | None = None, *, script: list[object]) -> Cluster:
+    """Two servers and two workers that have settled a step."""
+    members = {"cluster.workers": 2, "cluster.min_workers": 2}
+    cluster = by_hand({**SETTINGS, **members, **(changes or {})}, script=script)
+    cluster.start_servers(2)
+    for i in range(2):
+        cluster.start_worker(f"w-{i}")
+    cluster.wait_for_steps(1)
+    return cluster
+
+
+def start_again(cluster: Cluster) -> float:
+    """Seconds from its start until it answers; nobody has to be told where."""
+    began = time.monotonic()
+    cluster.start_coordinator_again()
+    cluster.wait_until("it serves again", lambda status: status["run"], limit_s=60)
+    return time.monotonic() - began
+
+
+def clock_behind(cluster: Cluster, before: int) -> int:
+    """The first clock beyond `before`: with the last shard's word all is known that was accepted meanwhile."""
+    found = cluster.wait_until("what was accepted meanwhile", lambda status: status["clock"] > before)
+    return int(found["clock"])
+
+
+def check_story(cluster: Cluster, kills: int) -> None:
+    """It came back so often, on the same run and under higher terms; nobody was given up meanwhile."""
+    came_back = cluster.events("reopened")
+    assert [event["term"] for event in came_back] == list(range(2, kills + 2))
+    assert len({event["run"] for event in [*cluster.events("began"), *came_back]}) == 1
+    assert not cluster.events("died") and not cluster.events("straggled"), cluster.story()
+    seconds = [event["s"] for event in cluster.events()]
+    assert seconds == sorted(seconds)
+
+
+def test_a_synchronous_run_goes_on_to_the_same_bits(
+    by_hand: ByHand, alone: dict[str, Any], seed: int
+) -> None:
+    draw = random.Random(seed)
+    cluster = begin(by_hand, script=[PACED, "--pause", str(PAUSE_S)])
+    for _ in range(3):
+        cluster.wait_for_more_steps(draw.randint(1, 12))
+        time.sleep(draw.uniform(0.0, 0.5))
+        cluster.kill_worker(COORDINATOR)
+        time.sleep(draw.uniform(0.0, 2.0))
+        assert start_again(cluster) <= BUSY * SERVES_S
+        cluster.wait_for_more_steps(1)
+    cluster.hurry()
+    summary = cluster.finish()
+    check_story(cluster, 3)
+    equal_runs(alone, summary)
+
+
+def test_an_asynchronous_run_works_on_while_it_is_away(by_hand: ByHand, seed: int) -> None:
+    """Units are accepted meanwhile, and each of the run counts once."""
+    draw = random.Random(seed)
+    steps = 150
+    cluster = begin(
+        by_hand,
+        {**LOSSLESS, "sync.mode": "async", "sync.units_per_step": STREAMS, "run.steps": steps},
+        script=[AUDIT, "--pause", str(UNIT_S)],
+    )
+    for _ in range(2):
+        cluster.wait_for_more_steps(draw.randint(1, 6))
+        before = cluster.status()["clock"]
+        cluster.kill_worker(COORDINATOR)
+        time.sleep(AWAY_S)
+        assert start_again(cluster) <= BUSY * SERVES_S
+        assert clock_behind(cluster, before) - before >= HARDLY, "they have not worked on meanwhile"
+    summary = cluster.finish()
+    check_story(cluster, 2)
+    check_audit(cluster, summary)
+
+
+def test_two_coordinators_never_both_decide(by_hand: ByHand, tmp_path: Path) -> None:
+    """A second one on the same directory refuses; one on a copy is fenced by the servers, and ends by itself."""
+    cluster = begin(by_hand, script=[PACED, "--pause", str(PAUSE_S)])
+    copied = tmp_path / "copy"
+    shutil.copytree(cluster.out, copied, ignore=shutil.ignore_patterns("logs", "lock"))
+    second = cluster.start_coordinator_again(out=cluster.out, listen="127.0.0.1:0")
+    assert second.process.wait(60) == UsageError.exit_code
+    assert "another coordinator works in" in second.log.read_text()
+    cluster.forget("other")
+    cluster.wait_for_more_steps(3)
+    copy = cluster.start_coordinator_again(out=copied, listen="127.0.0.1:0")
+    assert copy.process.wait(60) == StaleIncarnation.exit_code, copy.log.read_text()
+    assert "refuses this coordinator" in copy.log.read_text()
+    cluster.forget("other")
+    cluster.wait_for_more_steps(1)
+    cluster.hurry()
+    cluster.finish()
+
+
+def test_a_run_that_is_over_is_not_begun_again(by_hand: ByHand) -> None:
+    cluster = begin(by_hand, {"run.steps": 6}, script=[PACED])
+    cluster.finish()
+    again = cluster.start_coordinator_again(out=cluster.out, listen="127.0.0.1:0")
+    assert again.process.wait(60) == UsageError.exit_code
+    assert "is over" in again.log.read_text() and "--resume" in again.log.read_text()
+    cluster.forget("other")
