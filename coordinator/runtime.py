@@ -91,6 +91,9 @@ async def _main(
         security=security,
         clock=clock,
     )
+    if office.again:  # before anybody can call
+        engine.worked_before_s = events.worked_s
+        engine.carry_out(core.reopen(clock.now()))
     service = CoordinatorService(engine)
     serving = await serve(listen=listen, security=security, add=add, services=[SERVICE])
     engine.address = advertise or serving.address
@@ -107,9 +110,6 @@ async def _main(
     ticking = asyncio.create_task(engine.tick())
     await serving.serving()
     _write_address(out, engine.address)
-    if office.again:
-        engine.worked_before_s = events.worked_s
-        engine.carry_out(core.reopen(clock.now()))
     try:
         finished = asyncio.create_task(engine.finished.wait())
         await asyncio.wait({finished, ticking}, return_when=asyncio.FIRST_COMPLETED)

@@ -192,6 +192,9 @@ class World:
                         worker.down.send(order)
             case a.Dial(incarnation):
                 self.after(0.01, lambda: self.hear(e.ServerAttached(incarnation, incarnation)))
+            case a.OpenShards() if not self.state.placement:
+                for shard in self.shards:
+                    self.after(0.01, lambda i=shard.incarnation: self.hear(e.ServerAttached(i, i)))
             case a.OpenShards():
                 self.downs = [Line(self, shard.command) for shard in self.shards]
                 for shard in self.shards:

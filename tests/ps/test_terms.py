@@ -16,7 +16,7 @@ A, B = b"a" * 16, b"b" * 16
 def test_the_highest_term_is_obeyed() -> None:
     guard = TermGuard(None)
     guard.obey(Term(1, A), 5)
-    guard.obey(Term(2, B), 1)
+    guard.obey(Term(2, B), 6)
     with pytest.raises(StaleIncarnation, match="term 1 is over"):
         guard.obey(Term(1, A), 9)
 
@@ -35,6 +35,17 @@ def test_a_journal_that_is_behind_is_a_copy() -> None:
     guard.obey(Term(3, A), 7)
     with pytest.raises(StaleIncarnation, match="a copy"):
         guard.obey(Term(3, A), 6)
+
+
+def test_a_higher_term_from_a_journal_that_is_behind_is_a_copy() -> None:
+    """A copied data directory takes the next term like a coordinator that came back; it knows less."""
+    guard = TermGuard(None)
+    guard.obey(Term(3, A), 7)
+    guard.obey(Term(3, A))  # beside the line of commands: without a position
+    with pytest.raises(StaleIncarnation, match="a copy"):
+        guard.obey(Term(4, B), 6)
+    guard.obey(Term(3, A), 8)
+    guard.obey(Term(4, B), 9)
 
 
 def test_the_term_outlives_the_process(tmp_path: Path) -> None:
