@@ -135,11 +135,11 @@ def test_a_retirement_that_was_answered_is_not_asked_for_again() -> None:
 
 def test_an_end_that_not_everybody_heard_is_told_to_whoever_comes() -> None:
     run = Killed().begin()
-    run.hear(e.ShardLost(0, "gone"))
+    run.hear(e.ShardRefused(0, "ServerLost", "gone"))
     assert run.kinds(run.again()) == ["OpenShards", "Quit"]
     assert run.core.lingering()
     assert run.ends(run.hear(e.Attending(3))) == [(3, "ServerLost")]
-    assert run.only(a.Command, run.attach(1)) == [a.Command(1, a.FinishShard("gone"))]
+    assert run.only(a.Command, run.attach(1)) == [a.Command(1, a.FinishShard("server 0 refuses: gone"))]
     for worker in (3, 4):
         run.hear(e.Beat(worker))
         assert run.core.lingering()

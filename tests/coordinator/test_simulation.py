@@ -139,7 +139,15 @@ class IgnoresFences(Ledger):
         return Verdict.ADMIT if verdict is Verdict.FENCED and unit.stream not in self.accepted else verdict
 
 
-def test_a_ledger_that_counts_attempts_is_caught() -> None:
+def test_a_ledger_that_counts_attempts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator has a unit sent where it is missing only; here it does not know, and the ledger is all there is."""
+    fenced = Lanes.fenced
+
+    def ignorant(self: Lanes, event: e.FenceAnswered) -> None:
+        fenced(self, replace(event, accepted=False))
+
+    monkeypatch.setattr(Lanes, "fenced", ignorant)
+    assert caught(seeds=40) == "", "with a right ledger that is harmless"
     assert "a second time" in caught(seeds=1000, ledger=AcceptsEveryAttempt)
 
 
