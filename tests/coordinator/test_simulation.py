@@ -140,7 +140,7 @@ class IgnoresFences(Ledger):
 
 
 def test_a_ledger_that_counts_attempts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The coordinator has a unit sent where it is missing only; here it does not know, and the ledger is all there is."""
+    """The coordinator has a unit sent where it is missing only; here it does not know that, and the ledger must."""
     fenced = Lanes.fenced
 
     def ignorant(self: Lanes, event: e.FenceAnswered) -> None:
