@@ -47,8 +47,8 @@ FINAL = frozenset(
 ORDERLY = frozenset((0, Interrupted.exit_code))
 """A role ends with the second where the run was stopped: by `sparsync stop`, or by us."""
 KNOWN = frozenset(c.exit_code for c in SparsyncError.__subclasses__())
-CRASHED = frozenset((SparsyncError.exit_code, PortTaken.exit_code))
-"""Of a coordinator, beside signals; every other code tells how the run ended."""
+CRASHED = frozenset(error.exit_code for error in (SparsyncError, PortTaken, DamagedFile))
+"""Of a coordinator, beside signals: the run has not ended. Every other code tells how it has."""
 TELLING = FINAL | {DamagedFile.exit_code}
 """Of a server that is lost for good; anything else is told as the loss that it is."""
 FENCED = StaleIncarnation.exit_code

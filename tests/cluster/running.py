@@ -205,6 +205,18 @@ class Train(Run):
     def talk(self) -> str:
         return self._stderr.read_text(errors="replace")
 
+    def pid_of(self, process: str, *, limit_s: float = BEGIN_S) -> int:
+        """Process id of a role by its name, as soon as it runs."""
+        named = ["coordinator", "--parent-pid"] if process == "coordinator" else ["--name", process]
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
+            for found in self.processes():
+                words = found.cmdline()
+                if any(words[i : i + 2] == named for i in range(len(words))):
+                    return int(found.pid)
+            time.sleep(POLL_S)
+        raise AssertionError(f"no process {process!r} within {limit_s:g} s:\n{self.story()}")
+
     def wait(self, limit_s: float = 110.0) -> Ended:
         """The end of the launcher."""
         try:
