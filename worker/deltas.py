@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wire.codec.base import DecodedDelta, Frame, frame_bytes
+from wire.codec.base import Buffer, DecodedDelta, Frame, frame_bytes
 from wire.ids import UnitId
+from wire.messages import unit_from_proto
+from wire.v1 import shard_pb2
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,21 @@ class Delta:
     outcomes: tuple[Outcome, ...] = ()
     move: DecodedDelta | None = None
     """The frame, decoded ahead of its turn."""
+
+
+def delta_from_proto(header: shard_pb2.DeltaHeader, frame: tuple[Buffer, ...]) -> Delta:
+    return Delta(
+        shard=header.shard,
+        version=header.version,
+        frame=frame,
+        step=header.step,
+        closes=header.closes,
+        clock=header.clock,
+        deposit=header.deposit,
+        final=header.final,
+        pause=header.pause,
+        outcomes=tuple(Outcome(unit_from_proto(o.unit), o.factor) for o in header.outcomes),
+    )
 
 
 class DeltaQueues:

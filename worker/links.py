@@ -27,18 +27,17 @@ import grpc
 
 from wire.clock import Clock
 from wire.codec.base import Buffer
-from wire.crash import crash_point
 from wire.errors import NoInput, ProtocolMismatch, SparsyncError, StaleIncarnation, Unreachable
 from wire.ids import UnitId
-from wire.messages import Commit, ShardPlacement, commit_to_proto, unit_from_proto, unit_to_proto
+from wire.messages import Commit, ShardPlacement, unit_to_proto
 from wire.rpc.chunks import Data, gathered
 from wire.rpc.frames import data_of
 from wire.rpc.identity import Security
 from wire.rpc.planes import PlaneReader, plane_chunks
 from wire.rpc.status import to_error
 from wire.v1 import shard_pb2
-from worker.deltas import Delta, Outcome
-from worker.outgoing import Outgoing
+from worker.deltas import Delta, delta_from_proto
+from worker.outgoing import Outgoing, each, push_messages
 from worker.patience import PATIENCE_S, Patience, patiently, within
 from worker.place import Place, Redirect
 
@@ -184,7 +183,7 @@ class ShardLink:
                         f"{place.name} sent more than the {header.frame_bytes} bytes of a delta"
                     )
                 if size == header.frame_bytes:
-                    yield _delta(header, tuple(frame))
+                    yield delta_from_proto(header, tuple(frame))
 
     def _check(self, header: shard_pb2.DeltaHeader, place: Place) -> None:
         """Raises: Unreachable for a delta that is not of this shard's primary; another one is to be waited for."""
@@ -269,7 +268,7 @@ class ShardLink:
             flush=shard_pb2.Flush(timeline=self._timeline, segment=segment), frame_bytes=sum(map(len, pieces))
         )
         async with within(limit_s, peer=f"server {self.shard}"):
-            reply = await self._push(header, lambda: _each(gathered(pieces)), commit)
+            reply = await self._push(header, lambda: each(gathered(pieces)), commit)
         return bool(reply.outcome != shard_pb2.PushReply.FENCED)
 
     async def _push(
@@ -279,7 +278,7 @@ class ShardLink:
 
         async def call(place: Place) -> shard_pb2.PushReply:
             header.term = place.term
-            with place.running(place.frames.Push(_messages(header, chunks(), commit))) as pushing:
+            with place.running(place.frames.Push(push_messages(header, chunks(), commit))) as pushing:
                 reply: shard_pb2.PushReply = await pushing
             return reply
 
@@ -330,23 +329,6 @@ class ShardLink:
             return await self._patiently(call)
 
 
-async def _messages(
-    header: shard_pb2.PushHeader, chunks: AsyncIterator[Data], commit: Commit
-) -> AsyncIterator[shard_pb2.PushChunk | Data]:
-    """A push, message by message."""
-    yield shard_pb2.PushChunk(header=header)
-    async for chunk in chunks:
-        yield chunk
-    crash_point("worker.commit.before")
-    yield shard_pb2.PushChunk(commit=commit_to_proto(commit))
-    crash_point("worker.commit.after")
-
-
-async def _each(chunks: Iterable[Data]) -> AsyncIterator[Data]:
-    for chunk in chunks:
-        yield chunk
-
-
 @contextmanager
 def _outrun() -> Iterator[None]:
     """What a server refuses because it no longer retains it, this worker is too far behind for: it must join anew."""
@@ -354,18 +336,3 @@ def _outrun() -> Iterator[None]:
         yield
     except (NoInput, ProtocolMismatch) as error:
         raise StaleIncarnation(f"{error}; this worker is too far behind and joins anew") from error
-
-
-def _delta(header: shard_pb2.DeltaHeader, frame: tuple[Buffer, ...]) -> Delta:
-    return Delta(
-        shard=header.shard,
-        version=header.version,
-        frame=frame,
-        step=header.step,
-        closes=header.closes,
-        clock=header.clock,
-        deposit=header.deposit,
-        final=header.final,
-        pause=header.pause,
-        outcomes=tuple(Outcome(unit_from_proto(o.unit), o.factor) for o in header.outcomes),
-    )

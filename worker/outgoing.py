@@ -6,9 +6,12 @@ All pieces are kept until the push is acknowledged, so that what must be sent ag
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
+from wire.crash import crash_point
+from wire.messages import Commit, commit_to_proto
 from wire.rpc.chunks import Data, gathered
+from wire.v1 import shard_pb2
 
 
 class Outgoing:
@@ -59,3 +62,21 @@ class Outgoing:
         """Nobody is sent it any more: gRPC lets a call that is over wait for its next message, which may never come."""
         self._over = True
         self._news.set()
+
+
+async def push_messages(
+    header: shard_pb2.PushHeader, chunks: AsyncIterator[Data], commit: Commit
+) -> AsyncIterator[shard_pb2.PushChunk | Data]:
+    """A push, message by message."""
+    yield shard_pb2.PushChunk(header=header)
+    async for chunk in chunks:
+        yield chunk
+    crash_point("worker.commit.before")
+    yield shard_pb2.PushChunk(commit=commit_to_proto(commit))
+    crash_point("worker.commit.after")
+
+
+async def each(chunks: Iterable[Data]) -> AsyncIterator[Data]:
+    """Chunks that are all there."""
+    for chunk in chunks:
+        yield chunk
