@@ -70,7 +70,6 @@ class Line:
         self._clock = clock
         self._reports: Reports = asyncio.Queue()
         self._lasting: dict[str, coordinator_pb2.WorkerReport] = {}
-        self._released: dict[int, int] = {}
 
     async def attend(self) -> None:
         """Take orders until the last one. Raises: SparsyncError once the coordinator has been away too long."""
@@ -83,7 +82,6 @@ class Line:
                 async for order in call:
                     patience.heard()
                     heard = order_from_proto(order)
-                    self._forget_superseded(heard)
                     self._hear(heard)
                     if isinstance(heard, End):
                         return
@@ -120,22 +118,13 @@ class Line:
                 yield following
             reports.task_done()
 
-    def tell(self, report: coordinator_pb2.WorkerReport, *, attempt: int = 0) -> None:
-        """Queue a report. `attempt`: of a stream that was deposited, by which it was carried."""
+    def tell(self, report: coordinator_pb2.WorkerReport) -> None:
+        """Queue a report."""
         if report.WhichOneof("report") in ENDS_ACTIVITY:
             self._lasting.pop("announce ", None)
         if (key := _key(report)) is not None:
             self._lasting[key] = report
-        if report.HasField("deposited") and report.deposited.released:
-            self._released[report.deposited.stream] = attempt
         self._reports.put_nowait(report)
-
-    def _forget_superseded(self, order: Order) -> None:
-        """A stream that was released and came back, by a later attempt, must not be taken for released again."""
-        for assignment in order.assignments if isinstance(order, Plan) else ():
-            if assignment.attempt > self._released.get(assignment.stream, assignment.attempt):
-                del self._released[assignment.stream]
-                self._lasting.pop(f"deposited {assignment.stream}", None)
 
     async def leave(self, limit_s: float) -> None:
         """Let queued reports leave, at most `limit_s`; what is left then is lost with the line."""

@@ -303,7 +303,7 @@ class Transfer:
             deposited = coordinator_pb2.Deposited(
                 stream=stream, step=step, released=released, attempt=attempt
             )
-            self._line.tell(coordinator_pb2.WorkerReport(deposited=deposited), attempt=attempt)
+            self._line.tell(coordinator_pb2.WorkerReport(deposited=deposited))
 
         self._begin(deposit_all())
 

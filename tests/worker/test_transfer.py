@@ -129,11 +129,6 @@ def _named(report: coordinator_pb2.WorkerReport) -> str:
     return f"{kind}{about[kind]() if kind in about else ''}"
 
 
-def planned(stream: int, attempt: int) -> coordinator_pb2.WorkerOrder:
-    assignment = coordinator_pb2.Assignment(stream=stream, attempt=attempt)
-    return coordinator_pb2.WorkerOrder(plan=coordinator_pb2.Plan(number=9, assignments=[assignment]))
-
-
 @contextmanager
 def connected(address: str) -> Iterator[Transfer]:
     transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
@@ -189,32 +184,6 @@ def test_a_coordinator_that_is_back_hears_of_it_within_a_second_and_the_newest_o
             transfer.report(scalars={"step": 2})
             assert newer.told(1) == ["scalars 2"]
             transfer.mailbox.check()
-    finally:
-        transfer.close()
-
-
-@pytest.mark.parametrize(("attempt", "told"), [(4, True), (5, False)])
-def test_a_stream_that_came_back_is_not_told_as_released_again(attempt: int, told: bool) -> None:
-    older, newer = Restarted(), Restarted(planned(1, attempt))
-    with serving(older) as address:
-        transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
-    try:
-        released = coordinator_pb2.Deposited(stream=1, step=20, released=True)
-        report = coordinator_pb2.WorkerReport(deposited=released)
-        transfer._loop.call_soon_threadsafe(lambda: transfer._line.tell(report, attempt=4))
-        for life in (newer, Restarted(planned(1, attempt))):
-            with serving(life, listen=address):
-                if life is newer:
-                    transfer.begin_attending()
-                assert life.told(1) == ["attending"]
-                first = life.told(1) if life is newer or told else []
-                transfer.report(scalars={"step": 3})
-                assert [*first, *life.told(1)] == [
-                    *(["deposited 1 at 20"] if life is newer or told else []),
-                    "scalars 3",
-                ]
-                while transfer.mailbox.take_plan() is None:
-                    transfer.mailbox.wait()
     finally:
         transfer.close()
 
