@@ -147,7 +147,8 @@ class ShardLink:
                 failure = error
             with _outrun():
                 pause_s = patience.pause_s(failure)
-            log.warning("%s; following again from version %d", failure, version)
+            if patience.tries == 1:
+                log.warning("%s; following again from version %d as soon as that is there", failure, version)
             await self._pause(pause_s)
 
     async def history(self, start: int, stop: int) -> list[Delta]:
