@@ -21,6 +21,7 @@ class Presence:
     def __init__(self, *, suspect_s: float, dead_s: float) -> None:
         self._liveness = Liveness(suspect_s=suspect_s, dead_s=dead_s, closed_grace_s=BROKEN_GRACE_S)
         self._open: set[int] = set()
+        self._answering: set[int] = set()
         self._reached: set[int] = set()
         self._broken_at: dict[int, float] = {}
         self._reasons: dict[int, str] = {}
@@ -29,6 +30,7 @@ class Presence:
     def expect(self, incarnation: int, now: float) -> None:
         """A line to this server is about to be opened: anew, if it was open."""
         self._open.discard(incarnation)
+        self._answering.discard(incarnation)
         self._liveness.expect(incarnation, now)
 
     def opened(self, incarnation: int, now: float) -> float | None:
@@ -42,6 +44,7 @@ class Presence:
 
     def alive(self, incarnation: int, now: float) -> float | None:
         """A sign of life on its open line. Returns for how long it was away, if it was."""
+        self._answering.add(incarnation)
         if incarnation not in self._open:
             return None
         if self._liveness.age(incarnation, now) is None:
@@ -54,6 +57,7 @@ class Presence:
         """Its line is broken; told again with every vain attempt to open it."""
         self._reasons[incarnation] = reason
         self._open.discard(incarnation)
+        self._answering.discard(incarnation)
         if incarnation in self._broken_at or incarnation in self._away:
             return
         self._broken_at[incarnation] = now
@@ -65,6 +69,7 @@ class Presence:
         """It is out of the run."""
         self._liveness.forget(incarnation)
         self._open.discard(incarnation)
+        self._answering.discard(incarnation)
         self._reached.discard(incarnation)
         for told in (self._broken_at, self._reasons, self._away):
             told.pop(incarnation, None)
@@ -89,6 +94,10 @@ class Presence:
     def here(self, incarnation: int) -> bool:
         """Whether it can be told something now."""
         return incarnation in self._open and incarnation not in self._away
+
+    def answers(self, incarnation: int) -> bool:
+        """Whether its line is open; its state may still be to be told: that waits for what its standby acknowledges."""
+        return incarnation in self._open or incarnation in self._answering
 
     def broken(self, incarnation: int) -> bool:
         """Whether it is known not to be reached just now."""

@@ -207,6 +207,7 @@ class ShardLine:
             timeline=state.timeline,
             low=state.low,
             shard_term=NONE if shard is None else state.placement[shard].term,
+            standby=NONE if shard is None else state.in_sync_of(shard),
         )
         self._commands.put_nowait(self._command(attach=attach))
         return aiter(self._control.Control(self._outgoing(self._commands)))

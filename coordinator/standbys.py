@@ -109,10 +109,10 @@ class Standbys:
             self.stand(event.shard)
 
     def tick(self) -> None:
-        """No primary that is here waits for a standby that is away; of two that are away the first one back serves."""
+        """No primary that answers waits for a standby that is away; of two that are away the first one back serves."""
         for placed in self._desk.state.placement:
             standby = self._desk.state.standbys.get(placed.shard)
-            if standby is None or not self._presence.here(placed.incarnation):
+            if standby is None or not self._presence.answers(placed.incarnation):
                 continue
             if self._presence.away(standby.incarnation):
                 self._part(placed.shard, self._presence.reason(standby.incarnation))

@@ -367,6 +367,11 @@ class State:
         """The shard that a server is the standby of."""
         return next((s for s, standby in self.standbys.items() if standby.incarnation == incarnation), None)
 
+    def in_sync_of(self, shard: int) -> int:
+        """The standby of a shard that is recorded as in sync, or nobody."""
+        standby = self.standbys.get(shard)
+        return standby.incarnation if standby is not None and standby.in_sync else NOBODY
+
     def held_by(self, incarnation: int) -> list[Lane]:
         return [lane for lane in self.lanes if lane.holder == incarnation]
 

@@ -57,6 +57,12 @@ def shard_codecs(spec: ShardSpec, config: Config) -> Codecs:
     return Codecs(push, pull, elastic_push)
 
 
+def build(spec: ShardSpec, identity: Identity, directory: Path) -> Holdings:
+    """A new shard, whose planes are zero, with nothing in `directory` yet."""
+    push, pull, elastic_push = shard_codecs(spec, Config.from_json(identity.config_json))
+    return Holdings(Shard(spec, push, pull, elastic_push=elastic_push), Store(directory), identity)
+
+
 class Holdings:
     """A shard and its store. Not thread-safe: one owner applies records."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ps.ledger import Verdict
-from ps.owner import News
+from ps.news import InSync, News, Parted
 from ps.publish import Delta
 from ps.records import Accept, Accepted, Fenced, Flush, Segment
 from wire.codec.base import Frame
@@ -70,6 +70,13 @@ def news_to_proto(news: News) -> shard_pb2.ShardEvent:
             return shard_pb2.ShardEvent(published=published)
         case SparsyncError():
             return shard_pb2.ShardEvent(refused=refused_to_proto(news))
+        case InSync():
+            return shard_pb2.ShardEvent(in_sync=shard_pb2.InSync(standby=news.standby))
+        case Parted():
+            parted = shard_pb2.Parted(standby=news.standby, reason=news.reason, diverged=news.diverged)
+            return shard_pb2.ShardEvent(parted=parted)
+        case str():
+            return shard_pb2.ShardEvent(stalled=shard_pb2.Stalled(reason=news))
 
 
 def refused_to_proto(error: SparsyncError) -> shard_pb2.Refused:

@@ -1,14 +1,17 @@
-"""The one owner of a shard: records go in one by one, off the event loop; readers are woken.
+"""The one owner of a shard: records go in one by one; what they bring about comes out when it is safe.
 
-| thread        | owns                                  | blocks on                 |
-|---------------|---------------------------------------|---------------------------|
-| event loop    | connections, admission, when to publish | sockets                   |
-| `shard` (one) | Holdings: every change | arithmetic, its own disk  |
+| thread        | owns                                    | blocks on                    |
+|---------------|-----------------------------------------|------------------------------|
+| event loop    | connections, admission, when to publish | sockets                      |
+| `shard` (one) | Holdings: every change; the log's order | arithmetic                   |
+| `log` (one)   | the files of the log (ps/log.py)        | the disk                     |
+| `saving`(one) | images on their way to the disk         | the disk                     |
 
-Everything a gRPC handler wants of the shard's state goes through `apply` or `read`, so that
-no two threads ever touch it at once and records have one order. What comes of them is told on
-the event loop in that same order. Where units settle on arrival, the owner also says when to publish:
-the decision (ps/publication.py) goes in as a record like any other.
+Everything a gRPC handler wants of the shard's state goes through `apply`, `read` or `reveal`, so that no two threads
+ever touch it at once and records have one order: that in which they are applied and then logged. A record is
+applied first, so that one which changes nothing, or is refused, needs no place in the log; all that reveals it waits
+for the watermark (ps/watermark.py). Where units settle on arrival, the owner also says when to publish: the decision
+(ps/publication.py) goes in as a record like any other.
 """
 
 from __future__ import annotations
@@ -16,52 +19,98 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
+from ps import log_records
+from ps.archive import Archive
 from ps.holdings import Holdings, Identity
+from ps.image import Tree, encode
 from ps.ledger import Verdict
-from ps.publication import Backlog, Publication
+from ps.news import News
+from ps.publication import Backlog
 from ps.publish import Delta
-from ps.records import Accept, Accepted, Flush, Publish, Record, ShardSpec
+from ps.publisher import Publisher
+from ps.records import Accept, Close, Deposit, Flush, Mark, Publish, Record, Segment, ShardSpec
+from ps.recovery import Recovered
+from ps.replication import Copy, Image, Replication, Window
 from ps.shard import Answer, Shard
-from ps.store import Store
-from wire.codec.base import DeltaCodec, PushCodec, frame_bytes
-from wire.errors import Busy, ProtocolMismatch, SparsyncError
+from ps.snapshots import Saved
+from ps.watermark import Watermark
+from wire.clock import monotonic_clock
+from wire.codec.base import frame_bytes
+from wire.errors import Busy, ProtocolMismatch, SparsyncError, Unreachable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-News = Accepted | Delta | SparsyncError
-"""What happened here unasked: a unit stands here, the shard published, or it failed to."""
+ANYBODY = 0
+"""A standby of which only the coordinator knows: a server that was started again waits for its word."""
 
 
 class Owner:
-    """Holds the shard (once configured) and its store.
+    """Holds the shard, once there is one, and what is known of its safety.
 
     Args:
-        store: files of this shard.
+        directory: for the files of this server.
+        level: `durability.ack`.
         admit_bytes: most bytes of frames to hold at once, arriving and accepted together.
+        on_broken: called on the event loop when the log cannot be trusted any more: this process must end.
+
+    Attributes:
+        loaded: the initial model is in.
+        serves: this server is the shard's primary; else it stands by, or has no shard.
+        stalled: why nothing can be logged, or empty.
     """
 
-    def __init__(self, store: Store, *, admit_bytes: int = 0) -> None:
-        self._store = store
-        self._holdings: Holdings | None = None
-        self.loaded = False
-        self._over = False
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        level: str = "os",
+        admit_bytes: int = 0,
+        on_broken: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard")
-        self._published = asyncio.Condition()
+        self._holdings: Holdings | None = None
         self.admit_bytes = admit_bytes
-        self._admitted = 0
         self.on_news: Callable[[News], None] = lambda news: None
         """Called on the event loop, in the order of the log."""
-        self._publication = Publication()
-        self._publishing: asyncio.Task[Answer] | None = None
-        self._broken = False
-        self._look_again: asyncio.TimerHandle | None = None
+        self.on_mark: Callable[[int, bytes], None] = lambda position, digest: None
+        """Called on the event loop with this shard's state at a mark."""
+        self.loaded = self.serves = False
+        self.stalled = ""
+        self._over = self._marking = False
+        self._admitted = 0
+        self._visible = 0
+        self._published = asyncio.Condition()
+        self.watermark = Watermark()
+        self._window = Window(0)
+        self.replication = self._replication()
+        self._publisher = Publisher(self._put)
+        self.archive = Archive(
+            directory,
+            level=level,
+            on_durable=lambda position: self._call(self.watermark.written, position),
+            on_stalled=lambda reason: self._call(self._stall, reason),
+            on_broken=lambda error: self._call(on_broken, error),
+        )
 
-    @property
-    def shard(self) -> Shard:
-        return self.holdings.shard
+    def _replication(self) -> Replication:
+        return Replication(self.watermark, self._window, lambda news: self.on_news(news))
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have the event loop call `function`."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _stall(self, reason: str) -> None:
+        self.stalled = reason
+        log.warning("the log %s", f"cannot be written: {reason}" if reason else "is written again")
+        self.on_news(reason)
+
+    # --- the shard --------------------------------------------------------------------------------
 
     @property
     def holdings(self) -> Holdings:
@@ -70,113 +119,255 @@ class Owner:
         return self._holdings
 
     @property
+    def shard(self) -> Shard:
+        return self.holdings.shard
+
+    @property
     def configured(self) -> bool:
         return self._holdings is not None
 
-    def configure(
-        self,
-        spec: ShardSpec,
-        push: PushCodec,
-        pull: DeltaCodec,
-        *,
-        elastic_push: PushCodec | None = None,
-        identity: Identity | None = None,
-    ) -> None:
-        """Become a shard. A repeat with an equal spec changes nothing.
+    def served(self) -> Shard:
+        """The shard, for those who may only have it from its primary. Raises: Unreachable where this is none."""
+        shard = self.shard
+        if not self.serves:
+            raise Unreachable(f"this server stands by for shard {shard.spec.shard}: its primary is elsewhere")
+        return shard
+
+    def configure(self, spec: ShardSpec, make: Callable[[], Holdings]) -> None:
+        """Become the shard of `spec`, which `make` makes. In the shard's thread. A repeat changes nothing.
 
         Raises:
-            ProtocolMismatch: it is another shard already, or one step's pushes cannot fit.
+            ProtocolMismatch: it is another shard already, or one step could not fit into `admit_bytes`.
         """
-        if self._holdings is not None:
+        if self._holdings is not None:  # making another would empty its directory
             if self.shard.spec != spec:
-                raise ProtocolMismatch("this server is configured as another shard already; start it anew")
+                raise ProtocolMismatch(
+                    f"configured as shard {spec.shard}, this server is shard {self.shard.spec.shard} with another "
+                    "specification; start it anew"
+                )
             return
-        shard = Shard(spec, push, pull, elastic_push=elastic_push)
-        needed = spec.streams * shard.max_frame_bytes
+        holdings = make()
+        shard = holdings.shard
+        needed = shard.spec.streams * shard.max_frame_bytes
         if needed > self.admit_bytes:
             raise ProtocolMismatch(
-                f"one step's pushes may take {needed} bytes on shard {spec.shard}, cluster.admit_bytes allows "
+                f"one step's pushes can have {needed} bytes on shard {shard.spec.shard}, cluster.admit_bytes allows "
                 f"{self.admit_bytes}; raise it to {needed} or use more servers"
             )
-        self._holdings = Holdings(shard, self._store, identity or Identity("", spec.timeline, 0, ""))
+        self._holdings, self.serves = holdings, True
 
     async def begin(self) -> None:
-        """The initial planes are in: keep x̂ as the first base and open the shard to followers."""
-        await self.read(self.holdings.begin)
+        """The initial planes are in: make them safe, keep x̂ as the first base and open the shard to followers."""
+        await self.read(self._begin)
+        await self._open()
+
+    def _begin(self) -> None:
+        if self.archive.position:
+            raise ProtocolMismatch("the run has begun, its initial planes are fixed")
+        self.holdings.begin()
+        self.archive.begin(self.holdings.image())
+
+    async def clear(self) -> None:
+        """Nothing that is in the directory is of this run."""
+        await self.read(self.archive.clear)
+
+    def adopt(self, recovered: Recovered, identity: Identity, *, replicas: int) -> None:
+        """Go on as the shard that was here before this process; the coordinator says whether as its primary."""
+        self._holdings = recovered.holdings
+        self._holdings.identity = identity
+        self._window = recovered.window
+        self.replication = self._replication()
+        self.archive.resume(recovered.position)
+        self.watermark.written(recovered.position)
+        if replicas:
+            self.watermark.wait_for(ANYBODY, 0)
+
+    async def _open(self) -> None:
+        """Every version so far may be seen, once it is safe: a restart or a promotion makes nothing safer."""
+        version, position = await self.read(lambda: (self.shard.deltas.version, self.archive.position))
         self.loaded = True
-        async with self._published:
-            self._published.notify_all()
+        self.watermark.when(position, lambda: self._show(version))
+        await self._notify()
+
+    def _show(self, version: int) -> None:
+        """Deltas that lead up to `version` may be seen."""
+        self._visible = max(self._visible, version)
+        self._wake = self._loop.create_task(self._notify())
+
+    # --- standing by --------------------------------------------------------------------------------
+
+    async def replace(self, position: int, tree: Tree) -> None:
+        """Become what the image of `position` says, which was received."""
+        self._visible = 0
+        await self.read(lambda: self._replace(position, tree))
+        await self._open()
+
+    def _replace(self, position: int, tree: Tree) -> None:
+        self._holdings = Holdings.restore(tree, self.archive.directory)
+        self.archive.follow(position)
+        self._window.clear(position)
+        self._call(self.watermark.reset, position)
+
+    def stand_by(self) -> None:
+        """Be no primary, but follow one.
+
+        Raises: ProtocolMismatch where this is the primary: what it has not acknowledged is in its state.
+        """
+        if self.serves:
+            raise ProtocolMismatch(
+                f"this server is the primary of shard {self.shard.spec.shard}, it stands by for none; start it anew, "
+                "with an empty directory"
+            )
+        self.watermark.reset(self.archive.position if self.loaded else 0)
+
+    async def follow(self, copy: Copy) -> None:
+        """Apply and log a record as the primary did. Raises: ProtocolMismatch where it is not the next one."""
+        await self.read(lambda: self._follow(copy))
+
+    def _follow(self, copy: Copy) -> None:
+        if copy.position != self.archive.position + 1:
+            raise ProtocolMismatch(
+                f"the primary sent record {copy.position}, the one behind {self.archive.position} is expected"
+            )
+        self._apply(log_records.decode(copy.payload), copy)
+
+    async def serve(self) -> None:
+        """Be the primary from now on."""
+        self.serves = True
+        await self._open()
+        self._publisher.look(await self.read(lambda: self.shard.backlog))
+
+    # --- records ----------------------------------------------------------------------------------
 
     async def read(self, function: Callable[[], T]) -> T:
         """Run `function` where no record is being applied."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        return await self._loop.run_in_executor(self._thread, function)
+
+    async def reveal(self, function: Callable[[], T]) -> T:
+        """As `read`, but what it read is safe when this returns."""
+        result, position = await self.read(lambda: (function(), self.archive.position))
+        await self.watermark.reach(position)
+        return result
 
     async def apply(self, record: Record) -> Answer:
-        """Apply one record after all that came before it; wake the followers if it published.
+        """Apply one record after all that came before it, log it, and wait until it is safe.
 
-        The room of a frame is given back once it waits for nothing any more: refused, added or settled. A caller
-        that is cancelled (its line broke) takes nothing back: what it began goes on to the end.
+        A caller that is cancelled (its line broke) takes nothing back: what it began goes on to the end.
 
-        Raises: what `Holdings.apply` raises.
+        Raises: what `Holdings.apply` raises; nothing is logged then.
         """
-        return await asyncio.shield(self._apply_and_tell(record))
+        return await asyncio.shield(self._apply_and_reveal(record))
 
-    async def _apply_and_tell(self, record: Record) -> Answer:
-        loop = asyncio.get_running_loop()
-        result = await self.read(lambda: self._apply(record, loop))
-        if isinstance(result, Delta):
-            async with self._published:
-                self._published.notify_all()
-        return result
+    async def begin_apply(self, record: Record, reveal: Callable[[Answer], None]) -> None:
+        """As `apply`, but returns when the record is applied: `reveal` is called with the answer when it is safe."""
+        answer, position = await asyncio.shield(self._put(record))
+        self.watermark.when(position, lambda: reveal(answer))
 
-    def _apply(self, record: Record, loop: asyncio.AbstractEventLoop) -> Answer:
-        shard = self.shard
-        news: News | None = None
+    async def begin_reveal(self, function: Callable[[], T], reveal: Callable[[T], None]) -> None:
+        """As `reveal`, but returns when `function` has run: `reveal` is called with the result when it is safe."""
+        result, position = await self.read(lambda: (function(), self.archive.position))
+        self.watermark.when(position, lambda: reveal(result))
+
+    async def _apply_and_reveal(self, record: Record) -> Answer:
+        answer, position = await self._put(record)
+        await self.watermark.reach(position)
+        return answer
+
+    async def _put(self, record: Record) -> tuple[Answer, int]:
+        """Apply and log; the answer, and the position that must be safe before it is revealed."""
+        return await self.read(lambda: self._apply(record))
+
+    def _apply(self, record: Record, copy: Copy | None = None) -> tuple[Answer, int]:
+        shard, began = self.shard, monotonic_clock.now()
+        version, segment = shard.deltas.version, shard.segment
         room = shard.held_bytes + (frame_bytes(record.frame) if isinstance(record, Accept | Flush) else 0)
+        answer: Answer = None
+        news: News | None = None
         try:
-            result = self.holdings.apply(record)
-            news = self._news(record, result)
+            answer = self.holdings.apply(record)
+            news = self._news(record, answer)
+            if _changed(record, answer, shard.deltas.version != version, shard.segment != segment):
+                self._log(record, copy, monotonic_clock.now() - began)
         except Exception as error:
-            news = _failure(error) if isinstance(record, Publish) else None
+            answer, news = None, _failure(error) if isinstance(record, Publish) else None
             raise
         finally:
-            loop.call_soon_threadsafe(self._applied, record, room - shard.held_bytes, news, shard.backlog)
-        self._store.unlink(self._store.take_discarded())
-        return result
+            position = self.archive.position
+            self._call(self._applied, position, room - shard.held_bytes, news, answer, shard.backlog)
+        return answer, position
 
-    def _news(self, record: Record, result: Answer) -> News | None:
-        if isinstance(record, Accept) and result is Verdict.ADMIT:
+    def _log(self, record: Record, copy: Copy | None, seconds: float) -> None:
+        pieces = (
+            log_records.encode(record, timeline=self.shard.spec.timeline) if copy is None else [copy.payload]
+        )
+        position = self.archive.append(pieces, seconds=seconds)
+        if self.replication.wanted:
+            self.replication.offer(position, b"".join(pieces))
+        store = self.holdings.store
+        if discarded := store.take_discarded():
+            self._call(self.watermark.when, position, lambda: store.unlink(discarded))
+        if isinstance(record, Mark):
+            self._save(position)
+
+    def _news(self, record: Record, answer: Answer) -> News | None:
+        if isinstance(record, Accept) and answer is Verdict.ADMIT:
             return self.shard.accepted[record.unit.number(self.shard.spec.streams)]
-        return result if isinstance(record, Publish) and isinstance(result, Delta) else None
+        return answer if isinstance(record, Publish) and isinstance(answer, Delta) else None
 
-    def _applied(self, record: Record, freed: int, news: News | None, backlog: Backlog) -> None:
+    def _applied(
+        self, position: int, freed: int, news: News | None, answer: Answer, backlog: Backlog
+    ) -> None:
         """On the event loop, in the order of the log."""
         self._admitted -= freed
-        if news is not None:
-            self.on_news(news)
-        if isinstance(record, Publish):
-            self._publishing = None
-            self._broken = isinstance(news, SparsyncError)
-        self._pace(backlog)
+        self.watermark.when(position, lambda: self._reveal(news, answer))
+        if self.serves:
+            self._publisher.look(backlog)
+            if not self._marking and self.archive.image_is_due(self.shard.state_bytes):
+                self._marking = True
+                self._loop.create_task(self._mark())
 
-    def _pace(self, backlog: Backlog) -> None:
-        """Publish, or look again when the oldest pending unit has waited long enough."""
-        if self._look_again is not None:
-            self._look_again.cancel()
-            self._look_again = None
-        if self._over or self._broken or self._publishing is not None:
-            return
-        loop = asyncio.get_running_loop()
-        decision = self._publication.decide(backlog, loop.time())
-        if decision.reason:
-            log.debug("publishing: %s", decision.reason)
-            self._publishing = loop.create_task(self.apply(Publish(decision.reason)))
-            self._publishing.add_done_callback(_retrieve)
-        elif decision.wait_s is not None:
-            self._look_again = loop.call_later(decision.wait_s, self._pace, backlog)
+    def _reveal(self, news: News | None, answer: Answer) -> None:
+        if isinstance(answer, Delta):
+            self._show(answer.version + 1)
+        if news is not None and self.serves:
+            self.on_news(news)
+
+    async def _mark(self) -> None:
+        await self._put(Mark())
+        self._marking = False
+
+    async def _notify(self) -> None:
+        async with self._published:
+            self._published.notify_all()
+
+    # --- images -----------------------------------------------------------------------------------
+
+    def _save(self, position: int) -> None:
+        """The state at a mark: to the disk, and compared with the standby's."""
+        saving = self.archive.save(position, self.holdings.image())
+        saving.add_done_callback(lambda done: self._call(self._saved, position, done))
+
+    def _saved(self, position: int, done: Future[Saved]) -> None:
+        if error := done.exception():
+            log.error("the image of record %d could not be saved: %s; the log is kept", position, error)
+        else:
+            self.on_mark(position, done.result().digest)
+
+    async def image(self, before: Callable[[int], None]) -> Image:
+        """The shard's state now. `before` is called with its position, where no record is being applied."""
+
+        def take() -> tuple[int, Tree]:
+            before(self.archive.position)
+            return self.archive.position, self.holdings.image()
+
+        position, tree = await self.read(take)
+        header, blobs = await self._loop.run_in_executor(None, encode, tree)
+        return Image(position, [header, *blobs])
+
+    # --- followers and room -------------------------------------------------------------------------
 
     async def delta(self, version: int) -> Delta | None:
-        """The delta that starts at `version`, waiting until it is published.
+        """The delta that starts at `version`, waiting until it is published and safe.
 
         None once the final one is behind, or when this server ends.
 
@@ -185,24 +376,17 @@ class Owner:
         async with self._published:
             await self._published.wait_for(lambda: self.loaded or self._over)
             while not self._over:
+                deltas = self.served().deltas
                 try:
-                    delta = self.shard.deltas.get(version)
+                    delta = deltas.get(version)
                 except KeyError as error:
                     raise ProtocolMismatch(str(error.args[0])) from None
-                if delta is not None:
+                if delta is not None and version < self._visible:
                     return delta
-                if self.shard.deltas.final and version >= self.shard.deltas.version:
+                if deltas.final and version >= deltas.version:
                     return None
                 await self._published.wait()
             return None
-
-    async def end(self) -> None:
-        """Let every follower go: this server ends."""
-        self._over = True
-        if self._look_again is not None:
-            self._look_again.cancel()
-        async with self._published:
-            self._published.notify_all()
 
     async def reach(self, step: int) -> None:
         """Wait until every step before `step` is closed."""
@@ -212,8 +396,10 @@ class Owner:
     def admit(self, frame_bytes: int) -> None:
         """Take room for a frame before its bytes are read.
 
-        Raises: Busy when the room is taken; try again.
+        Raises: Busy when the room is taken, or nothing can be logged; try again.
         """
+        if self.stalled:
+            raise Busy(f"nothing is acknowledged: {self.stalled}; try again")
         if self._admitted + frame_bytes > self.admit_bytes:
             raise Busy(
                 f"{self._admitted} bytes of pushes are held, {frame_bytes} more would pass cluster.admit_bytes = "
@@ -225,16 +411,35 @@ class Owner:
         """Give the room of a frame back that was not handed in."""
         self._admitted -= frame_bytes
 
-    @property
-    def store(self) -> Store:
-        return self._store
+    # --- the end ----------------------------------------------------------------------------------
+
+    async def end(self) -> None:
+        """Let every follower go: this server ends."""
+        self._over = True
+        self._publisher.end()
+        async with self._published:
+            self._published.notify_all()
+
+    def close(self, *, forget: bool) -> None:
+        """Write what was logged; or remove it all, where the run is over."""
+        self._thread.shutdown()
+        self.archive.close()
+        if forget:
+            self.archive.clear()
 
 
 def _failure(error: Exception) -> SparsyncError:
     return error if isinstance(error, SparsyncError) else SparsyncError(f"internal error: {error!r}")
 
 
-def _retrieve(publishing: asyncio.Task[Answer]) -> None:
-    """What went wrong is told as news already."""
-    if not publishing.cancelled():
-        publishing.exception()
+def _changed(record: Record, answer: Answer, published: bool, began: bool) -> bool:
+    """Whether a record that was applied changed the state, and so must stand in the log."""
+    match record:
+        case Accept() | Flush() | Deposit():
+            return answer is Verdict.ADMIT
+        case Close() | Publish():
+            return published
+        case Segment():
+            return began
+        case _:
+            return True

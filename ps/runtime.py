@@ -1,26 +1,34 @@
-"""The server's process: listen, join, serve until the coordinator says that the run is over."""
+"""The server's process: recover, listen, join, serve until the coordinator says that the run is over.
+
+DIR/lock, identity.json, term.json     one process; who it is in the run; whom it obeys
+DIR/log, DIR/snapshots                 the shard (ps/archive.py)
+DIR/base, DIR/streams                  what workers' recovery needs beside it (ps/store.py)
+"""
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import logging
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import torch
 
 from ps import optimizer
+from ps.control import Control, Place
+from ps.holdings import Identity
 from ps.owner import Owner
+from ps.recovery import Recovered, key_of, load_identity, recover, save_identity
 from ps.service import ShardService
-from ps.store import Store
+from ps.standby import Standby
 from ps.terms import TermGuard
 from wire.clock import monotonic_clock
 from wire.codec import kernels
 from wire.config import Config
-from wire.errors import Unreachable
+from wire.errors import DamagedFile, StaleIncarnation, Unreachable, UsageError
 from wire.memory import keep_freed_memory
 from wire.rpc.channel import reach
 from wire.rpc.frames import add_shard_service
@@ -28,11 +36,14 @@ from wire.rpc.identity import Security
 from wire.rpc.join import join
 from wire.rpc.server import serve
 from wire.telemetry import log_to_stderr
+from wire.v1 import coordinator_pb2
 
 log = logging.getLogger(__name__)
 SERVICE = "sparsync.v1.Shard"
-ALONE_S = 60.0
+ALONE_S = 900.0
 """A server whose coordinator has not been heard for this long has no run any more."""
+DROPPED_S = 5.0
+"""A server that is not attended for so long, by a coordinator that can be reached, asks whether it is counted on."""
 
 
 def run(
@@ -53,83 +64,181 @@ def run(
     keep_freed_memory()
     kernels.warm()  # compiled or loaded before anybody waits for this server
     optimizer.warm()
+    data_dir.mkdir(parents=True, exist_ok=True)
     try:
-        return asyncio.run(_main(coordinator, join_timeout_s, listen, advertise, data_dir, name, security))
+        with (data_dir / "lock").open("w") as lock:
+            _lock(lock.fileno(), data_dir)
+            return asyncio.run(
+                _serve(coordinator, name, data_dir, security, listen, advertise, join_timeout_s)
+            )
     finally:
         gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
 
 
-async def _main(
+def _lock(descriptor: int, data_dir: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"another server works in {data_dir}; give this one another --data-dir") from None
+
+
+async def _serve(
     coordinator: str,
-    join_timeout_s: float,
+    name: str,
+    data_dir: Path,
+    security: Security,
     listen: str,
     advertise: str | None,
-    data_dir: Path,
-    name: str,
-    security: Security,
+    join_timeout_s: float,
 ) -> int:
-    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _end(ended), "asked to end")
-    channel = await reach(coordinator, security, pool="control", timeout_s=join_timeout_s, say=log.info)
-    owner = Owner(Store(data_dir))
-    service = ShardService(owner, finish=_end(ended))
+    return await Server(coordinator, name, data_dir, security).run(listen, advertise, join_timeout_s)
 
-    def add(server: grpc.aio.Server) -> None:
-        add_shard_service(service, server)
 
-    serving = await serve(listen=listen, security=security, add=add, services=[SERVICE])
-    try:
-        reply = await join(
-            channel,
-            role="ps",
-            name=name,
-            coordinator=coordinator,
-            timeout_s=join_timeout_s,
-            address=advertise or serving.address,
+class Server:
+    """One server, from its start to its end.
+
+    Args:
+        coordinator: host:port.
+        directory: for its files.
+    """
+
+    def __init__(self, coordinator: str, name: str, directory: Path, security: Security) -> None:
+        self._coordinator = coordinator
+        self._name = name
+        self._directory = directory
+        self._security = security
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._owner = Owner(directory, on_broken=self._fail)
+        self._standby = Standby(self._owner, security, lambda: self._identity)
+        self._control = Control(self._owner, self._standby, finish=self._finish, dismiss=self._dismiss)
+        self._over = False
+
+    async def run(self, listen: str, advertise: str | None, join_timeout_s: float) -> int:
+        """The exit code. Raises: SparsyncError."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, "asked to end")
+        recovered = await loop.run_in_executor(None, recover, self._directory)
+        channel = await reach(
+            self._coordinator, self._security, pool="control", timeout_s=join_timeout_s, say=log.info
         )
+        service = ShardService(self._owner, self._control)
+        serving = await serve(
+            listen=listen,
+            security=self._security,
+            add=lambda server: add_shard_service(service, server),
+            services=[SERVICE],
+        )
+        address = advertise or serving.address
+        try:
+            await self._join(channel, address, join_timeout_s, recovered)
+            await serving.serving()
+            reason = await self._until_ended(channel, address, join_timeout_s)
+            log.info("the run is over: %s", reason)
+            return 0
+        finally:
+            self._control.end()
+            await self._standby.stop()
+            await self._owner.end()
+            await serving.stop(1.0)
+            await channel.close(None)
+            self._owner.close(forget=self._over)
+
+    async def _join(
+        self, channel: grpc.aio.Channel, address: str, timeout_s: float, recovered: Recovered | None
+    ) -> None:
+        """Enter the run: with the shard that was recovered, if the run still counts on it, else with nothing."""
+        held = load_identity(self._directory) if recovered is not None else None
+        reply = await self._ask_to_join(channel, address, timeout_s, held)
         config = Config.from_json(reply.config_json)
         logging.getLogger().setLevel(config.telemetry.log_level.upper())
         torch.set_num_threads(config.cluster.compute_threads)
-        owner.admit_bytes = config.cluster.admit_bytes
-        terms = TermGuard(data_dir / "term.json", scope=f"{reply.run} timeline {reply.timeline}")
-        service.joined(incarnation=reply.incarnation, timeline=reply.timeline, config=config, terms=terms)
-        await serving.serving()
-        log.info("joined run %s as %s, serving on %s", reply.run, name, serving.address)
-        reason = await _until_ended(ended, service, channel, coordinator)
-        log.info("the run is over: %s", reason)
-        return 0
-    finally:
-        await service.end()
-        await serving.stop(1.0)
-        await channel.close(None)
+        self._identity = Identity(reply.run, reply.timeline, reply.incarnation, reply.config_json)
+        self._owner.admit_bytes = config.cluster.admit_bytes
+        self._owner.archive.level = config.durability.ack
+        if recovered is not None and held == key_of(self._identity):
+            self._owner.adopt(recovered, self._identity, replicas=config.durability.replicas)
+        else:
+            await self._owner.clear()
+        save_identity(self._directory, self._identity)
+        terms = TermGuard(self._directory / "term.json", scope=f"{reply.run} timeline {reply.timeline}")
+        self._control.joined(Place(self._identity, config, terms))
+        log.info(
+            "joined run %s as %s (incarnation %d), serving on %s",
+            reply.run,
+            self._name,
+            reply.incarnation,
+            address,
+        )
 
+    async def _ask_to_join(
+        self, channel: grpc.aio.Channel, address: str, timeout_s: float, held: tuple[str, int, int] | None
+    ) -> coordinator_pb2.JoinReply:
+        return await join(
+            channel,
+            role="ps",
+            name=self._name,
+            coordinator=self._coordinator,
+            timeout_s=timeout_s,
+            address=address,
+            held=held,
+        )
 
-def _end(ended: asyncio.Future[str]) -> Callable[[str], None]:
-    def end(reason: str) -> None:
-        if not ended.done():
-            ended.set_result(reason)
+    async def _until_ended(self, channel: grpc.aio.Channel, address: str, timeout_s: float) -> str:
+        """The reason for the end.
 
-    return end
+        Raises:
+            Unreachable: the coordinator is gone for good.
+            StaleIncarnation: the run counts on this server no more.
+        """
+        clock = monotonic_clock
+        heard = attended = clock.now()
+        while not self._ended.done():
+            await asyncio.wait({self._ended}, timeout=1.0)
+            now = clock.now()
+            up = channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+            attended = now if self._control.attached.is_set() or not up else attended
+            heard = now if up or self._control.attached.is_set() else heard
+            if now - heard > ALONE_S:
+                raise Unreachable(
+                    f"coordinator {self._coordinator} has not been heard for {ALONE_S:.0f} s; this server ends, its "
+                    f"shard stays in {self._directory}: start it again when the coordinator is back"
+                )
+            if now - attended > DROPPED_S:
+                await self._ask_again(channel, address, timeout_s)
+                attended = now
+        return self._ended.result()
 
-
-async def _until_ended(
-    ended: asyncio.Future[str], service: ShardService, channel: grpc.aio.Channel, coordinator: str
-) -> str:
-    """The reason for the end.
-
-    Raises: Unreachable when the coordinator is gone for good.
-    """
-    clock = monotonic_clock
-    heard = clock.now()
-    while not ended.done():
-        await asyncio.wait({ended}, timeout=1.0)
-        up = channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
-        if up or service.attached.is_set():
-            heard = clock.now()
-        elif clock.now() - heard > ALONE_S:
-            raise Unreachable(
-                f"coordinator {coordinator} has not been heard for {ALONE_S:.0f} s; this server ends and its shard "
-                "with it: resume the newest checkpoint"
+    async def _ask_again(self, channel: grpc.aio.Channel, address: str, timeout_s: float) -> None:
+        """Whether the run still counts on this server. Raises: StaleIncarnation if not."""
+        reply = await self._ask_to_join(channel, address, timeout_s, key_of(self._identity))
+        if (reply.run, reply.timeline, reply.incarnation) != key_of(self._identity):
+            raise StaleIncarnation(
+                f"run {reply.run} does not count on incarnation {self._identity.incarnation} of {self._name} any more: "
+                "another server has its shard; start this one again, empty"
             )
-    return ended.result()
+
+    def _end(self, reason: str) -> None:
+        if not self._ended.done():
+            self._ended.set_result(reason)
+
+    def _finish(self, reason: str) -> None:
+        """The run is over: nobody needs the shard any more."""
+        self._over = True
+        self._end(reason)
+
+    def _dismiss(self, reason: str) -> None:
+        """The run counts on this server no more: its shard is served elsewhere."""
+        self._owner.serves = False
+        if not self._ended.done():
+            self._ended.set_exception(
+                StaleIncarnation(f"{reason}; start this server again, it joins anew with nothing")
+            )
+
+    def _fail(self, error: Exception) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(
+                DamagedFile(
+                    f"the log cannot be written any more ({error}); check the disk, then start this server again"
+                )
+            )

@@ -1,64 +1,35 @@
 """The Shard service: decode, call the owner, encode.
 
-Who may call what is settled before anything is read: the coordinator by its term, workers by
-timeline and incarnation (docs: ARCHITECTURE.md).
+Who may call what is settled before anything is read: the coordinator by its term (ps/control.py), workers by timeline
+and incarnation, a standby by the term of its primary (docs: ARCHITECTURE.md).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 
-from ps.holdings import shard_codecs
+from ps.control import Control
 from ps.ledger import Verdict
-from ps.messages import (
-    accepted_to_proto,
-    fenced_to_proto,
-    first_segment,
-    news_to_proto,
-    outcome_of,
-    pushed,
-    refused_to_proto,
-    segment_from_proto,
-)
-from ps.owner import News, Owner
+from ps.messages import outcome_of, pushed
+from ps.owner import Owner
 from ps.publish import Delta
-from ps.records import (
-    Advance,
-    Close,
-    Deposit,
-    Fence,
-    Fenced,
-    Retire,
-    ShardSpec,
-)
-from ps.terms import TermGuard
+from ps.records import Deposit
+from ps.replication import Copy, Image
 from wire.codec.base import Buffer, DamagedFrame, frame_bytes
 from wire.codec.dense import pack
-from wire.config import Config
-from wire.errors import ProtocolMismatch, SparsyncError, StaleIncarnation
-from wire.ids import Term
-from wire.messages import (
-    layout_from_proto,
-    optimizer_from_proto,
-    ranges_from_proto,
-    unit_from_proto,
-    unit_to_proto,
-)
+from wire.errors import ProtocolMismatch, StaleIncarnation, Unreachable
+from wire.messages import unit_from_proto, unit_to_proto
 from wire.rpc.chunks import Data, gathered
 from wire.rpc.frames import data_of
-from wire.rpc.planes import PlaneReader, plane_chunks
+from wire.rpc.planes import CHUNK_BYTES, PlaneReader, plane_chunks
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
 
-EXTRA_BYTES = 1 << 28
-"""Most bytes of a stream's state that is no plane (buffers, loss scaler, the user's objects)."""
-
 Context = grpc.aio.ServicerContext[Any, Any]
-Events = asyncio.Queue[shard_pb2.ShardEvent | None]
-"""What a shard has to tell its coordinator; None ends the line."""
 
 
 class ShardService(shard_pb2_grpc.ShardServicer):
@@ -66,242 +37,94 @@ class ShardService(shard_pb2_grpc.ShardServicer):
 
     Args:
         owner: what holds the shard.
-        finish: called when the coordinator says that the run is over.
+        control: the coordinator's calls.
     """
 
-    def __init__(self, owner: Owner, *, finish: Callable[[str], None]) -> None:
+    def __init__(self, owner: Owner, control: Control) -> None:
         self._owner = owner
-        owner.on_news = self._tell
-        self._finish = finish
-        self._joined = asyncio.Event()
-        self._events: Events | None = None
-        self.attached = asyncio.Event()
+        self._control = control
 
-    def joined(self, *, incarnation: int, timeline: int, config: Config, terms: TermGuard) -> None:
-        """The coordinator took this server in: from now on it obeys the highest term of `terms`."""
-        self._incarnation = incarnation
-        self._timeline = timeline
-        self._config = config
-        self._terms = terms
-        self._joined.set()
-
-    async def end(self) -> None:
-        """End the lines that would stay open: the coordinator's, the followers'."""
-        if self._events is not None:
-            self._events.put_nowait(None)
-        await self._owner.end()
-
-    # --- coordinator -------------------------------------------------------------------
+    # --- coordinator ---------------------------------------------------------------------
 
     async def Control(
         self, request_iterator: AsyncIterator[shard_pb2.ShardCommand], context: Context
     ) -> AsyncIterator[shard_pb2.ShardEvent]:
-        await self._joined.wait()
-        events: Events = asyncio.Queue()
-        obey = asyncio.create_task(self._obey(request_iterator, events))
-        self.attached.set()
-        try:
-            while (event := await events.get()) is not None:
+        async with aclosing(self._control.line(request_iterator)) as events:
+            async for event in events:
                 yield event
-            if obey.done():
-                await obey  # raises what ended it
-        finally:
-            obey.cancel()
-            if self._events is events:
-                self._events = None
-                self.attached.clear()
-
-    async def _obey(self, commands: AsyncIterator[shard_pb2.ShardCommand], events: Events) -> None:
-        """Take commands one by one, until the coordinator closes the line or is not to be obeyed any more."""
-        try:
-            async for command in commands:
-                self._terms.obey(Term(command.term.number, command.term.nonce), command.term.journal_seq)
-                try:
-                    await self._command(command, events)
-                except SparsyncError as error:
-                    events.put_nowait(shard_pb2.ShardEvent(refused=refused_to_proto(error)))
-        finally:
-            events.put_nowait(None)
-
-    async def _command(self, command: shard_pb2.ShardCommand, events: Events) -> None:
-        match command.WhichOneof("command"):
-            case "attach":
-                self._check_timeline(command.attach.timeline)
-                self._events = events  # first: what is accepted meanwhile is told twice rather than never
-                state = await self._owner.read(lambda: self._state(command.attach.low))
-                events.put_nowait(shard_pb2.ShardEvent(state=state))
-            case "configure":
-                await self._configure(command.configure)
-                configured = shard_pb2.Configured(shard=command.configure.shard)
-                events.put_nowait(shard_pb2.ShardEvent(configured=configured))
-            case "close":
-                await self._close(command.close, events)
-            case "fence":
-                record = Fence(command.fence.step, command.fence.stream, command.fence.attempt)
-                answer = await self._owner.apply(record)
-                assert isinstance(answer, Fenced)
-                events.put_nowait(shard_pb2.ShardEvent(fenced=fenced_to_proto(answer)))
-            case "segment":
-                segment = segment_from_proto(command.segment)
-                await self._owner.apply(segment)
-                events.put_nowait(shard_pb2.ShardEvent(began=shard_pb2.Began(segment=segment.number)))
-            case "retire":
-                incarnation = command.retire.incarnation
-                await self._owner.apply(
-                    Retire(incarnation)
-                )  # what it had accepted was told before this returns
-                events.put_nowait(shard_pb2.ShardEvent(retired=shard_pb2.Retired(incarnation=incarnation)))
-            case "advance":
-                await self._owner.apply(Advance(command.advance.low))
-            case "finish":
-                self._finish(command.finish.reason)
-            case other:
-                raise ProtocolMismatch(f"unknown command {other!r}: the coordinator is of another version")
-
-    async def _configure(self, message: shard_pb2.Configure) -> None:
-        optimizer = optimizer_from_proto(message.optimizer)
-        spec = ShardSpec(
-            shard=message.shard,
-            timeline=self._timeline,
-            plan=message.plan,
-            layout=layout_from_proto(message.parameters),
-            ranges=ranges_from_proto(message.ranges),
-            optimizer=optimizer,
-            streams=self._config.sync.units_per_step,
-            aggregate=self._config.optimizer.aggregate,
-            segment=first_segment(message),
-            damping=self._config.sync.damping,
-            max_staleness=self._config.sync.max_staleness,
-        )
-        push, pull, elastic_push = shard_codecs(spec, self._config)
-        await self._owner.read(lambda: self._owner.configure(spec, push, pull, elastic_push=elastic_push))
-
-    async def _close(self, message: shard_pb2.Close, events: Events) -> None:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        record = Close(
-            message.step,
-            tuple(message.streams),
-            message.deposit,
-            message.final,
-            message.retain_from,
-            late=tuple(message.late),
-            pause=message.pause,
-        )
-        delta = await self._owner.apply(record)
-        assert isinstance(delta, Delta)
-        settled = shard_pb2.Settled(
-            step=delta.step,
-            version=delta.version + 1,
-            delta_bytes=delta.frame_bytes,
-            seconds=loop.time() - started,
-        )
-        events.put_nowait(shard_pb2.ShardEvent(settled=settled))
-
-    def _state(self, low: int) -> shard_pb2.ShardState:
-        state = shard_pb2.ShardState(incarnation=self._incarnation, configured=self._owner.configured)
-        if self._owner.configured:
-            shard = self._owner.shard
-            state.version = shard.deltas.version
-            state.step = shard.ledger.step
-            state.segment = shard.segment.number
-            state.accepted.extend(map(accepted_to_proto, shard.accepted_from(low)))
-        return state
-
-    def _tell(self, news: News) -> None:
-        """Tell the coordinator what happened unasked, if it listens; else it asks when it attaches."""
-        if self._events is not None:
-            self._events.put_nowait(news_to_proto(news))
 
     async def Collect(
         self, request: shard_pb2.CollectRequest, context: Context
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
-        self._terms.obey(Term(request.term.number, request.term.nonce))
-        shard = self._owner.shard
-        if shard.ledger.step != request.step or not shard.deltas.between:
-            raise ProtocolMismatch(
-                f"asked for planes as step {request.step} begins, this shard is at step {shard.ledger.step}"
-                f"{'' if shard.deltas.between else ' and has settled units since'}; ask between two closes"
-            )
-        if request.plane == "deposits":
-            if shard.segment.elastic:
-                return
-            for stream in range(shard.spec.streams):
-                for name, path in self._owner.store.deposit(stream, shard.ledger.step).items():
-                    for chunk in plane_chunks(f"stream-{stream}/{name}", path.read_bytes()):
-                        yield chunk
-            return
-        planes = shard.planes()
-        if request.plane not in planes:
-            raise ProtocolMismatch(f"no plane {request.plane!r} here; there are {sorted(planes)}")
-        data = await self._owner.read(lambda: pack(planes[request.plane], shard.blocks))
-        for chunk in plane_chunks(request.plane, data):
+        async for chunk in self._control.collect(request):
             yield chunk
 
     async def Describe(self, request: shard_pb2.DescribeRequest, context: Context) -> shard_pb2.DescribeReply:
-        self._terms.obey(Term(request.term.number, request.term.nonce))
-        shard = self._owner.shard
-        return shard_pb2.DescribeReply(
-            planes=list(shard.planes()), stream_planes=shard.stream_planes, scalars=shard.scalars()
-        )
+        return await self._control.describe(request)
 
     async def Restore(
         self, request_iterator: AsyncIterator[shard_pb2.RestoreChunk], context: Context
     ) -> shard_pb2.RestoreReply:
-        shard = self._owner.shard
-        reader = PlaneReader(self._expected_restored)
-        deposits: dict[int, dict[str, bytes]] = {}
-        step = -1
-        async for message in request_iterator:
-            if message.HasField("header"):
-                header = message.header
-                self._terms.obey(Term(header.term.number, header.term.nonce))
-                step = header.step
-                shard.load_scalars(dict(header.scalars))
-                continue
-            complete = reader.feed(message.plane)
-            if complete is None:
-                continue
-            name, data = complete
-            if name.startswith("stream-"):
-                stream, _, plane = name.removeprefix("stream-").partition("/")
-                deposits.setdefault(int(stream), {})[plane] = bytes(data)
-            elif name in shard.planes():
-                await self._owner.read(lambda name=name, data=data: shard.load(name, data))  # type: ignore[misc]
-        reader.finish()
-        if step != shard.ledger.step:
-            raise ProtocolMismatch(
-                f"checkpoint of step {step}, this shard was configured for {shard.ledger.step}"
-            )
-        if not shard.segment.elastic:
-            for number, planes in deposits.items():
-                self._owner.store.save_deposit(number, step, planes)
-        await self._owner.begin()
-        return shard_pb2.RestoreReply()
+        return await self._control.restore(request_iterator)
 
-    def _expected_restored(self, name: str) -> int | range | None:
-        """What a checkpoint may bring. In an elastic segment estimates and stream state begin at zero all the same."""
-        shard = self._owner.shard
-        if name.startswith("stream-"):
-            return self._expected_stream(name.partition("/")[2], shard.restorable_stream_planes)
-        return 4 * shard.blocks.elements if name in shard.restorable_planes else None
+    # --- a standby -----------------------------------------------------------------------
+
+    async def Replicate(
+        self, request_iterator: AsyncIterator[shard_pb2.ReplicaReport], context: Context
+    ) -> AsyncIterator[shard_pb2.ReplicaChunk]:
+        reports = aiter(request_iterator)
+        first = await anext(reports, None)
+        if first is None or not first.HasField("hello"):
+            raise ProtocolMismatch("a standby that does not say what it has; send the hello first")
+        hello = first.hello
+        self._control.check_timeline(hello.timeline)
+        self._check_term(hello.term)
+        if not self._owner.loaded:
+            raise Unreachable("the initial model is not in yet; call again")
+        if hello.shard != self._owner.served().spec.shard:
+            raise ProtocolMismatch(
+                f"standby of shard {hello.shard}, this is shard {self._owner.shard.spec.shard}"
+            )
+        replication = self._owner.replication
+        call = replication.begin(hello.incarnation)
+        acknowledged = asyncio.create_task(self._take_acks(reports, call))
+        reason = "it ended the call"
+        try:
+            async for what in replication.records(call, hello.position, self._owner.image):
+                for chunk in _replicated(what):
+                    yield chunk
+        except Exception as error:
+            reason = str(error)
+            raise
+        finally:
+            acknowledged.cancel()
+            replication.broken(call, reason)
+
+    async def _take_acks(self, reports: AsyncIterator[shard_pb2.ReplicaReport], call: int) -> None:
+        replication = self._owner.replication
+        async for report in reports:
+            if report.ack.marked:
+                replication.marked(report.ack.marked, report.ack.digest, own=False)
+            replication.acknowledged(call, report.ack.position)
+
+    def _check_term(self, term: int) -> None:
+        """Raises: Unreachable where the caller knows of a later primary than this server was told that it is."""
+        if self._control.term and term > self._control.term:
+            raise Unreachable(
+                f"term {term} of this shard is served elsewhere, this server was its primary under term "
+                f"{self._control.term}"
+            )
 
     # --- workers -----------------------------------------------------------------------
-
-    def _check_timeline(self, timeline: int) -> None:
-        if timeline != self._timeline:
-            raise StaleIncarnation(
-                f"message of timeline {timeline}, this server is on timeline {self._timeline}; join the run anew"
-            )
 
     async def Upload(
         self, request_iterator: AsyncIterator[shard_pb2.UploadChunk], context: Context
     ) -> shard_pb2.UploadReply:
-        shard = self._owner.shard
+        shard = self._owner.served()
         reader = PlaneReader(lambda name: 4 * shard.blocks.elements if name == "x" else None)
         async for message in request_iterator:
             if message.HasField("header"):
-                self._check_timeline(message.header.timeline)
+                self._control.check_timeline(message.header.timeline)
                 continue
             complete = reader.feed(message.plane)
             if complete is not None:
@@ -317,8 +140,10 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     ) -> shard_pb2.PushReply:
         chunks = aiter(request_iterator)
         header: shard_pb2.PushHeader = await _read_header(chunks, "push")
+        self._check_term(header.term)
         known = await self._judge(header)
         if known is not Verdict.ADMIT:
+            await self._owner.reveal(lambda: None)
             return shard_pb2.PushReply(outcome=outcome_of(known, header))
         self._owner.admit(header.frame_bytes)
         try:
@@ -333,7 +158,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
 
     async def _judge(self, header: shard_pb2.PushHeader) -> Verdict:
         """What is known before the frame is read; a push that is refused now sends its bytes for nothing."""
-        shard = self._owner.shard
+        shard = self._owner.served()
         if header.shard != shard.spec.shard or header.plan != shard.spec.plan:
             raise StaleIncarnation(
                 f"push for shard {header.shard} of plan {header.plan}, this is shard {shard.spec.shard} of plan "
@@ -341,7 +166,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             )
         if header.WhichOneof("what") == "flush":
             return await self._judge_flush(header)
-        self._check_timeline(header.unit.timeline)
+        self._control.check_timeline(header.unit.timeline)
         largest = shard.max_frame_bytes
         if header.frame_bytes > largest:
             raise DamagedFrame(f"a frame of {header.frame_bytes} bytes; for this shard at most {largest}")
@@ -351,7 +176,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
 
     async def _judge_flush(self, header: shard_pb2.PushHeader) -> Verdict:
         shard, flush = self._owner.shard, header.flush
-        self._check_timeline(flush.timeline)
+        self._control.check_timeline(flush.timeline)
         if header.frame_bytes > shard.flush_bytes:
             raise DamagedFrame(
                 f"a flush of {header.frame_bytes} bytes; for this shard at most {shard.flush_bytes}"
@@ -366,7 +191,8 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     async def Follow(
         self, request: shard_pb2.FollowRequest, context: Context
     ) -> AsyncIterator[shard_pb2.DeltaChunk | Data]:
-        self._check_timeline(request.timeline)
+        self._control.check_timeline(request.timeline)
+        self._check_term(request.term)
         version = request.from_version
         while request.until_version == 0 or version < request.until_version:
             delta = await self._owner.delta(version)
@@ -379,8 +205,8 @@ class ShardService(shard_pb2_grpc.ShardServicer):
 
     def _delta_header(self, delta: Delta) -> shard_pb2.DeltaHeader:
         return shard_pb2.DeltaHeader(
-            timeline=self._timeline,
-            term=self._terms.term.number,
+            timeline=self._control.timeline,
+            term=self._control.term,
             shard=self._owner.shard.spec.shard,
             version=delta.version,
             step=delta.step,
@@ -396,19 +222,19 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     async def Snapshot(
         self, request: shard_pb2.SnapshotRequest, context: Context
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
-        self._check_timeline(request.timeline)
+        self._control.check_timeline(request.timeline)
         await self._owner.reach(0 if request.live else request.step)
-        name, data = await self._owner.read(lambda: self._snapshot(request))
+        name, data = await self._owner.reveal(lambda: self._snapshot(request))
         for chunk in plane_chunks(name, data):
             yield chunk
 
     def _snapshot(self, request: shard_pb2.SnapshotRequest) -> tuple[str, bytes]:
-        shard = self._owner.shard
+        shard = self._owner.served()
         if request.plane == "published" and request.live:
             name = f"published/{shard.ledger.step}/{shard.deltas.version}"
             return name, pack(shard.planes()["published"], shard.blocks)
         if request.plane == "published":
-            step, version, data = self._owner.store.load_base(request.step)
+            step, version, data = self._owner.holdings.store.load_base(request.step)
             return f"published/{step}/{version}", data
         if request.plane == "x" and shard.deltas.final:
             return "x", pack(shard.planes()["x"], shard.blocks)
@@ -421,9 +247,8 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     ) -> shard_pb2.DepositReply:
         chunks = aiter(request_iterator)
         header: shard_pb2.DepositHeader = await _read_header(chunks, "deposit")
-        self._check_timeline(header.timeline)
-        holdings = self._owner.holdings
-        self._check_holder(header, holdings.judge_deposit(header.stream, header.step, header.attempt))
+        self._control.check_timeline(header.timeline)
+        _refuse_fenced(header, self._owner.holdings.judge_deposit(header.stream, header.step, header.attempt))
         reader = PlaneReader(self._expected_deposit)
         planes: dict[str, bytes] = {}
         async for message in chunks:
@@ -436,36 +261,30 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 f"the deposit of stream {header.stream} at step {header.step} ended without {missing}: send it again"
             )
         verdict = await self._owner.apply(Deposit(header.stream, header.step, header.attempt, planes))
-        self._check_holder(header, verdict)  # it may have been fenced while the deposit was on its way
+        assert isinstance(verdict, Verdict)
+        _refuse_fenced(header, verdict)  # its holder may have been fenced while it was on its way
         return shard_pb2.DepositReply()
 
-    def _check_holder(self, header: shard_pb2.DepositHeader, verdict: object) -> None:
-        """Raises: StaleIncarnation for a deposit of an attempt that is fenced, ProtocolMismatch for no stream's."""
-        if verdict is Verdict.FENCED:
-            fence = self._owner.shard.ledger.fences.get(header.stream, 0)
-            raise StaleIncarnation(
-                f"stream {header.stream}: a deposit of attempt {header.attempt}, but attempt {fence} holds it now"
-            )
-        if verdict is Verdict.FOREIGN:
-            raise ProtocolMismatch(
-                f"a deposit of stream {header.stream}, there are {self._owner.shard.spec.streams}: join the run anew"
-            )
-
     def _expected_deposit(self, name: str) -> int | range | None:
-        return self._expected_stream(name, self._owner.shard.restorable_stream_planes)
-
-    def _expected_stream(self, name: str, planes: Sequence[str]) -> int | range | None:
-        if name == "extra":
-            return range(EXTRA_BYTES + 1)
-        return 4 * self._owner.shard.trainable.elements if name in planes else None
+        return self._control.expected_stream(name, self._owner.shard.restorable_stream_planes)
 
     async def Withdraw(
         self, request: shard_pb2.WithdrawRequest, context: Context
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
-        self._check_timeline(request.timeline)
-        for name, path in self._owner.store.deposit(request.stream, request.step).items():
+        self._control.check_timeline(request.timeline)
+        for name, path in self._owner.holdings.store.deposit(request.stream, request.step).items():
             for chunk in plane_chunks(name, await self._owner.read(path.read_bytes)):
                 yield chunk
+
+
+def _refuse_fenced(header: shard_pb2.DepositHeader, verdict: Verdict) -> None:
+    """Raises: StaleIncarnation for a deposit of an attempt that is fenced, ProtocolMismatch for one of no stream."""
+    if verdict is Verdict.FENCED:
+        raise StaleIncarnation(
+            f"stream {header.stream}: a deposit of attempt {header.attempt}, but a newer attempt holds it now"
+        )
+    if verdict is Verdict.FOREIGN:
+        raise ProtocolMismatch(f"a deposit of stream {header.stream}, which this run does not have")
 
 
 async def _read_header(chunks: AsyncIterator[Any], what: str) -> Any:
@@ -494,3 +313,19 @@ async def _read_frame(chunks: AsyncIterator[Any], most: int) -> tuple[tuple[Buff
         if size > most:
             raise DamagedFrame(f"more than the {most} bytes that the push declared")
     raise DamagedFrame("the push ended without a commit; nothing of it counts")
+
+
+def _replicated(what: Image | Copy) -> Iterator[shard_pb2.ReplicaChunk]:
+    """An image or a record as messages."""
+    if isinstance(what, Image):
+        yield shard_pb2.ReplicaChunk(image=shard_pb2.ReplicaImage(position=what.position, bytes=what.bytes))
+        pieces = what.buffers
+    else:
+        first, rest = what.payload[:CHUNK_BYTES], memoryview(what.payload)[CHUNK_BYTES:]
+        record = shard_pb2.ReplicaRecord(position=what.position, bytes=len(what.payload), payload=first)
+        yield shard_pb2.ReplicaChunk(record=record)
+        pieces = [rest]
+    for piece in pieces:
+        view = memoryview(piece).cast("B")
+        for start in range(0, len(view), CHUNK_BYTES):
+            yield shard_pb2.ReplicaChunk(data=bytes(view[start : start + CHUNK_BYTES]))

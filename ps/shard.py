@@ -148,6 +148,11 @@ class Shard:
             **self._discipline.planes(),
         }
 
+    @property
+    def state_bytes(self) -> int:
+        """Of all planes."""
+        return sum(plane.nbytes for plane in self.planes().values())
+
     def scalars(self) -> dict[str, float]:
         return self._optimizer.scalars()
 

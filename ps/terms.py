@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from wire.crash import crash_point
 from wire.errors import StaleIncarnation
+from wire.files import replace_durably
 from wire.ids import Term
 
 
@@ -13,20 +15,26 @@ class TermGuard:
     """Obeys the highest term only. Persisted before a new one is obeyed.
 
     Args:
-        path: where the term is kept, or None to keep it in memory.
+        path: where terms are kept, or None to keep them in memory.
         scope: the run and timeline that terms are counted in; a term of another scope is no concern.
+
+    Attributes:
+        term: the highest that was obeyed, of coordinators.
+        primary: under which this server became the primary of its shard; 0: it did not.
     """
 
     def __init__(self, path: Path | None, *, scope: str = "") -> None:
         self._path = path
         self._scope = scope
         self.term = Term(0, b"")
+        self.primary = 0
         self._journal_seq = 0
         if path is not None and path.exists():
             seen = json.loads(path.read_text())
             if seen["scope"] != scope:
                 return
             self.term = Term(seen["number"], bytes.fromhex(seen["nonce"]))
+            self.primary = seen.get("primary", 0)
             self._journal_seq = seen["journal_seq"]
 
     def obey(self, term: Term, journal_seq: int | None = None) -> None:
@@ -35,8 +43,8 @@ class TermGuard:
         Messages beside the line of commands may be overtaken by it: they are judged without a position.
 
         Raises:
-            StaleIncarnation: a higher term was seen, an equal one with another nonce, or the
-                sender's journal is behind what an earlier message of this or a lower term showed.
+            StaleIncarnation: a higher term was seen, an equal one with another nonce, or the sender's journal is behind
+                what an earlier message showed: the copy of a journal takes a higher term, too.
         """
         if term.number < self.term.number:
             raise StaleIncarnation(f"term {term.number} is over, this server obeys term {self.term.number}")
@@ -44,19 +52,29 @@ class TermGuard:
             raise StaleIncarnation(f"two coordinators hold term {term.number}; this one is not obeyed")
         if journal_seq is not None and journal_seq < self._journal_seq:
             raise StaleIncarnation(
-                f"the coordinator's journal is at {journal_seq}, it has shown {self._journal_seq} before: a copy"
+                f"the coordinator's journal is at {journal_seq}, this server has seen {self._journal_seq}: a copy"
             )
-        self._journal_seq = max(self._journal_seq, journal_seq or 0)
-        if term.number == self.term.number:
+        seq = max(self._journal_seq, journal_seq or 0)
+        if term.number > self.term.number:
+            self._keep(term, seq, self.primary)
+        self.term, self._journal_seq = term, seq
+
+    def serve(self, term: int) -> None:
+        """This server becomes the primary of its shard under `term`."""
+        self._keep(self.term, self._journal_seq, term)
+        self.primary = term
+
+    def _keep(self, term: Term, journal_seq: int, primary: int) -> None:
+        """On the disk when this returns; else nothing is obeyed."""
+        if self._path is None:
             return
-        if self._path is not None:
-            record = {
-                "scope": self._scope,
-                "number": term.number,
-                "nonce": term.nonce.hex(),
-                "journal_seq": self._journal_seq,
-            }
-            partial = self._path.with_suffix(".partial")
-            partial.write_text(json.dumps(record))
-            partial.rename(self._path)
-        self.term = term
+        record = {
+            "scope": self._scope,
+            "number": term.number,
+            "nonce": term.nonce.hex(),
+            "journal_seq": journal_seq,
+            "primary": primary,
+        }
+        crash_point("ps.term.before")
+        replace_durably(self._path, json.dumps(record).encode())
+        crash_point("ps.term.after")

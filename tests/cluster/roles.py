@@ -88,6 +88,7 @@ class Cluster(Run):
         self._roles: dict[str, Role] = {}
         self._earlier: list[Role] = []
         self._killed: set[int] = set()
+        self._expected: dict[int, int] = {}
         self._channel: grpc.Channel | None = None
         self._served = False
         self._temporary.mkdir(parents=True)
@@ -233,6 +234,13 @@ class Cluster(Run):
         """Process id of the newest start of this name."""
         return self._roles[name].pid
 
+    def wait_code(self, name: str, code: int, *, limit_s: float = 15.0) -> None:
+        """Until the newest start of this name has ended, with this exit code."""
+        role = self._roles[name]
+        found = role.process.wait(limit_s)
+        assert found == code, f"{name} ended with {found}, expected {code}:\n{self.story()}"
+        self._expected[role.pid] = code
+
     # --- what is done to it --------------------------------------------------------------
 
     def signal(self, name: str, number: signal.Signals, *, heartbeat: bool = False) -> datetime:
@@ -313,7 +321,7 @@ class Cluster(Run):
     def _check_codes(self) -> None:
         for role in self.roles():
             if role.name != COORDINATOR:
-                expected = -signal.SIGKILL if role.pid in self._killed else 0
+                expected = -signal.SIGKILL if role.pid in self._killed else self._expected.get(role.pid, 0)
                 assert role.process.wait(GONE_S) == expected, f"{role.name}:\n{self.story()}"
 
     def _listening(self) -> set[int]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ps.ledger import Verdict
-from ps.owner import News, Owner
+from ps.news import News
+from ps.owner import Owner
 from ps.publication import DELAY_S
 from ps.publish import Delta
 from ps.records import Accept, Accepted, Close, Flush, Retire, Segment
-from ps.store import Store
 from tests.ps.models import ARRIVAL, LAYOUT, STREAMS, Cluster, Worker, close, commit, plane, sgd
+from tests.ps.serving import configure, owning
+from tests.ps.serving import play as run
 from wire.codec.chain import FLUSH
 from wire.codec.dense import pack
 from wire.errors import BadUnit, Busy, NoInput, ProtocolMismatch
@@ -25,17 +26,18 @@ from wire.layout import BLOCK
 ROOM = 1 << 22
 
 
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 30))
+Scene = Callable[[Owner], Awaitable[None]]
 
 
-def owner_of(cluster: Cluster, path: Path, *, room: int = ROOM) -> Owner:
-    owner = Owner(Store(path), admit_bytes=room)
-    (shard,) = cluster.shards
-    owner.configure(shard.spec, cluster.push, cluster.pull)
-    for name in ("x", "published"):
-        owner.shard.load(name, pack(shard.planes()[name], shard.blocks))
-    return owner
+def play(scene: Scene, cluster: Cluster, path: Path, *, room: int = ROOM) -> None:
+    """A scene on an owner of the first shard of `cluster`."""
+
+    async def whole() -> None:
+        async with owning(path, room=room) as owner:
+            configure(owner, cluster)
+            await scene(owner)
+
+    run(whole())
 
 
 async def step(owner: Owner, cluster: Cluster, number: int, record: Close | None = None) -> object:
@@ -47,30 +49,41 @@ async def step(owner: Owner, cluster: Cluster, number: int, record: Close | None
 
 
 def test_there_is_no_shard_before_it_is_configured(tmp_path: Path) -> None:
-    owner = Owner(Store(tmp_path), admit_bytes=ROOM)
-    assert not owner.configured
-    with pytest.raises(ProtocolMismatch, match="no shard yet"):
-        assert owner.shard
+    async def scene() -> None:
+        async with owning(tmp_path) as owner:
+            assert not owner.configured
+            with pytest.raises(ProtocolMismatch, match="no shard yet"):
+                assert owner.shard
+
+    run(scene())
 
 
 def test_configuring_twice(tmp_path: Path) -> None:
     cluster, other = Cluster(), Cluster(2)
-    owner = owner_of(cluster, tmp_path)
-    owner.configure(cluster.shards[0].spec, cluster.push, cluster.pull)
-    with pytest.raises(ProtocolMismatch, match="another shard already"):
-        owner.configure(other.shards[0].spec, cluster.push, cluster.pull)
+
+    async def scene(owner: Owner) -> None:
+        await owner.begin()
+        configure(owner, cluster)
+        assert owner.holdings.store.load_base(0)[:2] == (0, 0), "what is kept beside it stays"
+        with pytest.raises(ProtocolMismatch, match="with another specification"):
+            configure(owner, other)
+
+    play(scene, cluster, tmp_path)
 
 
 def test_a_step_must_fit(tmp_path: Path) -> None:
+    async def scene(owner: Owner) -> None:
+        raise AssertionError("unreachable")
+
     with pytest.raises(ProtocolMismatch, match=r"cluster\.admit_bytes allows 1000; raise it to"):
-        owner_of(Cluster(), tmp_path, room=1000)
+        play(scene, Cluster(), tmp_path, room=1000)
 
 
 def test_room_is_given_back_at_the_close(tmp_path: Path) -> None:
-    async def scene() -> None:
-        cluster = Cluster()
-        frame_bytes = cluster.shards[0].max_frame_bytes
-        owner = owner_of(cluster, tmp_path, room=STREAMS * frame_bytes)
+    cluster = Cluster()
+    frame_bytes = cluster.shards[0].max_frame_bytes
+
+    async def scene(owner: Owner) -> None:
         await owner.begin()
         for number in range(3):
             await step(owner, cluster, number)
@@ -82,13 +95,13 @@ def test_room_is_given_back_at_the_close(tmp_path: Path) -> None:
         owner.release(frame_bytes)
         owner.admit(frame_bytes)
 
-    play(scene())
+    play(scene, cluster, tmp_path, room=STREAMS * frame_bytes)
 
 
 def test_followers_wait_for_what_is_not_published_and_end_with_the_final(tmp_path: Path) -> None:
-    async def scene() -> None:
-        cluster = Cluster()
-        owner = owner_of(cluster, tmp_path)
+    cluster = Cluster()
+
+    async def scene(owner: Owner) -> None:
         waiting = [asyncio.create_task(owner.delta(version)) for version in (0, 1, 2)]
         await owner.begin()
         first = await step(owner, cluster, 0)
@@ -97,32 +110,32 @@ def test_followers_wait_for_what_is_not_published_and_end_with_the_final(tmp_pat
         last = await step(owner, cluster, 1, close(1, final=True))
         assert await waiting[1] is last and await waiting[2] is None
 
-    play(scene())
+    play(scene, cluster, tmp_path)
 
 
 def test_what_is_not_retained_is_refused(tmp_path: Path) -> None:
-    async def scene() -> None:
-        cluster = Cluster()
-        owner = owner_of(cluster, tmp_path)
+    cluster = Cluster()
+
+    async def scene(owner: Owner) -> None:
         await owner.begin()
         await step(owner, cluster, 0, Close(0, (0, 1, 2), True, False, 0))
-        owner.store.save_deposit(0, 1, {})
+        owner.holdings.store.save_deposit(0, 1, {})
         await step(owner, cluster, 1, Close(1, (0, 1, 2), False, False, 1))
         with pytest.raises(ProtocolMismatch, match="no longer retained"):
             await owner.delta(0)
         with pytest.raises(NoInput):
-            owner.store.load_base(0)
-        assert owner.store.load_base(1)[:2] == (1, 1) and owner.store.deposit(0, 1) == {}
+            owner.holdings.store.load_base(0)
+        assert owner.holdings.store.load_base(1)[:2] == (1, 1) and owner.holdings.store.deposit(0, 1) == {}
 
-    play(scene())
+    play(scene, cluster, tmp_path)
 
 
 def test_a_caller_that_goes_takes_nothing_back(tmp_path: Path) -> None:
     """A line that breaks while its close is being applied: the delta is published and followers are woken."""
 
-    async def scene() -> None:
-        cluster = Cluster()
-        owner = owner_of(cluster, tmp_path)
+    cluster = Cluster()
+
+    async def scene(owner: Owner) -> None:
         await owner.begin()
         for stream in range(STREAMS):
             unit = cluster.unit(0, 0, stream)
@@ -136,7 +149,7 @@ def test_a_caller_that_goes_takes_nothing_back(tmp_path: Path) -> None:
         assert delta is not None
         assert delta.version == 0
 
-    play(scene())
+    play(scene, cluster, tmp_path)
 
 
 # --- where units settle on arrival -------------------------------------------------------
@@ -166,10 +179,10 @@ async def push(owner: Owner, unit: Accept) -> object:
 
 
 def test_room_is_given_back_on_arrival_and_by_a_refusal(tmp_path: Path) -> None:
-    async def scene() -> None:
-        cluster = Cluster(1, segment=ARRIVAL)
-        worker, room = Worker(cluster, 1), STREAMS * cluster.shards[0].max_frame_bytes
-        owner = owner_of(cluster, tmp_path, room=room)
+    cluster = Cluster(1, segment=ARRIVAL)
+    worker, room = Worker(cluster, 1), STREAMS * cluster.shards[0].max_frame_bytes
+
+    async def scene(owner: Owner) -> None:
         await owner.begin()
         for number in range(3 * STREAMS):
             unit = worker.unit(number)
@@ -179,25 +192,27 @@ def test_room_is_given_back_on_arrival_and_by_a_refusal(tmp_path: Path) -> None:
             await push(owner, worker.unit(99, base=10**6))
         owner.admit(room)
 
-    play(scene())
+    play(scene, cluster, tmp_path, room=room)
 
 
 def test_room_of_a_flush_is_given_back_on_arrival(tmp_path: Path) -> None:
-    async def scene() -> None:
-        cluster = Cluster(segment=ARRIVAL)
-        owner = owner_of(cluster, tmp_path)
+    cluster = Cluster(segment=ARRIVAL)
+
+    async def scene(owner: Owner) -> None:
+        await owner.begin()
         frame = b"".join(FLUSH.encode(plane(5), {}, cluster.blocks(0)))
         for _ in range(2 * ROOM // len(frame)):
             owner.admit(len(frame))
             await owner.apply(Flush(7, 0, (0.1, 0.1), frame))
 
-    play(scene())
+    play(scene, cluster, tmp_path)
 
 
 def test_a_lone_worker_is_published_at_once(tmp_path: Path) -> None:
-    async def scene() -> None:
-        cluster = Cluster(1, segment=ARRIVAL)
-        owner, worker = owner_of(cluster, tmp_path), Worker(cluster, 1)
+    cluster = Cluster(1, segment=ARRIVAL)
+
+    async def scene(owner: Owner) -> None:
+        worker = Worker(cluster, 1)
         told = Told(owner)
         await owner.begin()
         for number in range(4):
@@ -208,13 +223,14 @@ def test_a_lone_worker_is_published_at_once(tmp_path: Path) -> None:
         await told.reach(8)
         assert [type(news) for news in told] == [Accepted, Delta] * 4
 
-    play(scene())
+    play(scene, cluster, tmp_path)
 
 
 def test_what_is_pending_waits_for_half_of_the_workers_or_for_the_delay(tmp_path: Path) -> None:
-    async def scene() -> None:
-        cluster = Cluster(1, segment=ARRIVAL)
-        owner, loop = owner_of(cluster, tmp_path), asyncio.get_running_loop()
+    cluster = Cluster(1, segment=ARRIVAL)
+
+    async def scene(owner: Owner) -> None:
+        loop = asyncio.get_running_loop()
         workers = [Worker(cluster, incarnation) for incarnation in range(4)]
         await owner.begin()
         for number in range(9, 13):  # four workers are seen; far ahead, so that the clock stands still
@@ -227,18 +243,19 @@ def test_what_is_pending_waits_for_half_of_the_workers_or_for_the_delay(tmp_path
         delta = await owner.delta(version)
         assert delta is not None and len(delta.outcomes) == 1
         assert loop.time() - began >= DELAY_S - 0.01
-        for number in (22, 23):
-            await push(owner, workers[0].unit(number, base=version))
+        units = [workers[0].unit(number, base=version) for number in (22, 23)]
+        await asyncio.gather(*(push(owner, unit) for unit in units))
         delta = await owner.delta(version + 1)
         assert delta is not None and len(delta.outcomes) == 2
 
-    play(scene())
+    play(scene, cluster, tmp_path)
 
 
 def test_what_a_worker_pushed_is_told_before_it_is_retired(tmp_path: Path) -> None:
-    async def scene() -> None:
-        cluster = Cluster(1, segment=ARRIVAL)
-        owner, worker = owner_of(cluster, tmp_path), Worker(cluster, 1)
+    cluster = Cluster(1, segment=ARRIVAL)
+
+    async def scene(owner: Owner) -> None:
+        worker = Worker(cluster, 1)
         told = Told(owner)
         await owner.begin()
         pushing = [asyncio.create_task(push(owner, worker.unit(number))) for number in range(20)]
@@ -251,13 +268,14 @@ def test_what_a_worker_pushed_is_told_before_it_is_retired(tmp_path: Path) -> No
         assert await push(owner, worker.unit(30)) is Verdict.FENCED
         assert {news.unit for news in told if isinstance(news, Accepted)} == before
 
-    play(scene())
+    play(scene, cluster, tmp_path)
 
 
 def test_a_publication_that_fails_is_told_once(tmp_path: Path) -> None:
-    async def scene() -> None:
-        cluster = Cluster(1, optimizer=sgd(), segment=ARRIVAL)
-        owner, worker = owner_of(cluster, tmp_path), Worker(cluster, 1)
+    cluster = Cluster(1, optimizer=sgd(), segment=ARRIVAL)
+
+    async def scene(owner: Owner) -> None:
+        worker = Worker(cluster, 1)
         told = Told(owner)
         await owner.begin()
         real = np.arange(BLOCK) < np.asarray(LAYOUT.lengths)[:, None]
@@ -270,13 +288,14 @@ def test_a_publication_that_fails_is_told_once(tmp_path: Path) -> None:
         await push(owner, worker.unit(2))
         assert [type(news) for news in told].count(BadUnit) == 1
 
-    play(scene())
+    play(scene, cluster, tmp_path)
 
 
 def test_an_exact_segment_begins_with_a_base(tmp_path: Path) -> None:
-    async def scene() -> None:
-        cluster = Cluster(1, segment=ARRIVAL)
-        owner, worker = owner_of(cluster, tmp_path), Worker(cluster, 1)
+    cluster = Cluster(1, segment=ARRIVAL)
+
+    async def scene(owner: Owner) -> None:
+        worker = Worker(cluster, 1)
         await owner.begin()
         for number in range(STREAMS):
             await push(owner, worker.unit(number))
@@ -285,10 +304,10 @@ def test_an_exact_segment_begins_with_a_base(tmp_path: Path) -> None:
         reached = asyncio.create_task(owner.reach(1))
         await owner.apply(Segment(1, 1))
         await reached
-        assert owner.store.load_base(5) == (
+        assert owner.holdings.store.load_base(5) == (
             1,
             version,
             pack(owner.shard.planes()["published"], owner.shard.blocks),
         )
 
-    play(scene())
+    play(scene, cluster, tmp_path)

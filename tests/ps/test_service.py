@@ -14,11 +14,7 @@ import pytest
 from ps import settling
 from ps.owner import Owner
 from ps.records import Accept
-from ps.service import ShardService
-from ps.store import Store
-from ps.terms import TermGuard
 from tests.ps.models import (
-    ADAMW,
     LAYOUT,
     STREAMS,
     WHOLE,
@@ -30,81 +26,23 @@ from tests.ps.models import (
     topk,
 )
 from tests.ps.room import room_but
+from tests.ps.serving import CONFIG, TERM, Line, Serving, eventually, owning, place, serving
+from tests.ps.serving import play as run
 from wire.codec.base import Blocks, Buffer, buffers_of
 from wire.codec.chain import FLUSH, codecs_of
 from wire.codec.dense import pack, unpack
 from wire.config import Config
-from wire.ids import Term
 from wire.layout import BLOCK
 from wire.messages import (
     commit_to_proto,
-    layout_to_proto,
-    optimizer_to_proto,
-    ranges_to_proto,
-    term_to_proto,
     unit_to_proto,
 )
-from wire.rpc.frames import add_shard_service
-from wire.rpc.identity import Security
 from wire.rpc.planes import plane_chunks
-from wire.rpc.server import serve
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
 
-TERM = term_to_proto(Term(1, b"n" * 16), journal_seq=1)
-CONFIG = Config.model_validate(
-    {
-        "sync": {"mode": "async", "units_per_step": STREAMS},
-        "push": {"codec": "dense"},
-        "pull": {"codec": "dense"},
-    }
-)
 ARRIVAL = shard_pb2.Segment(elastic=True, arrival=True)
 BLOCKS = Blocks.of(LAYOUT, WHOLE)
 X = pack(plane(1), BLOCKS)
-
-
-class Line:
-    """A coordinator's line to the shard."""
-
-    def __init__(self, stub: shard_pb2_grpc.ShardStub) -> None:
-        self.stub = stub
-        self._commands: asyncio.Queue[shard_pb2.ShardCommand] = asyncio.Queue()
-        self._events = aiter(stub.Control(self._outgoing()))
-
-    async def _outgoing(self) -> AsyncIterator[shard_pb2.ShardCommand]:
-        while True:
-            yield await self._commands.get()
-
-    def send(self, **command: object) -> None:
-        self._commands.put_nowait(shard_pb2.ShardCommand(term=TERM, **command))  # type: ignore[arg-type]
-
-    async def next(self) -> shard_pb2.ShardEvent:
-        event: shard_pb2.ShardEvent = await anext(self._events)
-        return event
-
-    async def hear(self, kind: str) -> shard_pb2.ShardEvent:
-        """The next event, which must be of this kind."""
-        event = await self.next()
-        assert event.WhichOneof("event") == kind, event
-        return event
-
-    async def attach(self, *, low: int = 0) -> shard_pb2.ShardState:
-        self.send(attach=shard_pb2.Attach(run="r", timeline=1, low=low))
-        return (await self.hear("state")).state
-
-    async def configure(self, segment: shard_pb2.Segment, *, first_step: int = 0) -> None:
-        self.send(
-            configure=shard_pb2.Configure(
-                shard=0,
-                plan=1,
-                parameters=layout_to_proto(LAYOUT),
-                ranges=ranges_to_proto(WHOLE),
-                optimizer=optimizer_to_proto(ADAMW),
-                first_step=first_step,
-                segment=segment,
-            )
-        )
-        await self.hear("configured")
 
 
 async def upload(stub: shard_pb2_grpc.ShardStub) -> None:
@@ -205,35 +143,22 @@ async def received(planes: AsyncIterator[common_pb2.PlaneChunk]) -> tuple[list[s
 
 
 def play(
-    scene: Callable[[shard_pb2_grpc.ShardStub], Awaitable[None]],
-    path: Path,
-    *,
-    owner: Owner | None = None,
-    config: Config = CONFIG,
+    scene: Callable[[shard_pb2_grpc.ShardStub], Awaitable[None]], path: Path, *, config: Config = CONFIG
 ) -> None:
     """One server on a port of its own, taken in by a coordinator of ours."""
 
-    async def run() -> None:
-        service = ShardService(owner or owner_at(path), finish=lambda reason: None)
-        service.joined(incarnation=5, timeline=1, config=config, terms=TermGuard(None))
-        serving = await serve(
-            listen="127.0.0.1:0",
-            security=Security(),
-            add=lambda server: add_shard_service(service, server),
-            services=["sparsync.v1.Shard"],
-        )
-        try:
-            async with grpc.aio.insecure_channel(serving.address) as channel:
-                await scene(shard_pb2_grpc.ShardStub(channel))
-        finally:
-            await service.end()
-            await serving.stop(0.0)
+    async def alone(server: Serving) -> None:
+        await scene(server.stub)
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    play_server(alone, path, config=config)
 
 
-def owner_at(path: Path) -> Owner:
-    return Owner(Store(path), admit_bytes=1 << 24)
+def play_server(scene: Callable[[Serving], Awaitable[None]], path: Path, *, config: Config = CONFIG) -> None:
+    async def whole() -> None:
+        async with owning(path) as owner, serving(owner, place(config)) as server:
+            await scene(server)
+
+    run(whole())
 
 
 def workers() -> Sequence[Worker]:
@@ -449,7 +374,7 @@ def test_a_deposit_counts_whole_and_from_its_holder_only(tmp_path: Path) -> None
         await line.hear("fenced")
         await deposit(1, b"newer", now)
         later.set()
-        with pytest.raises(grpc.aio.AioRpcError, match="attempt 1 holds it now"):
+        with pytest.raises(grpc.aio.AioRpcError, match="a newer attempt holds it now"):
             await stopped
         assert await kept() == b"newer"
 
@@ -459,29 +384,21 @@ def test_a_deposit_counts_whole_and_from_its_holder_only(tmp_path: Path) -> None
 # --- room for pushes --------------------------------------------------------------------------------
 
 
-LIMIT_S = 10.0
 Scene = Callable[[shard_pb2_grpc.ShardStub, Line, Owner], Awaitable[None]]
 
 
 def play_exact(scene: Scene, path: Path, config: Config = CONFIG) -> None:
     """A scene on a shard in an exact segment; at its end no room is taken any more."""
-    owner = owner_at(path)
 
-    async def whole(stub: shard_pb2_grpc.ShardStub) -> None:
-        line = Line(stub)
+    async def whole(server: Serving) -> None:
+        line = Line(server.stub)
         await line.attach()
         await line.configure(shard_pb2.Segment())
-        await upload(stub)
-        await scene(stub, line, owner)
-        await eventually(lambda: room_but(owner, 0))
+        await upload(server.stub)
+        await scene(server.stub, line, server.owner)
+        await eventually(lambda: room_but(server.owner, 0))
 
-    play(whole, path, owner=owner, config=config)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
+    play_server(whole, path, config=config)
 
 
 def units_of(step: int = 0) -> list[Accept]:

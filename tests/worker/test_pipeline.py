@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ps.holdings import Holdings
 from ps.owner import Owner
 from ps.records import Accept, Close, Segment, ShardSpec
-from ps.service import ShardService
 from ps.shard import Shard
 from ps.store import Store
-from ps.terms import TermGuard
 from tests.ps.room import room_but
+from tests.ps.serving import identity_of, place, service_of
 from tests.worker.far_end import serving
 from wire.codec.base import Blocks, DamagedFrame
 from wire.codec.chain import delta_codec, push_codec
@@ -107,11 +107,17 @@ class Coordinator(coordinator_pb2_grpc.CoordinatorServicer):
 
 
 @contextmanager
-def meeting(shard: Recorder | Pourer | ShardService) -> Iterator[tuple[Transfer, Coordinator]]:
+def meeting(shard: Recorder | Pourer | Server) -> Iterator[tuple[Transfer, Coordinator]]:
     """A worker's transfer that is connected to `shard`; a server of the test's own speaks as generated code does."""
     coordinator = Coordinator()
-    add = add_shard_service if isinstance(shard, ShardService) else shard_pb2_grpc.add_ShardServicer_to_server
-    with serving(coordinator, add_others=lambda server: add(shard, server)) as coordinator.address:
+
+    def add(server: grpc.aio.Server) -> None:
+        if isinstance(shard, Server):
+            shard.add_to(server)
+        else:
+            shard_pb2_grpc.add_ShardServicer_to_server(shard, server)
+
+    with serving(coordinator, add_others=add) as coordinator.address:
         transfer = Transfer(
             coordinator=coordinator.address, security=Security(), incarnation=INCARNATION, timeline=1
         )
@@ -120,6 +126,8 @@ def meeting(shard: Recorder | Pourer | ShardService) -> Iterator[tuple[Transfer,
             yield transfer, coordinator
         finally:
             promptly(transfer.close)
+            if isinstance(shard, Server):
+                shard.owner.close(forget=False)
 
 
 def push(
@@ -144,19 +152,29 @@ def opened(delta: Delta) -> Delta:
     return replace(delta, move=PULL.decode(delta.frame, BLOCKS))
 
 
-def service_of(owner: Owner) -> ShardService:
-    """A server that a coordinator has taken in."""
-    service = ShardService(owner, finish=lambda reason: None)
-    service.joined(incarnation=5, timeline=1, config=Config(), terms=TermGuard(None))
-    return service
+class Server:
+    """A server that a coordinator has taken in, in a coordinator's process."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
-def begin(owner: Owner, coordinator: Coordinator) -> None:
-    """Configure its shard and give it its parameters."""
-    coordinator.do(owner.read(lambda: owner.configure(SPEC, PUSH, PULL)))
-    for name in ("x", "published"):
-        owner.shard.load(name, pack(plane(0), BLOCKS))
-    coordinator.do(owner.begin())
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """On the event loop."""
+        self.owner = Owner(self._path, admit_bytes=1 << 24)
+        service, _, _ = service_of(self.owner, place(Config()))
+        add_shard_service(service, server)
+
+    def begin(self, coordinator: Coordinator) -> None:
+        """Configure its shard and give it its parameters."""
+        coordinator.do(self.owner.read(self._configure))
+        coordinator.do(self.owner.begin())
+
+    def _configure(self) -> None:
+        shard = Shard(SPEC, PUSH, PULL)
+        holdings = Holdings(shard, Store(self._path), identity_of(Config()))
+        self.owner.configure(SPEC, lambda: holdings)
+        for name in ("x", "published"):
+            shard.load(name, pack(plane(0), BLOCKS))
 
 
 def answered(transfer: Transfer) -> bool:
@@ -333,14 +351,14 @@ class Pourer(shard_pb2_grpc.ShardServicer):
 
 
 def test_an_encoder_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    owner = Owner(Store(tmp_path), admit_bytes=1 << 24)
+    server = Server(tmp_path)
 
     def made() -> Iterator[bytes]:
         yield from pieces_of(1)[:2]
         raise FloatingPointError("gradient and state together overflow")
 
-    with meeting(service_of(owner)) as (transfer, coordinator):
-        begin(owner, coordinator)
+    with meeting(server) as (transfer, coordinator):
+        server.begin(coordinator)
         with pytest.raises(FloatingPointError):
             push(transfer, made())
         push(transfer, pieces_of(2), UnitId(1, 0, 1))
@@ -348,18 +366,18 @@ def test_an_encoder_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         transfer.mailbox.check()
         assert transfer.mailbox.accepted == 1
         promptly(transfer.close)
-        eventually(lambda: room_but(owner, len(b"".join(pieces_of(2)))))
-        assert list(owner.shard.held) == [1]
-        assert owner.shard.ledger.accepted == {1: 0}
+        eventually(lambda: room_but(server.owner, len(b"".join(pieces_of(2)))))
+        assert list(server.owner.shard.held) == [1]
+        assert server.owner.shard.ledger.accepted == {1: 0}
 
 
 def test_an_encoder_that_fails_after_the_answer_holds_up_no_close(tmp_path: Path) -> None:
     """The unit is settled already: the server answers before it has read anything."""
-    owner = Owner(Store(tmp_path), admit_bytes=1 << 24)
+    server = Server(tmp_path)
 
-    with meeting(service_of(owner)) as (transfer, coordinator):
-        begin(owner, coordinator)
-        coordinator.do(owner.apply(Close(0, (), deposit=False, final=False, retain_from=0)))
+    with meeting(server) as (transfer, coordinator):
+        server.begin(coordinator)
+        coordinator.do(server.owner.apply(Close(0, (), deposit=False, final=False, retain_from=0)))
 
         def made() -> Iterator[bytes]:
             yield pieces_of(1)[0]
@@ -375,12 +393,12 @@ def test_an_encoder_that_fails_after_the_answer_holds_up_no_close(tmp_path: Path
 
 def test_streamed_frames_make_the_bits_that_whole_ones_make(tmp_path: Path) -> None:
     """Two steps of three streams, there and back, beside a shard that is handed its records whole."""
-    owner, whole = Owner(Store(tmp_path), admit_bytes=1 << 24), Shard(SPEC, PUSH, PULL)
+    server, whole = Server(tmp_path), Shard(SPEC, PUSH, PULL)
     for name in ("x", "published"):
         whole.load(name, pack(plane(0), BLOCKS))
     states, replica = [state() for _ in range(STREAMS)], plane(0)
-    with meeting(service_of(owner)) as (transfer, coordinator):
-        begin(owner, coordinator)
+    with meeting(server) as (transfer, coordinator):
+        server.begin(coordinator)
         transfer.begin_following([0], [0], opened)
         for step in range(2):
             for stream in range(STREAMS):
@@ -390,15 +408,15 @@ def test_streamed_frames_make_the_bits_that_whole_ones_make(tmp_path: Path) -> N
                 whole.apply(Accept(unit, 0, INCARNATION, COMMIT, b"".join(pieces)))
             eventually(lambda: answered(transfer))
             close = Close(step, tuple(range(STREAMS)), deposit=False, final=step == 1, retain_from=0)
-            coordinator.do(owner.apply(close))
+            coordinator.do(server.owner.apply(close))
             whole.apply(close)
             (delta,) = taken(transfer)
             assert delta.move is not None
             delta.move.apply_to(replica)
-        assert room_but(owner, 0)
+        assert room_but(server.owner, 0)
     assert transfer.mailbox.accepted == 2 * STREAMS
     for name, expected in whole.planes().items():
-        assert owner.shard.planes()[name].tobytes() == expected.tobytes(), name
+        assert server.owner.shard.planes()[name].tobytes() == expected.tobytes(), name
     assert replica.tobytes() == whole.planes()["published"].tobytes()
 
 

@@ -24,8 +24,12 @@ async def join(
     timeout_s: float,
     address: str = "",
     fingerprint: str = "",
+    held: tuple[str, int, int] | None = None,
 ) -> coordinator_pb2.JoinReply:
     """A new incarnation in the run. A name whose dead holder is not given up yet is waited for.
+
+    A server that holds a shard from before it was started tells (run, timeline, incarnation) in `held`, and keeps its
+    incarnation where the run still counts on that shard.
 
     Raises:
         NameTaken: another process of that name is alive.
@@ -44,6 +48,8 @@ async def join(
         pid=os.getpid(),
         host=socket.gethostname(),
     )
+    if held is not None:
+        request.run, request.timeline, request.incarnation = held
     stub = coordinator_pb2_grpc.CoordinatorStub(channel)
     reply: coordinator_pb2.JoinReply = await retrying(
         lambda: stub.Join(request),

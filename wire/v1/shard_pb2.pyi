@@ -41,16 +41,18 @@ class ShardCommand(_message.Message):
     def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., stand: _Optional[_Union[Stand, _Mapping]] = ..., promote: _Optional[_Union[Promote, _Mapping]] = ..., alone: _Optional[_Union[Alone, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotNow, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("run", "timeline", "low", "shard_term")
+    __slots__ = ("run", "timeline", "low", "shard_term", "standby")
     RUN_FIELD_NUMBER: _ClassVar[int]
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     LOW_FIELD_NUMBER: _ClassVar[int]
     SHARD_TERM_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
     run: str
     timeline: int
     low: int
     shard_term: int
-    def __init__(self, run: _Optional[str] = ..., timeline: _Optional[int] = ..., low: _Optional[int] = ..., shard_term: _Optional[int] = ...) -> None: ...
+    standby: int
+    def __init__(self, run: _Optional[str] = ..., timeline: _Optional[int] = ..., low: _Optional[int] = ..., shard_term: _Optional[int] = ..., standby: _Optional[int] = ...) -> None: ...
 
 class Configure(_message.Message):
     __slots__ = ("shard", "plan", "parameters", "ranges", "optimizer", "first_step", "segment")
@@ -635,9 +637,11 @@ class ReplicaImage(_message.Message):
     def __init__(self, position: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class ReplicaRecord(_message.Message):
-    __slots__ = ("position", "payload")
+    __slots__ = ("position", "bytes", "payload")
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     position: int
+    bytes: int
     payload: bytes
-    def __init__(self, position: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, position: _Optional[int] = ..., bytes: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...

@@ -1,0 +1,275 @@
+"""The primary's side of replication: what a standby is sent, and what of it the standby has.
+
+One standby a shard. It is sent the shard's image behind some record, unless the newest records that are kept here lead
+on from what it has, and every record after that. When it is nearly level it is waited for (ps/watermark.py); once it
+holds all that was revealed before, the coordinator is told that it is in sync. From then on nothing but the
+coordinator's word ends the waiting, whatever becomes of the connection (P1, P10): where that breaks the coordinator
+is told, and no standby is taken before its answer, so that no word of one connection is taken for another's.
+
+| called from      | what                                            |
+|------------------|-------------------------------------------------|
+| shard's thread   | `offer`, `forget`                               |
+| event loop       | everything else                                 |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from ps.news import InSync, Parted
+from ps.watermark import Watermark
+from wire.codec.base import Buffer
+from wire.errors import StaleIncarnation, Unreachable
+
+log = logging.getLogger(__name__)
+KEPT_BYTES = 64 << 20
+"""Newest records that are kept for a standby whose connection broke."""
+BEHIND_BYTES = 1 << 30
+"""A standby that is further behind than this begins anew."""
+NEAR_BYTES = 16 << 20
+"""A standby that lacks no more than this is waited for."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """The shard's state behind record `position`, as the bytes of its file."""
+
+    position: int
+    buffers: Sequence[Buffer]
+
+    @property
+    def bytes(self) -> int:
+        return sum(map(len, self.buffers))
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One record of the log."""
+
+    position: int
+    payload: bytes
+
+
+class Window:
+    """The newest records of the log, in order. Thread-safe.
+
+    Args:
+        position: of the newest record that stands in the log already.
+    """
+
+    def __init__(self, position: int) -> None:
+        self._lock = threading.Lock()
+        self._newest = position
+        self._copies: deque[Copy] = deque()
+        self._bytes = 0
+        self._needed: int | None = None
+        """Behind which a standby that is connected needs all; None: there is none."""
+
+    def add(self, copy: Copy) -> None:
+        with self._lock:
+            if copy.position != self._newest + 1:  # nothing was added while nobody wanted it
+                self._copies.clear()
+                self._bytes = 0
+            self._newest = copy.position
+            self._copies.append(copy)
+            self._bytes += len(copy.payload)
+            self._trim()
+
+    def _trim(self) -> None:
+        while self._bytes > KEPT_BYTES:
+            needed = self._needed is not None and self._copies[0].position > self._needed
+            if needed and self._bytes <= BEHIND_BYTES:
+                return
+            self._bytes -= len(self._copies.popleft().payload)
+
+    def release(self) -> None:
+        """No standby is connected any more."""
+        with self._lock:
+            self._needed = None
+            self._trim()
+
+    def clear(self, position: int) -> None:
+        """Begin anew behind `position`, of the newest record."""
+        with self._lock:
+            self._newest = position
+            self._copies.clear()
+            self._bytes = 0
+
+    def leads_on_from(self, position: int) -> bool:
+        """Whether every record behind `position` is here."""
+        with self._lock:
+            oldest = self._copies[0].position if self._copies else self._newest + 1
+            return oldest <= position + 1 <= self._newest + 1
+
+    def after(self, position: int) -> list[Copy]:
+        """The records behind `position`; those up to there are needed no more.
+
+        Raises: Unreachable where one of them is gone.
+        """
+        with self._lock:
+            self._needed = position
+            later = [copy for copy in self._copies if copy.position > position]
+        if later and later[0].position != position + 1:
+            raise Unreachable(
+                f"the standby lacks record {position + 1}, the oldest that is kept is {later[0].position}: it is to "
+                "call again, for an image"
+            )
+        return later
+
+    def bytes_after(self, position: int) -> int:
+        with self._lock:
+            return sum(len(copy.payload) for copy in self._copies if copy.position > position)
+
+
+class Replication:
+    """What one primary knows of its standby.
+
+    Args:
+        window: the newest records of the log.
+        tell: takes what the coordinator must hear.
+    """
+
+    def __init__(self, watermark: Watermark, window: Window, tell: Callable[[InSync | Parted], None]) -> None:
+        self._watermark = watermark
+        self._tell = tell
+        self._window = window
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news = asyncio.Event()
+        self._standby = 0
+        self._call = 0
+        self._recorded = False
+        self._parting = False
+        self._revealed: int | None = None
+        self._marks: dict[tuple[bool, int], bytes] = {}
+
+    # --- the log ---------------------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> bool:
+        """Whether records are to be offered."""
+        return self._loop is not None
+
+    def offer(self, position: int, payload: bytes) -> None:
+        """One more record stands in the log."""
+        self._window.add(Copy(position, payload))
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._news.set)
+
+    # --- the standby -----------------------------------------------------------------------------
+
+    @property
+    def in_sync(self) -> int:
+        """Incarnation of the standby that the coordinator was told to be in sync; 0: none."""
+        return self._standby if self._recorded and not self._parting else 0
+
+    def begin(self, standby: int) -> int:
+        """A standby calls; an older call ends. The number of the call.
+
+        Raises: Unreachable while another one is waited for, or the end of its older call is not recorded.
+        """
+        waited_for = self._watermark.standby
+        if self._parting or waited_for not in (None, standby):
+            raise Unreachable(
+                f"standby {standby} calls, this primary waits for standby {waited_for} until the coordinator has "
+                "recorded that it is not in sync; call again"
+            )
+        self._loop = asyncio.get_running_loop()
+        self._standby = standby
+        self._call += 1
+        self._news.set()
+        return self._call
+
+    async def records(
+        self, call: int, position: int, image: Callable[[Callable[[int], None]], Awaitable[Image]]
+    ) -> AsyncIterator[Image | Copy]:
+        """What the standby is to be sent in a call, without an end.
+
+        Args:
+            position: its log holds all records up to here; 0: nothing.
+            image: takes the shard's image; what it is given is called with its position in the shard's thread, between
+                the same two records.
+
+        Raises:
+            StaleIncarnation: a newer call began.
+            Unreachable: it is too far behind; it is to call again.
+        """
+        if not position or not self._window.leads_on_from(position):
+            first = await image(self._window.clear)
+            position = first.position
+            yield first
+        while call == self._call:
+            self._news.clear()
+            for copy in self._window.after(position):
+                yield copy
+                position = copy.position
+            await self._news.wait()
+        raise StaleIncarnation(f"a newer call than number {call} of a standby has begun")
+
+    def acknowledged(self, call: int, position: int) -> None:
+        """The standby's log holds every record up to `position`."""
+        if call != self._call:
+            return
+        watermark = self._watermark
+        if watermark.standby == self._standby:
+            watermark.copied(position)
+        elif self._window.bytes_after(position) <= NEAR_BYTES:
+            self._revealed = watermark.position
+            watermark.wait_for(self._standby, position)
+        if self._revealed is not None and position >= self._revealed:
+            self._revealed = None
+            self._recorded = True
+            self._tell(InSync(self._standby))
+
+    def broken(self, call: int, reason: str) -> None:
+        """The call of a standby ended."""
+        if call != self._call:
+            return
+        self._window.release()
+        if self._watermark.standby != self._standby:
+            return
+        if self._recorded:
+            self._parting = True
+            self._tell(Parted(self._standby, reason))
+        else:  # nobody was told that it is in sync
+            self._revealed = None
+            self._watermark.wait_no_more(self._standby)
+
+    def alone(self, standby: int) -> None:
+        """It is recorded that this standby is not in sync. If it follows all the same, it is to become so anew."""
+        if self._watermark.standby != standby:
+            return
+        self._parting = self._recorded = False
+        self._revealed = None
+        self._watermark.wait_no_more(standby)
+
+    def recorded(self, standby: int) -> None:
+        """What the coordinator has recorded, when it attaches: the standby in sync, or 0."""
+        waited_for = self._watermark.standby
+        if not standby and waited_for is not None:
+            self.alone(waited_for)
+        elif standby and waited_for != standby:
+            self._standby = standby
+            self._watermark.wait_for(standby, 0)
+        self._recorded = bool(standby)
+        self._parting = self._parting and self._recorded
+        if self._parting:
+            self._tell(Parted(standby, "its connection broke while the coordinator was away"))
+
+    # --- comparing states ----------------------------------------------------------------------
+
+    def marked(self, position: int, digest: bytes, *, own: bool) -> None:
+        """The state at a mark, of this shard or of its standby."""
+        other = self._marks.pop((not own, position), None)
+        if other is None:
+            self._marks[own, position] = digest
+            self._marks = dict(list(self._marks.items())[-8:])
+        elif other != digest:
+            reason = f"primary and standby differ behind record {position}: digests {digest.hex()} and {other.hex()}"
+            log.error("standby %d has diverged: %s", self._standby, reason)
+            self._parting = self._recorded
+            self._tell(Parted(self._standby, reason, diverged=True))

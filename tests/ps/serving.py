@@ -1,0 +1,196 @@
+"""Servers of tests: an owner with a shard, the service at a real address, and the coordinator's line to it.
+
+Everything is the server's own; only the process around it and the coordinator are missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from ps.control import Control, Place
+from ps.holdings import Holdings, Identity
+from ps.owner import Owner
+from ps.service import ShardService
+from ps.shard import Shard
+from ps.standby import Standby
+from ps.store import Store
+from ps.terms import TermGuard
+from tests.ps.models import ADAMW, LAYOUT, STREAMS, WHOLE, Cluster
+from wire.codec.dense import pack
+from wire.config import Config
+from wire.ids import Term
+from wire.messages import layout_to_proto, optimizer_to_proto, ranges_to_proto, term_to_proto
+from wire.rpc.frames import add_shard_service
+from wire.rpc.identity import Security
+from wire.rpc.server import serve
+from wire.v1 import shard_pb2, shard_pb2_grpc
+
+LIMIT_S = 10.0
+ROOM = 1 << 24
+RUN, TIMELINE, PLAN = "r", 1, 1
+TERM = term_to_proto(Term(1, b"n" * 16), journal_seq=1)
+CONFIG = Config.model_validate(
+    {
+        "sync": {"mode": "async", "units_per_step": STREAMS},
+        "push": {"codec": "dense"},
+        "pull": {"codec": "dense"},
+    }
+)
+
+
+def play(scene: Coroutine[Any, Any, None], *, limit_s: float = 60.0) -> None:
+    """Run a scene to its end."""
+    asyncio.run(asyncio.wait_for(scene, limit_s))
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread, or the other end of a connection, does."""
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+# --- the shard alone ---------------------------------------------------------------------------
+
+
+def identity_of(config: Config = CONFIG, *, incarnation: int = 5) -> Identity:
+    return Identity(RUN, TIMELINE, incarnation, config.to_json())
+
+
+@asynccontextmanager
+async def owning(path: Path, *, room: int = ROOM, level: str = "os") -> AsyncIterator[Owner]:
+    """An owner without a shard, closed in the end."""
+    owner = Owner(path, level=level, admit_bytes=room)
+    try:
+        yield owner
+    finally:
+        await owner.end()
+        owner.close(forget=False)
+
+
+def configure(owner: Owner, cluster: Cluster) -> None:
+    """Make it the first shard of `cluster`, with its planes; the run has not begun."""
+    shard = cluster.shards[0]
+    owner.configure(
+        shard.spec, lambda: Holdings(fresh(cluster), Store(owner.archive.directory), identity_of())
+    )
+    for name in ("x", "published"):
+        owner.shard.load(name, pack(shard.planes()[name], shard.blocks))
+
+
+def fresh(cluster: Cluster) -> Shard:
+    """The first shard of `cluster` as it is before it has planes."""
+    return Shard(cluster.shards[0].spec, cluster.push, cluster.pull)
+
+
+# --- the whole server --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A server at an address, and a stub of it."""
+
+    owner: Owner
+    standby: Standby
+    control: Control
+    address: str
+    stub: shard_pb2_grpc.ShardStub
+
+
+def place(config: Config = CONFIG, *, incarnation: int = 5, terms: TermGuard | None = None) -> Place:
+    """What a coordinator says when it takes a server in."""
+    return Place(identity_of(config, incarnation=incarnation), config, terms or TermGuard(None))
+
+
+def service_of(owner: Owner, joined: Place) -> tuple[ShardService, Control, Standby]:
+    """The service of a server that a coordinator has taken in."""
+    standby = Standby(owner, Security(), lambda: joined.identity)
+    control = Control(owner, standby, finish=_ignore, dismiss=_ignore)
+    control.joined(joined)
+    return ShardService(owner, control), control, standby
+
+
+def _ignore(reason: str) -> None:
+    """The process would end."""
+
+
+@asynccontextmanager
+async def serving(owner: Owner, joined: Place | None = None) -> AsyncIterator[Serving]:
+    """A server on a port of its own."""
+    service, control, standby = service_of(owner, joined or place())
+    listening = await serve(
+        listen="127.0.0.1:0",
+        security=Security(),
+        add=lambda server: add_shard_service(service, server),
+        services=["sparsync.v1.Shard"],
+    )
+    try:
+        async with grpc.aio.insecure_channel(listening.address) as channel:
+            stub = shard_pb2_grpc.ShardStub(channel)
+            yield Serving(owner, standby, control, listening.address, stub)
+    finally:
+        control.end()
+        await standby.stop()
+        await owner.end()
+        await listening.stop(0.0)
+
+
+class Line:
+    """A coordinator's line to the shard."""
+
+    def __init__(self, stub: shard_pb2_grpc.ShardStub) -> None:
+        self.stub = stub
+        self._commands: asyncio.Queue[shard_pb2.ShardCommand] = asyncio.Queue()
+        self._call = stub.Control(self._outgoing())
+        self._events = aiter(self._call)
+
+    async def _outgoing(self) -> AsyncIterator[shard_pb2.ShardCommand]:
+        while True:
+            yield await self._commands.get()
+
+    def send(self, **command: object) -> None:
+        self._commands.put_nowait(shard_pb2.ShardCommand(term=TERM, **command))  # type: ignore[arg-type]
+
+    def drop(self) -> None:
+        """The connection breaks."""
+        self._call.cancel()
+
+    async def next(self) -> shard_pb2.ShardEvent:
+        """The next event that says more than that the server is alive."""
+        while True:
+            event: shard_pb2.ShardEvent = await anext(self._events)
+            if event.WhichOneof("event") != "alive":
+                return event
+
+    async def hear(self, kind: str) -> shard_pb2.ShardEvent:
+        """The next event, which must be of this kind."""
+        event = await self.next()
+        assert event.WhichOneof("event") == kind, event
+        return event
+
+    async def attach(self, *, low: int = 0, term: int = 1, standby: int = 0) -> shard_pb2.ShardState:
+        """`term`: of the primary that this server is; 0: it is none."""
+        attach = shard_pb2.Attach(run=RUN, timeline=TIMELINE, low=low, shard_term=term, standby=standby)
+        self.send(attach=attach)
+        return (await self.hear("state")).state
+
+    async def configure(self, segment: shard_pb2.Segment, *, first_step: int = 0) -> None:
+        self.send(
+            configure=shard_pb2.Configure(
+                shard=0,
+                plan=PLAN,
+                parameters=layout_to_proto(LAYOUT),
+                ranges=ranges_to_proto(WHOLE),
+                optimizer=optimizer_to_proto(ADAMW),
+                first_step=first_step,
+                segment=segment,
+            )
+        )
+        await self.hear("configured")
