@@ -35,6 +35,8 @@ _WITHOUT_NAME: dict[grpc.StatusCode, tuple[type[SparsyncError], str]] = {
     grpc.StatusCode.PERMISSION_DENIED: (PermissionRefused, "its role does not allow this call"),
     grpc.StatusCode.UNAUTHENTICATED: (PermissionRefused, "it does not know us"),
 }
+BROKEN_HERE = "Internal error from Core"
+"""What grpc.aio says of a call whose connection broke between two of its steps: no word of the other side's."""
 _log = logging.getLogger(__name__)
 
 Handler = Callable[[Any, Any], Any]
@@ -148,6 +150,8 @@ def to_error(rpc_error: grpc.RpcError, *, peer: str) -> SparsyncError:
     trailing = _trailing(rpc_error)
     if ERROR_KEY in trailing:
         error = by_name(trailing[ERROR_KEY])(details)
+    elif code is grpc.StatusCode.INTERNAL and details == BROKEN_HERE:
+        error = Unreachable(f"{peer}: the connection broke while the call was running")
     elif code in _WITHOUT_NAME:
         kind, advice = _WITHOUT_NAME[code]
         error = kind(f"{peer}: {details or code.name} ({code.name}): {advice}")

@@ -24,7 +24,7 @@ from wire.errors import (
 from wire.rpc.channel import open_channel
 from wire.rpc.identity import Security
 from wire.rpc.server import Serving, serve
-from wire.rpc.status import RetryHint, exit_code_of, to_error
+from wire.rpc.status import BROKEN_HERE, RetryHint, exit_code_of, to_error
 
 SERVICE = "test.Raiser"
 KINDS = ["UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream", "WriteStream", "ReadStream"]
@@ -257,6 +257,14 @@ def test_a_server_that_dies_is_unreachable_by_name() -> None:
             assert type(error) is Unreachable and "server 3 at 10.0.0.5:7000" in str(error)
 
     asyncio.run(main())
+
+
+def test_a_call_that_broke_on_this_side_is_worth_a_retry() -> None:
+    empty = grpc.aio.Metadata()
+    broken = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, empty, empty, details=BROKEN_HERE)
+    assert isinstance(to_error(broken, peer="server 0"), Unreachable)
+    theirs = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, empty, empty, details="a bug")
+    assert not to_error(theirs, peer="server 0").retry
 
 
 def test_exit_codes() -> None:
