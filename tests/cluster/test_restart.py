@@ -26,7 +26,11 @@ def killed(process: str) -> str:
     return f"{title} was killed by SIGKILL; starting it again"
 
 
-@pytest.mark.parametrize("victims", [("coordinator",)], ids="+".join)
+@pytest.mark.parametrize(
+    "victims",
+    [("coordinator",), ("ps-1",), ("coordinator", "ps-0"), ("coordinator", "ps-0", "ps-1", "worker-1")],
+    ids=lambda victims: "+".join(victims),
+)
 def test_whoever_is_killed_the_bits_stay(
     train: Starter, undisturbed: Undisturbed, victims: tuple[str, ...], seed: int
 ) -> None:
@@ -44,6 +48,21 @@ def test_whoever_is_killed_the_bits_stay(
     for process in victims:
         assert run.talk().count(killed(process)) == 2
     assert bool(run.events("died")) == ("worker-1" in victims), run.story()
+
+
+def test_with_a_standby_a_server_is_replaced_and_begins_again_as_one(
+    train: Starter, undisturbed: Undisturbed, seed: int
+) -> None:
+    draw = random.Random(seed)
+    run = train({"durability.replicas": 1, "cluster.servers": 1}, flags=["--servers", "1"])
+    assert run.pid_of("ps-1")
+    for step in sorted(draw.sample(range(3, 18), 2)):
+        run.wait_for_step(step)
+        run.kill(run.pid_of(draw.choice(["ps-0", "ps-1"])))
+    summary = run.finish(200.0)
+    equal_runs(undisturbed("topk"), summary)
+    assert summary["restarts"] == 2
+    assert not run.events("died"), run.story()
 
 
 # --- where it does not go on -----------------------------------------------------------------------------
