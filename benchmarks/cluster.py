@@ -57,10 +57,8 @@ class Cluster:
         self._tail = EventTail(directory / "run" / "events.jsonl")
         self._events: dict[str, list[Event]] = defaultdict(list)
         keys = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
-        self._start(
-            "coordinator",
-            *("coordinator", "--listen", "127.0.0.1:0", "--data-dir", str(directory / "run"), *keys),
-        )
+        self._coordinating = ["--listen", free_address(), "--data-dir", str(directory / "run"), *keys]
+        self._start("coordinator", "coordinator", *self._coordinating)
         try:
             self.address = str(self.wait_for("began")["address"])
         except BaseException:
@@ -80,11 +78,21 @@ class Cluster:
         """A worker that runs `script` and its arguments; `coordinator`: where it dials instead."""
         self._start(name, "worker", *self._member(name, coordinator or self.address), *map(str, script))
 
+    def restart_coordinator(self) -> None:
+        """Start it again with the same command, after it was killed."""
+        self.remove("coordinator")
+        self._start("coordinator", "coordinator", *self._coordinating)
+
+    def wait_end(self, name: str, *, limit_s: float = START_S) -> int:
+        """The exit code of a process that ends by itself."""
+        process = self._processes.pop(name)
+        return process.wait(limit_s)
+
     def _member(self, name: str, coordinator: str) -> list[str]:
         return ["--coordinator", coordinator, "--name", name, "--data-dir", str(self._directory / name)]
 
     def _start(self, name: str, role: str, *words: str) -> None:
-        with (self._directory / f"{name}.log").open("wb") as log:
+        with (self._directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [*SPARSYNC, role, "--parent-pid", str(os.getpid()), *words],
                 stdin=subprocess.DEVNULL,
