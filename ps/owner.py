@@ -92,7 +92,7 @@ class Owner:
         self.archive = Archive(
             directory,
             level=level,
-            on_durable=lambda position: self._call(self.watermark.written, position),
+            on_durable=lambda position: self._call(self._written, position),
             on_stalled=lambda reason: self._call(self._stall, reason),
             on_broken=lambda error: self._call(on_broken, error),
         )
@@ -104,6 +104,10 @@ class Owner:
         """Have the event loop call `function`."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _written(self, position: int) -> None:
+        self.watermark.written(position)
+        self.replication.wake()
 
     def _stall(self, reason: str) -> None:
         self.stalled = reason

@@ -160,6 +160,14 @@ class Replication:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._news.set)
 
+    def wake(self) -> None:
+        """The log is durable further than it was."""
+        self._news.set()
+
+    async def _more(self) -> None:
+        self._news.clear()
+        await self._news.wait()
+
     # --- the standby -----------------------------------------------------------------------------
 
     @property
@@ -189,6 +197,8 @@ class Replication:
     ) -> AsyncIterator[Image | Copy]:
         """What the standby is to be sent in a call, without an end.
 
+        It is sent what this server's own log holds, and nothing that another life of this server would not know.
+
         Args:
             position: its log holds all records up to here; 0: nothing.
             image: takes the shard's image; what it is given is called with its position in the shard's thread, between
@@ -200,11 +210,15 @@ class Replication:
         """
         if not position or not self._window.leads_on_from(position):
             first = await image(self._window.clear)
+            while self._watermark.own < first.position and call == self._call:
+                await self._more()
             position = first.position
             yield first
         while call == self._call:
             self._news.clear()
             for copy in self._window.after(position):
+                if copy.position > self._watermark.own:
+                    break
                 yield copy
                 position = copy.position
             await self._news.wait()

@@ -31,6 +31,11 @@ class Watermark:
         return self._own if self.standby is None else min(self._own, self._copied)
 
     @property
+    def own(self) -> int:
+        """This server's log is safe up to here."""
+        return self._own
+
+    @property
     def waiting(self) -> bool:
         """Whether anything waits to be revealed."""
         return bool(self._waiting)

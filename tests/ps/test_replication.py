@@ -1,0 +1,135 @@
+"""A primary, its standby and their coordinator: nothing is revealed that a standby which may be promoted does not hold.
+
+Scenarios by hand, then random histories of tests/ps/replicated.py, in which everything may break at any moment.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.ps.replicated import World, world
+
+
+def test_a_standby_follows_no_record_that_the_primary_may_lose() -> None:
+    """What it took of an earlier life of the primary is not what the next life goes on from."""
+    with world() as w:
+        for act in (w.apply, w.dial, w.obey, w.call):
+            w.run(act)
+        w.settle()
+        w.run(w.apply)  # on no disk yet
+        w.run(w.take_all)
+        w.run(lambda: w.kill_primary(0))
+        for act in (w.start_primary, w.dial, w.obey, w.call):
+            w.run(act)
+        w.run(w.break_call)
+        for _ in range(3):
+            w.run(w.apply)
+        w.settle()
+
+
+class Histories(RuleBasedStateMachine):
+    """Everything that may happen, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+
+    def teardown(self) -> None:
+        try:
+            self.world.settle()
+        finally:
+            self.world.close()
+
+    def up(self) -> bool:
+        return self.world.primary is not None
+
+    @precondition(up)
+    @rule()
+    def apply(self) -> None:
+        self.world.run(self.world.apply)
+
+    @precondition(up)
+    @rule(records=st.integers(1, 3))
+    def write(self, records: int) -> None:
+        self.world.run(lambda: self.world.primary and self.world.primary.write(records))
+
+    @precondition(lambda self: self.world.standby.call and self.world.standby.call.down)
+    @rule()
+    def take(self) -> None:
+        assert self.world.standby.call
+        self.world.run(self.world.standby.call.take)
+
+    @precondition(lambda self: self.world.standby.call)
+    @rule()
+    def acknowledge(self) -> None:
+        assert self.world.standby.call
+        self.world.run(self.world.standby.call.acknowledge)
+
+    @precondition(lambda self: self.world.standby.call and self.world.standby.call.up)
+    @rule()
+    def hear(self) -> None:
+        assert self.world.standby.call
+        self.world.run(self.world.standby.call.hear)
+
+    @precondition(up)
+    @rule()
+    def call(self) -> None:
+        self.world.run(self.world.call)
+
+    @precondition(lambda self: self.world.standby.call)
+    @rule()
+    def break_call(self) -> None:
+        self.world.run(self.world.break_call)
+
+    @rule()
+    def restart_standby(self) -> None:
+        self.world.run(self.world.restart_standby)
+
+    @rule()
+    def replace_standby(self) -> None:
+        self.world.run(self.world.replace_standby)
+
+    @precondition(up)
+    @rule()
+    def dial(self) -> None:
+        self.world.run(self.world.dial)
+
+    @precondition(lambda self: self.world.line and self.world.line.commands and self.world.primary)
+    @rule()
+    def obey(self) -> None:
+        self.world.run(self.world.obey)
+
+    @precondition(lambda self: self.world.line and self.world.line.events)
+    @rule()
+    def listen(self) -> None:
+        self.world.run(self.world.listen)
+
+    @precondition(lambda self: self.world.in_sync)
+    @rule()
+    def part(self) -> None:
+        self.world.run(self.world.part)
+
+    @precondition(up)
+    @rule(kept=st.integers(0, 3))
+    def kill_primary(self, kept: int) -> None:
+        self.world.run(lambda: self.world.kill_primary(kept))
+
+    @precondition(lambda self: not self.up())
+    @rule(imaged=st.integers(0, 5))
+    def start_primary(self, imaged: int) -> None:
+        self.world.run(lambda: self.world.start_primary(min(imaged, len(self.world.disk))))
+
+    @precondition(lambda self: self.world.in_sync)
+    @rule()
+    def promote(self) -> None:
+        self.world.run(self.world.promote)
+
+    @invariant()
+    def whoever_may_be_promoted_has_it_all(self) -> None:
+        self.world.check()
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
