@@ -319,7 +319,7 @@ class World:
     def settle(self) -> None:
         """Everything that is on its way arrives, until nothing is; the standby calls where it can."""
         for _ in range(400):
-            self.run(self._one_round)
+            self.run(self.one_round)
             if self._settled:
                 return
         raise AssertionError(f"what is on its way never arrives: {vars(self)}")
@@ -332,7 +332,7 @@ class World:
         agreed = self.in_sync and primary.replication.in_sync == self.incarnation
         return quiet and agreed and self.revealed == primary.log
 
-    def _one_round(self) -> None:
+    def one_round(self) -> None:
         if self.primary is None:
             self.start_primary()
         if self.line is None:

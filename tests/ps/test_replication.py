@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.ps.replicated import World, world
 
@@ -41,6 +41,19 @@ class Histories(RuleBasedStateMachine):
             self.world.settle()
         finally:
             self.world.close()
+
+    @initialize(records=st.integers(0, 2))
+    def begin(self, records: int) -> None:
+        """In sync, as most of the time: what is wrong shows where that ends."""
+        for _ in range(records):
+            self.world.run(self.world.apply)
+        self.world.settle()
+
+    @rule(rounds=st.integers(1, 6))
+    def go_on(self, rounds: int) -> None:
+        """Everything goes its way for a while."""
+        for _ in range(rounds):
+            self.world.run(self.world.one_round)
 
     def up(self) -> bool:
         return self.world.primary is not None
@@ -132,4 +145,4 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestHistories.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
