@@ -32,7 +32,7 @@ from wire.rpc.identity import Security
 from wire.rpc.server import serve
 from wire.v1 import shard_pb2, shard_pb2_grpc
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 ROOM = 1 << 24
 RUN, TIMELINE, PLAN = "r", 1, 1
 TERM = term_to_proto(Term(1, b"n" * 16), journal_seq=1)
