@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import Starter
+from tests.cluster.conftest import Starter, slow
 from tests.cluster.test_digests import equal_runs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -26,11 +26,17 @@ def killed(process: str) -> str:
     return f"{title} was killed by SIGKILL; starting it again"
 
 
-@pytest.mark.parametrize(
-    "victims",
-    [("coordinator",), ("ps-1",), ("coordinator", "ps-0"), ("coordinator", "ps-0", "ps-1", "worker-1")],
-    ids=lambda victims: "+".join(victims),
-)
+VICTIMS = [
+    ("coordinator",),
+    ("ps-1",),
+    ("coordinator", "ps-0"),
+    ("coordinator", "ps-0", "ps-1", "worker-1"),
+    slow(("ps-0", "ps-1")),
+    slow(("coordinator", "ps-0", "ps-1")),
+]
+
+
+@pytest.mark.parametrize("victims", VICTIMS, ids="+".join)
 def test_whoever_is_killed_the_bits_stay(
     train: Starter, undisturbed: Undisturbed, victims: tuple[str, ...], seed: int
 ) -> None:
@@ -40,8 +46,8 @@ def test_whoever_is_killed_the_bits_stay(
     for step in sorted(draw.sample(range(18), 2)):
         run.wait_for_step(step)
         time.sleep(draw.uniform(0.0, 0.2))
-        for process in victims:
-            run.kill(run.pid_of(process))
+        for pid in [run.pid_of(process) for process in victims]:
+            run.kill(pid)
     summary = run.finish(200.0)
     equal_runs(undisturbed("topk"), summary)
     assert summary["restarts"] == 2 * len(victims)
