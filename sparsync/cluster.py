@@ -33,7 +33,14 @@ from sparsync.cluster_events import (
 )
 from sparsync.control import Control
 from sparsync.exits import exit_order
-from sparsync.launch_plan import COORDINATOR, SPARSYNC, Launch, role_arguments, role_environment
+from sparsync.launch_plan import (
+    COORDINATOR,
+    SPARSYNC,
+    Launch,
+    forget_shards,
+    role_arguments,
+    role_environment,
+)
 from sparsync.live import Display, EventTail, event_line
 from sparsync.report_lines import steering_lines
 from sparsync.run_directory import read_address
@@ -154,6 +161,7 @@ class Cluster:
         for i, line in enumerate(steering_lines(self._run.path)):
             self._display.note(f"{'' if i else 'steer':<11}{line}")
         self._events.append(Serving())
+        forget_shards(self._launch)
         for process in self._launch.roles:
             if process != COORDINATOR:
                 self._start(process)

@@ -7,6 +7,7 @@ and `role_environment` say how each process is called.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -173,6 +174,16 @@ def create_run(launch: Launch) -> None:
         run.summary.replace(run.path / "summary.previous.json")
     write_whole(run.config, launch.config.to_toml())
     write_whole(run.command, json.dumps({"command": list(launch.command)}) + "\n")
+
+
+def forget_shards(launch: Launch) -> None:
+    """Removes what servers have left in a directory that is resumed: of an earlier timeline, and perhaps damaged.
+
+    Only once our coordinator serves: then no other run is live there.
+    """
+    for process, role in launch.roles.items():
+        if role == "ps" and launch.checkpoint is not None:
+            shutil.rmtree(launch.run.path / process, ignore_errors=True)
 
 
 def security_of(config: Config) -> Security:

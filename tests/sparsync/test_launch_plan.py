@@ -11,6 +11,7 @@ from sparsync.launch_plan import (
     Launch,
     create_run,
     error_with_code,
+    forget_shards,
     plan_launch,
     prepare_data,
     role_arguments,
@@ -119,6 +120,17 @@ def test_a_resumed_directory_is_cleared_of_what_would_mislead(tmp_path: Path) ->
     create_run(plan("run.steps=120", resume=out))
     assert not (out / "address").exists() and not (out / "summary.json").exists()
     assert (out / "summary.previous.json").read_text() == '{"steps": 60}'
+
+
+def test_what_servers_left_of_an_earlier_timeline_is_no_obstacle(tmp_path: Path) -> None:
+    out = finished_run(tmp_path / "run")
+    for name in ("ps-0", "worker-0"):
+        (out / name / "log").mkdir(parents=True)
+    forget_shards(plan("run.steps=120", resume=out))
+    assert not (out / "ps-0").exists() and (out / "worker-0").exists() and (out / "checkpoints").exists()
+    (out / "ps-0").mkdir()
+    forget_shards(plan(out=out.with_name("new")))
+    assert (out / "ps-0").exists()
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
