@@ -67,9 +67,10 @@ class Cluster(Run):
     """A coordinator, and the servers and workers that are started with `start_server` and `start_worker`.
 
     Args:
-        base: an empty directory; the run directory is in it.
+        base: a directory; the run directory is in it, empty or that of a run that was killed.
         settings: `section.key` -> value, given to the coordinator with `-s`.
         script: the user's script and its arguments, run by every worker.
+        flags: further arguments of the coordinator.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Cluster(Run):
         *,
         script: Sequence[str | Path],
         environ: Mapping[str, str],
+        flags: Sequence[str | Path] = (),
     ) -> None:
         super().__init__(base / "run")
         self._base, self._temporary = base, base / "temporary"
@@ -91,11 +93,11 @@ class Cluster(Run):
         self._expected: dict[int, int] = {}
         self._channel: grpc.Channel | None = None
         self._served = False
-        self._temporary.mkdir(parents=True)
-        (self.out / "logs").mkdir(parents=True)
+        self._temporary.mkdir(parents=True, exist_ok=True)
+        (self.out / "logs").mkdir(parents=True, exist_ok=True)
         self._settings = set_flags(settings)
         own = ["--listen", "127.0.0.1:0", "--data-dir", str(self.out)]
-        self._start(COORDINATOR, ["coordinator", *own, *self._settings])
+        self._start(COORDINATOR, ["coordinator", *own, *self._settings, *map(str, flags)])
 
     # --- starting ------------------------------------------------------------------------
 

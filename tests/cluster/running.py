@@ -79,9 +79,9 @@ class Run(ABC):
         return [e for e in self._events if kind in (None, e["event"])]
 
     def wait_for(
-        self, kind: str, fits: Callable[[Event], bool] = lambda e: True, *, limit_s: float = BEGIN_S
+        self, kind: str | None, fits: Callable[[Event], bool] = lambda e: True, *, limit_s: float = BEGIN_S
     ) -> Event:
-        """The first event of this kind that fits. Fails when the run ends without it, or time is up."""
+        """The first event of this kind, or of all, that fits. Fails when the run ends without it, or time is up."""
         deadline = time.monotonic() + limit_s
         while True:
             over = self.over()
@@ -112,8 +112,8 @@ class Run(ABC):
 
     @property
     def address(self) -> str:
-        """Where the coordinator serves."""
-        return str(self.wait_for("began")["address"])
+        """Where the coordinator serves, since it began or goes on."""
+        return str(self.wait_for(None, lambda e: e["event"] in ("began", "reopened"))["address"])
 
     def pids(self, role: str) -> dict[str, int]:
         """Process ids of the members of a role that are in the run, by name."""

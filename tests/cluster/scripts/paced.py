@@ -16,6 +16,7 @@ import sparsync
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--pause", type=float, default=0.0)
+parser.add_argument("--hidden", type=int, default=256)
 args = parser.parse_args()
 
 drowsy = Path(os.environ.get("DROWSY", "no such file"))
@@ -42,7 +43,11 @@ def take_time(hurry: Path) -> None:
 
 
 model = nn.Sequential(
-    nn.Linear(WIDTH, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Dropout(0.2), nn.Linear(256, CLASSES)
+    nn.Linear(WIDTH, args.hidden),
+    nn.BatchNorm1d(args.hidden),
+    nn.ReLU(),
+    nn.Dropout(0.2),
+    nn.Linear(args.hidden, CLASSES),
 )
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 with sparsync.join(model, optimizer) as session:
