@@ -145,6 +145,8 @@ class Replication:
         self._recorded = False
         self._parting = False
         self._revealed: int | None = None
+        self._held: int | None = None
+        """What the standby has acknowledged in the call that is under way."""
         self._marks: dict[tuple[bool, int], bytes] = {}
 
     # --- the log ---------------------------------------------------------------------------------
@@ -189,6 +191,7 @@ class Replication:
         self._loop = asyncio.get_running_loop()
         self._standby = standby
         self._call += 1
+        self._held = None
         self._news.set()
         return self._call
 
@@ -228,6 +231,7 @@ class Replication:
         """The standby's log holds every record up to `position`."""
         if call != self._call:
             return
+        self._held = position
         watermark = self._watermark
         if watermark.standby == self._standby:
             watermark.copied(position)
@@ -243,6 +247,7 @@ class Replication:
         """The call of a standby ended."""
         if call != self._call:
             return
+        self._held = None
         self._window.release()
         if self._watermark.standby != self._standby:
             return
@@ -260,17 +265,21 @@ class Replication:
         self._parting = self._recorded = False
         self._revealed = None
         self._watermark.wait_no_more(standby)
+        if self._held is not None:
+            self.acknowledged(self._call, self._held)
 
     def recorded(self, standby: int) -> None:
         """What the coordinator has recorded, when it attaches: the standby in sync, or 0."""
         waited_for = self._watermark.standby
-        if not standby and waited_for is not None:
-            self.alone(waited_for)
-        elif standby and waited_for != standby:
+        if not standby:
+            self._parting = self._recorded = False
+            if waited_for is not None:
+                self.alone(waited_for)
+            return
+        if waited_for != standby:
             self._standby = standby
             self._watermark.wait_for(standby, 0)
-        self._recorded = bool(standby)
-        self._parting = self._parting and self._recorded
+        self._recorded = True
         if self._parting:
             self._tell(Parted(standby, "its connection broke while the coordinator was away"))
 

@@ -354,6 +354,8 @@ class World:
         elif call.down:
             call.take()
             call.acknowledge()
+        elif self.standby.durable < len(self.standby.log):
+            call.acknowledge()
         elif call.up:
             call.hear()
 
