@@ -183,24 +183,29 @@ class ShardLine:
             await asyncio.sleep(backoff.next())
 
     async def dismiss(self, reason: str) -> None:
-        """Tell the server that it is out of the run, if it can be reached and is still the one that was meant."""
+        """Tell the server that it is out of the run, if it can be reached and is still the one that is meant."""
         backoff, deadline = Backoff(random.Random()), Deadline(self._clock, DISMISS_S)
+        order = shard_pb2.Dismiss(
+            reason=reason, run=self._state.run, timeline=self._state.timeline, incarnation=self.incarnation
+        )
         while not deadline.passed:
             try:
-                async for event in self._open():
-                    if event.WhichOneof("event") == "state":
-                        if event.state.incarnation != self.incarnation:
-                            return
-                        self._commands.put_nowait(self._command(dismiss=shard_pb2.Dismiss(reason=reason)))
+                self._begin_commands()
+                self._commands.put_nowait(self._command(dismiss=order))
+                async for _ in self._control.Control(self._outgoing(self._commands)):
+                    pass  # a sign of life until it ends
                 return
             except grpc.aio.AioRpcError as error:
                 if not to_error(error, peer=self._peer).retry:
                     return
             await asyncio.sleep(backoff.next())
 
-    def _open(self) -> AsyncIterator[shard_pb2.ShardEvent]:
+    def _begin_commands(self) -> None:
         self._commands.put_nowait(None)  # gRPC still asks the older line for commands
         self._commands = asyncio.Queue()
+
+    def _open(self) -> AsyncIterator[shard_pb2.ShardEvent]:
+        self._begin_commands()
         shard, state = self._serves, self._state
         attach = shard_pb2.Attach(
             run=state.run,

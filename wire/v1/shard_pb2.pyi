@@ -151,10 +151,16 @@ class SnapshotNow(_message.Message):
     def __init__(self) -> None: ...
 
 class Dismiss(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "run", "timeline", "incarnation")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    run: str
+    timeline: int
+    incarnation: int
+    def __init__(self, reason: _Optional[str] = ..., run: _Optional[str] = ..., timeline: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ("reason",)
