@@ -297,10 +297,8 @@ class Engine:
         self._running[incarnation] = self._spawn(line.run())
 
     def _dismiss(self, action: a.Dismiss) -> None:
-        line = self.servers.get(action.incarnation)
-        if line is None:
-            return
-        self._end_line(line)
+        if (line := self.servers.get(action.incarnation)) is not None:
+            self._end_line(line)
         self.servers[action.incarnation] = line = self._line(action.incarnation)
         self._running[action.incarnation] = self._spawn(line.dismiss(action.reason))
 

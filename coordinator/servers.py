@@ -54,6 +54,7 @@ class Servers:
         for member in self._desk.state.present("ps"):
             self.presence.expect(member.incarnation, now)
         self._desk.actions.append(a.OpenShards())
+        self.standbys.dismiss_again()
 
     # --- joining -------------------------------------------------------------------------
 

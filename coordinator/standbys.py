@@ -173,6 +173,15 @@ class Standbys:
         self._presence.forget(incarnation)
         self._desk.actions.append(a.Dismiss(incarnation, reason))
 
+    def dismiss_again(self) -> None:
+        """Whoever was dismissed and has not joined since may still not know it."""
+        members = [m for m in self._desk.state.members.values() if m.role == "ps"]
+        newest = {m.name: m for m in members}
+        present = {m.address for m in members if m.present}
+        for member in newest.values():
+            if not member.present and member.address not in present:
+                self._desk.actions.append(a.Dismiss(member.incarnation, member.gone))
+
 
 def _redirect(placed: ShardPlacement) -> a.Redirect:
     return a.Redirect(placed.shard, placed.address, placed.incarnation, placed.term)

@@ -60,6 +60,7 @@ class Server:
         self.recorded = self.parting = False
         self.caught_up_at: int | None = None
         self.follower: tuple[Server, Line] | None = None
+        self.calls = 0
         # the standby's part
         self.order: a.StandBy | None = None
         self.calling: Server | None = None
@@ -172,9 +173,15 @@ class Server:
         other = self.waits_for not in (None, standby.incarnation)
         if not self.serves or term != self.term or self.parting or other:
             return False
+        if self.follower is not None:  # a newer call ends the older one
+            older, line = self.follower
+            line.cut()
+            if older is not standby:
+                older.calling = None
         line = Line(self.world, standby.copy, standby)
         self.follower = (standby, line)
         line.send(("image", tuple(self.disk.log)))
+        self.calls += 1
         return True
 
     def copied_to(self, standby: Server, position: int) -> None:
@@ -191,9 +198,9 @@ class Server:
             self.recorded = True
             self.tell(e.StandbyInSync(self.world.state.shard_of(self.incarnation) or 0, standby.incarnation))
 
-    def lost(self, standby: Server) -> None:
+    def lost(self, standby: Server, call: int) -> None:
         """The connection to a standby ended."""
-        if self.follower is None or self.follower[0] is not standby:
+        if self.follower is None or call != self.calls:
             return
         self.follower = None
         if self.waits_for != standby.incarnation:

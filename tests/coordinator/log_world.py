@@ -123,6 +123,7 @@ class LogWorld:
         self.knows: dict[int, tuple[str, int]] = {}
         self.loaded: set[int] = set()
         self.worker = 0
+        self.told_model = False
         self.counts: dict[str, int] = {}
         for record in beginning():
             self.journal.append(r.to_json(record))
@@ -272,7 +273,7 @@ class LogWorld:
                 self.after(self.delay(), lambda k=link: k.server is server and k.broken("reset"))  # type: ignore[misc]
         for other in self.servers:
             if other.follower is not None and other.follower[0] is server:
-                self.after(self.delay(), lambda o=other: o.lost(server), other)  # type: ignore[misc]
+                self.after(self.delay(), lambda o=other, n=other.calls: o.lost(server, n), other)  # type: ignore[misc]
         self.after(self.random.choice([0.3, 2.0, 12.0]), lambda: self.start_again(server))
 
     def start_again(self, server: Server) -> None:
@@ -317,13 +318,15 @@ class LogWorld:
             self.after(1.0, self.declare)
             return
         self.hear(e.Declare(key, self.worker, LAYOUT, SPEC))
-        if key in self.answers and not self.knows:
+        if not self.told_model:
             self.after(5.0, self.declare)
 
     def declared(self, value: a.Declared) -> None:
-        if self.knows:
+        if self.told_model:
             return
-        self.knows = {placed.shard: (placed.address, placed.term) for placed in value.placement}
+        self.told_model = True
+        for placed in value.placement:
+            self.redirected(a.Redirect(placed.shard, placed.address, placed.incarnation, placed.term))
         self.upload()
         self._write()
 
@@ -390,7 +393,10 @@ class LogWorld:
         for primary, standby in ((one, other), (other, one)):
             if standby.calling is primary:
                 standby.calling = None
-                self.after(self.delay(), lambda p=primary, s=standby: p.lost(s), primary)  # type: ignore[misc]
+                if primary.follower is not None:
+                    primary.follower[1].cut()
+                lost = lambda p=primary, s=standby, n=primary.calls: p.lost(s, n)  # type: ignore[misc]  # noqa: E731
+                self.after(self.delay(), lost, primary)
 
     def _check_the_end(self) -> None:
         """All that was acknowledged stands, and goes on."""

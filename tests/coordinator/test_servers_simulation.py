@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from coordinator import actions as a
-from coordinator import events as e
+from coordinator import records as r
+from coordinator.desk import Desk
 from coordinator.standbys import Standbys
 from tests.coordinator.ground import Broken
 from tests.coordinator.log_world import LogWorld
@@ -31,7 +31,8 @@ def run_seed(seed: int) -> LogWorld:
         return world.run()
     except Exception as error:
         tail = "\n  ".join(line for line in world.history[-400:] if not OFTEN.search(line)) if world else ""
-        command = f"PYTHONPATH=. python -c 'from tests.coordinator.test_servers_simulation import run_seed as r; r({seed})'"
+        call = f"from tests.coordinator.test_servers_simulation import run_seed as r; r({seed})"
+        command = f"PYTHONPATH=. python -c '{call}'"
         raise Broken(f"seed {seed}: {error!r}\n  {tail[-3000:]}\nrepeat with: {command}") from error
 
 
@@ -86,28 +87,13 @@ def test_a_primary_that_goes_on_alone_before_that_is_journaled_is_caught(
     assert "which were acknowledged" in caught()
 
 
-def test_taking_the_begin_of_a_line_for_news_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def credulous(self: Standbys, event: e.ShardAttached) -> None:
-        if event.standby:
-            self.in_sync(e.StandbyInSync(event.shard, event.standby))
-
-    monkeypatch.setattr(Standbys, "told", credulous)
-    assert "which were acknowledged" in caught(600)
+def test_a_server_that_is_dismissed_once_and_never_again_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator that comes back must know whom it had dismissed."""
+    monkeypatch.setattr(Standbys, "dismiss_again", lambda self: None)
+    assert "has no standby in sync in the end" in caught()
 
 
-def test_a_standby_that_was_started_again_and_counts_as_in_sync_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Harmless where its disk survived; what its machine may have lost is another matter."""
-    monkeypatch.setattr(Standbys, "part", lambda self, incarnation, reason: None)
-    for seed in range(10):
-        LogWorld(seed).run()
-
-
-def test_a_server_that_moves_under_its_old_term_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from coordinator import records as r
-    from coordinator.desk import Desk
-
+def test_a_promotion_under_the_old_term_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     decide = Desk.decide
 
     def same_term(self: Desk, record: r.Record) -> None:
@@ -118,7 +104,3 @@ def test_a_server_that_moves_under_its_old_term_is_caught(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Desk, "decide", same_term)
     assert "acknowledge under term" in caught()
-
-
-def test_a_standby_is_a_server_action() -> None:
-    assert a.StandBy(0, "h:0", 1) == a.StandBy(0, "h:0", 1)
