@@ -129,6 +129,8 @@ class Control:
         """Take commands one by one, until the coordinator closes the line or is not to be obeyed any more."""
         try:
             async for command in commands:
+                if not self._is_meant(command):
+                    return
                 self._obey_term(command.term)
                 try:
                     await self._command(command, events)
@@ -136,6 +138,14 @@ class Control:
                     events.put_nowait(shard_pb2.ShardEvent(refused=refused_to_proto(error)))
         finally:
             events.put_nowait(None)
+
+    def _is_meant(self, command: shard_pb2.ShardCommand) -> bool:
+        """Whether a line is for this server, and not for another that had its address: nothing of that is obeyed."""
+        me = self._place.identity
+        if command.HasField("dismiss"):
+            order = command.dismiss
+            return (order.run, order.timeline, order.incarnation) == (me.run, me.timeline, me.incarnation)
+        return not command.HasField("attach") or command.attach.run in ("", me.run)
 
     def _obey_term(self, term: common_pb2.Term, *, in_order: bool = True) -> None:
         seq = term.journal_seq if in_order else None
