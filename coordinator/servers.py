@@ -129,10 +129,14 @@ class Servers:
         if shard is None:
             self._drop(incarnation, "it was started again with nothing")
             return None
-        if not self._on_disk:
+        if self.standbys.promote(shard, "its server was started again with nothing"):
+            return None
+        if not self._may_come_back(shard):
             lost = f"server {shard} at {namesake.address} was started anew and lost its shard"
             self._end(lost, "ServerLost")
             raise RunOver(f"run {state.run} is over ({lost}); start a new one")
+        if not self._on_disk:  # its standby has all of it, and is waited for
+            raise _taken(namesake)
         if state.loaded:
             raise UsageError(
                 f"server {namesake.name!r} of run {state.run} keeps shard {shard} in its --data-dir (it ran on "
@@ -172,7 +176,7 @@ class Servers:
         if event.incarnation != placed.incarnation:
             reason = f"server {event.shard} at {placed.address} was started anew and lost its shard"
             self.presence.broke(placed.incarnation, reason, now)
-            if not self._on_disk:
+            if not self._may_come_back(event.shard):
                 self._end(reason, "ServerLost")
             return False
         self._back(placed.incarnation, self.presence.opened(placed.incarnation, now), now)
@@ -248,9 +252,8 @@ class Servers:
         """A server ends its line with an error of its own. It may be started again; that it goes on so helps nobody."""
         recent = [at for at in self._refusals.get(event.incarnation, []) if now - at < REFUSALS_S]
         self._refusals[event.incarnation] = recent = [*recent, now]
-        if self._desk.state.shard_of(event.incarnation) is not None and (
-            not self._on_disk or len(recent) >= REFUSALS
-        ):
+        shard = self._desk.state.shard_of(event.incarnation)
+        if shard is not None and (not self._may_come_back(shard) or len(recent) >= REFUSALS):
             self._end(event.reason, "ServerLost")
         else:
             self.broke(e.LineBroken(event.incarnation, event.reason), now)

@@ -477,6 +477,26 @@ def test_in_memory_a_standby_in_sync_is_worth_waiting_for() -> None:
     assert run.error == "ServerLost"
 
 
+def test_in_memory_a_primary_that_is_started_again_at_once_finds_its_standby_in_office() -> None:
+    run = standing_by(ack="memory")
+    run.hear(e.LineBroken(1, "server 1: refused"))
+    actions = run.server("ps0", "h:99")
+    assert r.Promoted(0, 5, "h:s0", 2, "its server was started again with nothing") in run.records(actions)
+    assert isinstance(run.answer(actions), a.Joined) and run.error == ""
+
+
+def test_in_memory_whoever_is_started_again_waits_for_a_standby_that_is_out_of_sight() -> None:
+    run = standing_by(ack="memory")
+    run.lose(1, 5)
+    assert isinstance(run.answer(run.server("ps0", "h:99")), NameTaken) and run.error == ""
+
+
+def test_in_memory_another_process_at_the_address_of_a_primary_with_a_standby_ends_nothing() -> None:
+    run = standing_by(ack="memory")
+    run.hear(e.ShardAttached(0, 77, False, 0, 0))
+    assert run.error == ""
+
+
 def test_a_spare_that_dies_is_out_of_the_run() -> None:
     run = working(replicas=1)
     run.spare("s0")
