@@ -9,6 +9,7 @@ only a standby that parted, or a disk that is full, may be told before that stat
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,12 @@ from wire.messages import layout_from_proto, optimizer_from_proto, ranges_from_p
 from wire.rpc.planes import PlaneReader, plane_chunks
 from wire.v1 import common_pb2, shard_pb2
 
+log = logging.getLogger(__name__)
 ALIVE_S = 1.0
+BEGINS = ("attach", "dismiss")
+"""What a line begins with."""
+TOLD_AGAIN = frozenset({"close", "fence", "segment", "retire", "advance", "snapshot"})
+"""What only a primary obeys. Whoever becomes one says first what it holds, and is told what follows from that."""
 EXTRA_BYTES = 1 << 28
 """Most bytes of a stream's state that is no plane (buffers, loss scaler, the user's objects)."""
 
@@ -132,6 +138,8 @@ class Control:
                 if not self._is_meant(command):
                     return
                 self._obey_term(command.term)
+                if self._line not in (None, events) and command.WhichOneof("command") not in BEGINS:
+                    return  # the coordinator has opened another line, and goes by what was told there
                 try:
                     await self._command(command, events)
                 except SparsyncError as error:
@@ -157,6 +165,9 @@ class Control:
         def answer(**event: object) -> None:
             events.put_nowait(shard_pb2.ShardEvent(**event))  # type: ignore[arg-type]
 
+        if command.WhichOneof("command") in TOLD_AGAIN and owner.configured and not owner.serves:
+            log.info("not the primary (yet): %s is to be told again", command.WhichOneof("command"))
+            return
         match command.WhichOneof("command"):
             case "attach":
                 await self._attach(command.attach, events)

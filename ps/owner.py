@@ -222,7 +222,8 @@ class Owner:
                 f"this server is the primary of shard {self.shard.spec.shard}, it stands by for none; start it anew, "
                 "with an empty directory"
             )
-        self.watermark.reset(self.archive.position if self.loaded else 0)
+        if self.watermark.standby is not None:
+            self.watermark.wait_no_more(self.watermark.standby)
 
     async def follow(self, copy: Copy) -> None:
         """Apply and log a record as the primary did. Raises: ProtocolMismatch where it is not the next one."""
@@ -237,6 +238,7 @@ class Owner:
 
     async def serve(self) -> None:
         """Be the primary from now on."""
+        self.replication.lead(await self.read(lambda: self.archive.position))
         self.serves = True
         await self._open()
         self._publisher.look(await self.read(lambda: self.shard.backlog))
@@ -282,6 +284,8 @@ class Owner:
         return await self.read(lambda: self._apply(record))
 
     def _apply(self, record: Record, copy: Copy | None = None) -> tuple[Answer, int]:
+        if copy is None:
+            self.served()
         shard, began = self.shard, monotonic_clock.now()
         version, segment = shard.deltas.version, shard.segment
         room = shard.held_bytes + (frame_bytes(record.frame) if isinstance(record, Accept | Flush) else 0)

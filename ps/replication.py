@@ -31,6 +31,9 @@ KEPT_BYTES = 64 << 20
 """Newest records that are kept for a standby whose connection broke."""
 BEHIND_BYTES = 1 << 30
 """A standby that is further behind than this begins anew."""
+CALLS_S = 5.0
+"""A standby that is to be waited for calls within that, or the coordinator is told."""
+NOBODY = 0
 NEAR_BYTES = 16 << 20
 """A standby that lacks no more than this is waited for."""
 
@@ -69,6 +72,12 @@ class Window:
         self._bytes = 0
         self._needed: int | None = None
         """Behind which a standby that is connected needs all; None: there is none."""
+
+    @property
+    def newest(self) -> int:
+        """Position of the newest record."""
+        with self._lock:
+            return self._newest
 
     def add(self, copy: Copy) -> None:
         with self._lock:
@@ -138,6 +147,8 @@ class Replication:
         self._watermark = watermark
         self._tell = tell
         self._window = window
+        self._led_from = window.newest
+        self._fed = NOBODY
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
         self._standby = 0
@@ -150,6 +161,10 @@ class Replication:
         self._marks: dict[tuple[bool, int], bytes] = {}
 
     # --- the log ---------------------------------------------------------------------------------
+
+    def lead(self, position: int) -> None:
+        """This server is the primary from now on, what stands in its log up to `position` came from the one before."""
+        self._led_from = position
 
     @property
     def wanted(self) -> bool:
@@ -200,10 +215,12 @@ class Replication:
     ) -> AsyncIterator[Image | Copy]:
         """What the standby is to be sent in a call, without an end.
 
-        It is sent what this server's own log holds, and nothing that another life of this server would not know.
+        It is sent what this server's own log holds, and nothing that another life of this server would not know; but
+        for a failure of the power at level `os`, which takes the end of the log. So what a standby holds behind the
+        place where this life began counts only if it came from here.
 
         Args:
-            position: its log holds all records up to here; 0: nothing.
+            position: its log holds records up to here, safely; 0: nothing.
             image: takes the shard's image; what it is given is called with its position in the shard's thread, between
                 the same two records.
 
@@ -211,7 +228,10 @@ class Replication:
             StaleIncarnation: a newer call began.
             Unreachable: it is too far behind; it is to call again.
         """
-        if not position or not self._window.leads_on_from(position):
+        ours = 0 < position <= self._led_from or self._fed == self._standby
+        if position and ours and self._window.leads_on_from(position):
+            self.acknowledged(call, position)
+        else:
             first = await image(self._window.clear)
             while self._watermark.own < first.position and call == self._call:
                 await self._more()
@@ -233,6 +253,7 @@ class Replication:
             return
         self._held = position
         watermark = self._watermark
+        self._fed = self._standby
         if watermark.standby == self._standby:
             watermark.copied(position)
         elif self._window.bytes_after(position) <= NEAR_BYTES:
@@ -279,9 +300,16 @@ class Replication:
         if waited_for != standby:
             self._standby = standby
             self._watermark.wait_for(standby, 0)
+            asyncio.get_running_loop().call_later(CALLS_S, self._missing, self._call, standby)
         self._recorded = True
         if self._parting:
             self._tell(Parted(standby, "its connection broke while the coordinator was away"))
+
+    def _missing(self, call: int, standby: int) -> None:
+        """Whoever cannot reach this server has no connection that could break."""
+        if (self._call, self._watermark.standby) == (call, standby) and self._recorded and not self._parting:
+            self._parting = True
+            self._tell(Parted(standby, f"it has not called its primary for {CALLS_S:g} s"))
 
     # --- comparing states ----------------------------------------------------------------------
 

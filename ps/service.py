@@ -248,6 +248,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         chunks = aiter(request_iterator)
         header: shard_pb2.DepositHeader = await _read_header(chunks, "deposit")
         self._control.check_timeline(header.timeline)
+        self._owner.served()
         _refuse_fenced(header, self._owner.holdings.judge_deposit(header.stream, header.step, header.attempt))
         reader = PlaneReader(self._expected_deposit)
         planes: dict[str, bytes] = {}
@@ -272,6 +273,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self, request: shard_pb2.WithdrawRequest, context: Context
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
         self._control.check_timeline(request.timeline)
+        self._owner.served()
         for name, path in self._owner.holdings.store.deposit(request.stream, request.step).items():
             for chunk in plane_chunks(name, await self._owner.read(path.read_bytes)):
                 yield chunk

@@ -88,39 +88,42 @@ class Standby:
             await channel.close(None)
 
     async def _call(self, stub: Any, order: shard_pb2.Stand, backoff: Backoff) -> None:
+        """One call. What this server holds is nothing to the primary until that has sent an image, or what follows."""
         reports: Reports = asyncio.Queue()
-        self._reports = reports
-        identity = self._identity()
+        self._reports = None
+        identity, position = self._identity(), self._owner.archive.position if self._owner.loaded else 0
+        await self._owner.watermark.reach(position)
         hello = shard_pb2.ReplicaHello(
             timeline=identity.timeline,
             term=order.term,
             shard=order.shard,
             incarnation=identity.incarnation,
-            position=self._owner.archive.position if self._owner.loaded else 0,
+            position=position,
         )
         reports.put_nowait(shard_pb2.ReplicaReport(hello=hello))
         call = stub.Replicate(_outgoing(reports))
         try:
-            if hello.position:
-                self._acknowledge()
-            await self._take(aiter(call), backoff)
+            await self._take(aiter(call), reports, backoff)
         finally:
             reports.put_nowait(None)
             call.cancel()
 
-    async def _take(self, chunks: AsyncIterator[shard_pb2.ReplicaChunk], backoff: Backoff) -> None:
+    async def _take(
+        self, chunks: AsyncIterator[shard_pb2.ReplicaChunk], reports: Reports, backoff: Backoff
+    ) -> None:
         async for chunk in chunks:
             backoff.reset()
             match chunk.WhichOneof("part"):
                 case "image":
-                    await self._take_image(chunk.image, chunks)
+                    await self._take_image(chunk.image, chunks, reports)
                 case "record":
+                    self._reports = reports
                     await self._take_record(chunk.record, chunks)
                 case other:
                     raise ProtocolMismatch(f"the primary sent {other!r} where an image or a record begins")
 
     async def _take_image(
-        self, image: shard_pb2.ReplicaImage, chunks: AsyncIterator[shard_pb2.ReplicaChunk]
+        self, image: shard_pb2.ReplicaImage, chunks: AsyncIterator[shard_pb2.ReplicaChunk], reports: Reports
     ) -> None:
         log.info("receiving the image of record %d, %d bytes", image.position, image.bytes)
         receiving = self._owner.archive.snapshots.receive(image.position)
@@ -131,6 +134,7 @@ class Standby:
         finally:
             receiving.abandon()
         await self._owner.replace(image.position, tree)
+        self._reports = reports
         self._acknowledge()
 
     async def _take_record(
