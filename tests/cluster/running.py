@@ -75,7 +75,7 @@ class Run(ABC):
                 file.seek(self._offset)
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._offset += len(whole) + len(newline)
-            self._events += [json.loads(line) for line in whole.splitlines()]
+            self._events += [json.loads(line) for line in whole.splitlines() if line]
         return [e for e in self._events if kind in (None, e["event"])]
 
     def wait_for(
