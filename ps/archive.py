@@ -58,6 +58,11 @@ class Archive:
         return self.level != "memory"
 
     @property
+    def begun(self) -> bool:
+        """Whether records are logged: what is applied before is in the first image."""
+        return self._log is not None
+
+    @property
     def position(self) -> int:
         """Of the newest record; 0 before the first."""
         return self._log.position if self._log is not None else 0

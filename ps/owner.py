@@ -292,9 +292,13 @@ class Owner:
         answer: Answer = None
         news: News | None = None
         try:
+            if not self.archive.begun:
+                _check_early(record)
             answer = self.holdings.apply(record)
             news = self._news(record, answer)
-            if _changed(record, answer, shard.deltas.version != version, shard.segment != segment):
+            if self.archive.begun and _changed(
+                record, answer, shard.deltas.version != version, shard.segment != segment
+            ):
                 self._log(record, copy, monotonic_clock.now() - began)
         except Exception as error:
             answer, news = None, _failure(error) if isinstance(record, Publish) else None
@@ -438,6 +442,14 @@ class Owner:
 
 def _failure(error: Exception) -> SparsyncError:
     return error if isinstance(error, SparsyncError) else SparsyncError(f"internal error: {error!r}")
+
+
+def _check_early(record: Record) -> None:
+    """Raises: ProtocolMismatch for what needs the initial model. The rest is part of the first image."""
+    if isinstance(record, Accept | Flush | Deposit | Close | Publish):
+        raise ProtocolMismatch(
+            f"{type(record).__name__.lower()} before the initial model is in; it is to be uploaded first"
+        )
 
 
 def _changed(record: Record, answer: Answer, published: bool, began: bool) -> bool:

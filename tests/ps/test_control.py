@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
+from ps.recovery import recover
 from ps.terms import TermGuard
 from tests.ps.models import Cluster, Worker
 from tests.ps.serving import CONFIG, RUN, TIMELINE, Line, Serving, eventually, owning, place, serving
@@ -97,6 +99,33 @@ def test_a_configuration_that_is_repeated_keeps_what_the_shard_keeps(tmp_path: P
         assert server.owner.holdings.store.load_base(0)[:2] == (0, 0)
 
     play(scene, tmp_path)
+
+
+def test_what_is_decided_before_the_model_is_in_is_in_the_first_image(tmp_path: Path) -> None:
+    """A worker may be given up while another one uploads."""
+
+    async def whole() -> None:
+        async with owning(tmp_path) as owner, serving(owner, place()) as server:
+            one, two = (Worker(Cluster(1), incarnation) for incarnation in (1, 2))
+            line = Line(server.stub)
+            await line.attach()
+            await line.configure(ARRIVAL)
+            line.send(retire=shard_pb2.Retire(incarnation=1))
+            assert (await line.hear("retired")).retired.incarnation == 1
+            line.send(fence=shard_pb2.Fence(step=0, stream=2, attempt=4))
+            await line.hear("fenced")
+            line.send(snapshot=shard_pb2.SnapshotNow())
+            line.send(close=shard_pb2.Close(step=0, streams=()))
+            assert "before the initial model is in" in (await line.hear("refused")).refused.message
+            with pytest.raises(grpc.aio.AioRpcError, match="before the initial model is in"):
+                await push(server.stub, two, 1)
+            await upload(server.stub)
+            assert await push(server.stub, one, 0) == "FENCED"
+            assert owner.archive.position == 0
+
+    run(whole())
+    recovered = recover(tmp_path)
+    assert recovered is not None and recovered.holdings.shard.ledger.fences == {2: 4}
 
 
 def test_a_line_that_is_refused_counts_as_none(tmp_path: Path) -> None:
