@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -80,8 +81,9 @@ async def beat(order: dict[str, object]) -> None:
             await stub.Heartbeat(beats())
         except grpc.aio.AioRpcError as error:
             log.info("heartbeat: %s", error.details())
-        if not over.is_set():
-            await asyncio.sleep(patience.pause_s(Unreachable("the stream of beats broke")))
+        with suppress(TimeoutError):
+            pause_s = patience.pause_s(Unreachable("the stream of beats broke"))
+            await asyncio.wait_for(over.wait(), pause_s)
     await watching
     await channel.close(None)
 
