@@ -120,7 +120,7 @@ def wait_stalled(cluster: Cluster) -> dict[str, Any]:
 def test_a_server_without_space_waits_for_it(
     mode: str, by_hand: ByHand, small_disk: Mount, tmp_path: Path
 ) -> None:
-    """First it lives through it; the second time it is killed while it stands still, and comes back."""
+    """First it lives through it; the second time it is killed while it stands still, and comes back on a full disk."""
     disk = small_disk(tmp_path / "cluster-0" / "ps-0", SERVER_MIB)
     cluster = begin(by_hand, mode)
     disk.fill()
@@ -133,10 +133,10 @@ def test_a_server_without_space_waits_for_it(
     disk.fill()
     wait_stalled(cluster)
     cluster.kill_worker("ps-0")
-    disk.free()
-    disk.grow(8 * SERVER_MIB)
     cluster.start_server("ps-0")
     cluster.wait_for("moved")
+    disk.free()
+    disk.grow(8 * SERVER_MIB)
     cluster.wait_for_more_steps(3)
     check_audit(cluster, cluster.halt())
 
