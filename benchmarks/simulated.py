@@ -133,13 +133,13 @@ class Member:
             channel = open_channel(placed.address, Security(), pool="state")
             try:
                 await shard_pb2_grpc.ShardStub(channel).Upload(
-                    self._zeros(4 * LAYOUT.elements(placed.ranges))
+                    self._zeros(placed.shard, 4 * LAYOUT.elements(placed.ranges))
                 )
             finally:
                 await channel.close(None)
 
-    async def _zeros(self, size: int) -> AsyncIterator[shard_pb2.UploadChunk]:
-        header = shard_pb2.UploadHeader(timeline=self._timeline, incarnation=self._incarnation)
+    async def _zeros(self, shard: int, size: int) -> AsyncIterator[shard_pb2.UploadChunk]:
+        header = shard_pb2.UploadHeader(timeline=self._timeline, incarnation=self._incarnation, shard=shard)
         yield shard_pb2.UploadChunk(header=header)
         for chunk in plane_chunks("x", bytes(size)):
             yield shard_pb2.UploadChunk(plane=chunk)

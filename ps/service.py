@@ -115,6 +115,12 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 f"{self._control.term}"
             )
 
+    def _check_shard(self, shard: int) -> None:
+        """Raises: Unreachable where the caller means another shard, which was at this address: it will hear of that."""
+        found = self._owner.served().spec.shard
+        if shard != found:
+            raise Unreachable(f"shard {shard} is not served here, this is shard {found}")
+
     # --- workers -----------------------------------------------------------------------
 
     async def Upload(
@@ -125,6 +131,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         async for message in request_iterator:
             if message.HasField("header"):
                 self._control.check_timeline(message.header.timeline)
+                self._check_shard(message.header.shard)
                 continue
             complete = reader.feed(message.plane)
             if complete is not None:
@@ -223,6 +230,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self, request: shard_pb2.SnapshotRequest, context: Context
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
         self._control.check_timeline(request.timeline)
+        self._check_shard(request.shard)
         await self._owner.reach(0 if request.live else request.step)
         name, data = await self._owner.reveal(lambda: self._snapshot(request))
         for chunk in plane_chunks(name, data):
@@ -248,6 +256,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         chunks = aiter(request_iterator)
         header: shard_pb2.DepositHeader = await _read_header(chunks, "deposit")
         self._control.check_timeline(header.timeline)
+        self._check_shard(header.shard)
         self._owner.served()
         _refuse_fenced(header, self._owner.holdings.judge_deposit(header.stream, header.step, header.attempt))
         reader = PlaneReader(self._expected_deposit)
@@ -273,6 +282,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self, request: shard_pb2.WithdrawRequest, context: Context
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
         self._control.check_timeline(request.timeline)
+        self._check_shard(request.shard)
         self._owner.served()
         for name, path in self._owner.holdings.store.deposit(request.stream, request.step).items():
             for chunk in plane_chunks(name, await self._owner.read(path.read_bytes)):

@@ -201,7 +201,12 @@ class ShardLink:
         Raises: StaleIncarnation where no such base is retained.
         """
         request = shard_pb2.SnapshotRequest(
-            timeline=self._timeline, incarnation=self._incarnation, plane=plane, step=step, live=live
+            shard=self.shard,
+            timeline=self._timeline,
+            incarnation=self._incarnation,
+            plane=plane,
+            step=step,
+            live=live,
         )
 
         async def call(place: Place) -> Snapshot:
@@ -234,7 +239,9 @@ class ShardLink:
         """The initial parameters, this shard's part."""
 
         async def chunks() -> AsyncIterator[shard_pb2.UploadChunk]:
-            header = shard_pb2.UploadHeader(timeline=self._timeline, incarnation=self._incarnation)
+            header = shard_pb2.UploadHeader(
+                timeline=self._timeline, incarnation=self._incarnation, shard=self.shard
+            )
             yield shard_pb2.UploadChunk(header=header)
             for chunk in plane_chunks("x", plane):
                 yield shard_pb2.UploadChunk(plane=chunk)
@@ -288,6 +295,7 @@ class ShardLink:
     async def deposit(self, stream: int, step: int, attempt: int, planes: Mapping[str, bytes]) -> None:
         """Save this shard's part of a stream's state before the unit of `step`."""
         header = shard_pb2.DepositHeader(
+            shard=self.shard,
             timeline=self._timeline,
             incarnation=self._incarnation,
             stream=stream,
@@ -316,7 +324,7 @@ class ShardLink:
         Raises: StaleIncarnation as `follow`: the stream was given to another worker, which has deposited it since.
         """
         request = shard_pb2.WithdrawRequest(
-            timeline=self._timeline, incarnation=self._incarnation, stream=stream, step=step
+            shard=self.shard, timeline=self._timeline, incarnation=self._incarnation, stream=stream, step=step
         )
 
         async def call(place: Place) -> dict[str, bytes]:

@@ -457,18 +457,20 @@ class Outcome(_message.Message):
     def __init__(self, unit: _Optional[_Union[_common_pb2.Unit, _Mapping]] = ..., factor: _Optional[float] = ...) -> None: ...
 
 class SnapshotRequest(_message.Message):
-    __slots__ = ("timeline", "incarnation", "plane", "step", "live")
+    __slots__ = ("timeline", "incarnation", "plane", "step", "live", "shard")
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     PLANE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     LIVE_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
     timeline: int
     incarnation: int
     plane: str
     step: int
     live: bool
-    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., plane: _Optional[str] = ..., step: _Optional[int] = ..., live: _Optional[bool] = ...) -> None: ...
+    shard: int
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., plane: _Optional[str] = ..., step: _Optional[int] = ..., live: _Optional[bool] = ..., shard: _Optional[int] = ...) -> None: ...
 
 class UploadChunk(_message.Message):
     __slots__ = ("header", "plane")
@@ -479,12 +481,14 @@ class UploadChunk(_message.Message):
     def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., plane: _Optional[_Union[_common_pb2.PlaneChunk, _Mapping]] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
-    __slots__ = ("timeline", "incarnation")
+    __slots__ = ("timeline", "incarnation", "shard")
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
     timeline: int
     incarnation: int
-    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+    shard: int
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., shard: _Optional[int] = ...) -> None: ...
 
 class UploadReply(_message.Message):
     __slots__ = ()
@@ -499,36 +503,40 @@ class DepositChunk(_message.Message):
     def __init__(self, header: _Optional[_Union[DepositHeader, _Mapping]] = ..., plane: _Optional[_Union[_common_pb2.PlaneChunk, _Mapping]] = ...) -> None: ...
 
 class DepositHeader(_message.Message):
-    __slots__ = ("timeline", "incarnation", "stream", "step", "attempt", "planes")
+    __slots__ = ("timeline", "incarnation", "stream", "step", "attempt", "planes", "shard")
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PLANES_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
     timeline: int
     incarnation: int
     stream: int
     step: int
     attempt: int
     planes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., planes: _Optional[_Iterable[str]] = ...) -> None: ...
+    shard: int
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., attempt: _Optional[int] = ..., planes: _Optional[_Iterable[str]] = ..., shard: _Optional[int] = ...) -> None: ...
 
 class DepositReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class WithdrawRequest(_message.Message):
-    __slots__ = ("timeline", "incarnation", "stream", "step")
+    __slots__ = ("timeline", "incarnation", "stream", "step", "shard")
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
     timeline: int
     incarnation: int
     stream: int
     step: int
-    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+    shard: int
+    def __init__(self, timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., shard: _Optional[int] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ("term",)
