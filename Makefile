@@ -35,7 +35,7 @@ check: setup
 # What starts processes of several roles runs by itself: its time limits are the point.
 test: setup
 	pytest -n 2 -m "not cluster and not slow and not gpu and not root"
-	pytest -m "cluster and not slow and not gpu and not root"
+	pytest --durations=12 -m "cluster and not slow and not gpu and not root"
 
 test-all: setup
 	pytest

@@ -35,6 +35,7 @@ def test_each_unit_counts_once(train: Starter, seed: int) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_audit_bites(train: Starter, tmp_path: Path) -> None:
     """A script that pushes one unit twofold fails the audit, and the run with it."""
     script = Path(shutil.copy(AUDIT, tmp_path / "audit.py"))

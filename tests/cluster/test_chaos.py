@@ -93,6 +93,7 @@ def strike(
     return found
 
 
+@pytest.mark.slow
 def test_workers_are_killed_and_stopped(
     paced: Callable[..., Train], undisturbed: Undisturbed, environ: dict[str, str], seed: int
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import Starter
+from tests.cluster.conftest import Starter, slow
 from tests.cluster.running import command
 from wire.checkpoint import checkpoint_paths, load_manifest
 
@@ -35,7 +35,7 @@ def steps(run_dir: Path) -> list[int]:
     return [int(path.name.removeprefix("step-")) for path in checkpoint_paths(run_dir)]
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("mode", ["sync", slow("async")])
 def test_an_operator_asks_for_checkpoints_and_the_oldest_go(
     train: Starter, environ: dict[str, str], mode: str
 ) -> None:

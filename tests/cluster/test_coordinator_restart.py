@@ -94,6 +94,7 @@ def test_a_synchronous_run_goes_on_to_the_same_bits(
     equal_runs(alone, summary)
 
 
+@pytest.mark.slow
 def test_an_asynchronous_run_works_on_while_it_is_away(by_hand: ByHand, seed: int) -> None:
     """Units are accepted meanwhile, and each of the run counts once."""
     draw = random.Random(seed)
@@ -134,6 +135,7 @@ def test_two_coordinators_never_both_decide(by_hand: ByHand, tmp_path: Path) -> 
     cluster.finish()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_over_is_not_begun_again(by_hand: ByHand) -> None:
     cluster = begin(by_hand, {"run.steps": 6}, script=[PACED])
     cluster.finish()

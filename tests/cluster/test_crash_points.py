@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import Starter, slow
+from tests.cluster.conftest import Starter
 from tests.cluster.test_digests import equal_runs
 from wire.crash import POINTS, VARIABLE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 WORKER = [name for name in POINTS if name.startswith("worker.")]
-QUICK = "worker.acknowledged.after"
 
 
-@pytest.mark.parametrize("point", [QUICK, *(slow(name) for name in WORKER if name != QUICK)])
+@pytest.mark.slow
+@pytest.mark.parametrize("point", WORKER)
 def test_workers_die_at_a_crash_point(
     point: str,
     tmp_path: Path,

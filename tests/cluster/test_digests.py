@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import Starter
+from tests.cluster.conftest import Starter, slow
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 Undisturbed = Callable[[str], dict[str, Any]]
@@ -21,7 +21,9 @@ def equal_runs(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert a["params_digest"] and a["published_digest"]
 
 
-@pytest.mark.parametrize(("codec", "servers", "workers"), [("topk", 4, 1), ("topk", 1, 3), ("dense", 1, 1)])
+@pytest.mark.parametrize(
+    ("codec", "servers", "workers"), [("topk", 4, 1), slow("topk", 1, 3), ("dense", 1, 1)]
+)
 def test_machines_change_nothing(
     train: Starter, undisturbed: Undisturbed, codec: str, servers: int, workers: int
 ) -> None:

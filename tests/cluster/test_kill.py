@@ -64,6 +64,7 @@ def test_three_killed_workers_change_no_bit(
     check_events(run, summary, kills=3)
 
 
+@pytest.mark.slow
 def test_a_worker_that_leaves_hands_its_streams_over(
     train: Starter, undisturbed: Callable[[str], dict[str, Any]]
 ) -> None:

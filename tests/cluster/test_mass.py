@@ -256,7 +256,7 @@ def test_what_was_produced_is_applied_or_held(codec: str, by_hand: ByHand, proxi
 
 
 @pytest.mark.parametrize(
-    ("codec", "asked_by"), [("topk", "SIGTERM"), slow("topk", "sparsync drain"), slow("dense", "SIGTERM")]
+    ("codec", "asked_by"), [slow("topk", "SIGTERM"), slow("topk", "sparsync drain"), slow("dense", "SIGTERM")]
 )
 def test_who_leaves_takes_nothing_along(
     codec: str, asked_by: str, by_hand: ByHand, proxies: list[CutProxy]

@@ -105,6 +105,7 @@ def test_a_run_begins_with_one_worker_and_grows(by_hand: ByHand, alone: dict[str
     equal_runs(alone, end(cluster))
 
 
+@pytest.mark.slow
 def test_a_spare_steps_in(by_hand: ByHand, tmp_path: Path, environ: dict[str, str], seed: int) -> None:
     """Two streams, three workers: one waits, and takes over what a killed one carried."""
     draw = random.Random(seed)
@@ -167,6 +168,7 @@ def test_a_stopped_worker_comes_back_by_itself(frozen: str, by_hand: ByHand, alo
     assert len(cluster.events("died") + cluster.events("straggled")) == 1
 
 
+@pytest.mark.slow
 def test_a_slow_worker_loses_its_streams(by_hand: ByHand, alone: dict[str, Any], tmp_path: Path) -> None:
     """P8: it lives and beats, and a unit of it takes longer than the budget; who waits takes its streams."""
     drowsy = tmp_path / "drowsy"

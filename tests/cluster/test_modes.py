@@ -165,7 +165,7 @@ def begin(by_hand: ByHand, changes: dict[str, object], *, steps: int = STEPS, wo
     return cluster
 
 
-@pytest.mark.parametrize("mode", ["async", "quorum", slow("sync"), slow("ssp")])
+@pytest.mark.parametrize("mode", ["async", slow("quorum"), slow("sync"), slow("ssp")])
 def test_each_unit_counts_once(mode: str, by_hand: ByHand, seed: int) -> None:
     cluster = begin(by_hand, MODES[mode])
     history = History(cluster, ["w-0", "w-1", "w-2"], random.Random(seed))
@@ -209,6 +209,7 @@ def test_killed_workers_of_train_come_back(mode: str, train: Starter, seed: int)
     check_audit(run, summary)
 
 
+@pytest.mark.slow
 def test_the_audit_bites_in_async(train: Starter, tmp_path: Path) -> None:
     """A unit that counts twice is found, and no other."""
     script = Path(shutil.copy(AUDIT, tmp_path / "audit.py"))
@@ -236,7 +237,7 @@ def proxies() -> Iterator[Proxies]:
         proxy.close()
 
 
-@pytest.mark.parametrize("mode", ["async", slow("sync"), slow("ssp")])
+@pytest.mark.parametrize("mode", [slow("async"), slow("sync"), slow("ssp")])
 def test_a_unit_that_stands_on_one_shard_only(mode: str, by_hand: ByHand, proxies: Proxies) -> None:
     """Its worker is stopped before the other shard has it; another redoes it there; then the first goes on.
 

@@ -27,10 +27,10 @@ def killed(process: str) -> str:
 
 
 VICTIMS = [
-    ("coordinator",),
-    ("ps-1",),
-    ("coordinator", "ps-0"),
     ("coordinator", "ps-0", "ps-1", "worker-1"),
+    slow(("coordinator",)),
+    slow(("ps-1",)),
+    slow(("coordinator", "ps-0")),
     slow(("ps-0", "ps-1")),
     slow(("coordinator", "ps-0", "ps-1")),
 ]
@@ -56,6 +56,7 @@ def test_whoever_is_killed_the_bits_stay(
     assert bool(run.events("died")) == ("worker-1" in victims), run.story()
 
 
+@pytest.mark.slow
 def test_with_a_standby_a_server_is_replaced_and_begins_again_as_one(
     train: Starter, undisturbed: Undisturbed, seed: int
 ) -> None:
@@ -78,7 +79,7 @@ def test_with_a_standby_a_server_is_replaced_and_begins_again_as_one(
     ("changes", "told"),
     [
         ({"durability.ack": "memory"}, "ps-0 was killed by SIGKILL; the run ends"),
-        ({"cluster.restarts": 0}, "ps-0 was killed by SIGKILL; the run ends"),
+        slow({"cluster.restarts": 0}, "ps-0 was killed by SIGKILL; the run ends"),
     ],
     ids=["in memory alone", "no restarts"],
 )
@@ -93,7 +94,7 @@ def test_a_server_that_is_not_started_again_ends_the_run(
     assert told in ended.talk
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 1.0])
+@pytest.mark.parametrize("pause_s", [0.0, slow(1.0)])
 def test_an_interrupt_while_the_coordinator_is_being_started_is_over_in_time(
     train: Starter, pause_s: float
 ) -> None:

@@ -41,6 +41,7 @@ def checkpoints(out: Path) -> list[int]:
     )
 
 
+@pytest.mark.slow
 def test_two_halves_make_the_run(train: Starter, undisturbed: Callable[[str], dict[str, Any]]) -> None:
     """On other numbers of servers and workers; the learning rate does not depend on the length of the run."""
     changes = {"run.steps": 10, "run.checkpoint_every": 4, "durability.stream_state_every": 3}
@@ -136,6 +137,7 @@ def test_a_run_cut_in_three_is_the_run_bit_for_bit(
     assert len(contents(third.out / last)) > 4, "moments and streams are among them"
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_anywhere_and_the_older_checkpoint_is_taken(
     train: Starter, environ: dict[str, str], seed: int
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import ByHand, Starter
+from tests.cluster.conftest import ByHand, Starter, slow
 from tests.cluster.roles import Cluster, wait_since
 from tests.cluster.running import seconds_until
 from tests.cluster.test_digests import equal_runs
@@ -64,7 +64,7 @@ def primary_of(cluster: Cluster, shard: int) -> str:
     return str(next(s["name"] for s in servers if s["shard"] == shard and s["role"] == "primary"))
 
 
-@pytest.mark.parametrize("level", ["os", "disk"])
+@pytest.mark.parametrize("level", ["os", slow("disk")])
 def test_a_killed_server_comes_back(by_hand: ByHand, alone: dict[str, Any], level: str, seed: int) -> None:
     draw = random.Random(seed)
     cluster = begin(by_hand, changes={"durability.ack": level})
@@ -82,6 +82,7 @@ def test_a_killed_server_comes_back(by_hand: ByHand, alone: dict[str, Any], leve
     assert len(cluster.events("moved")) == 2 and not cluster.events("died")
 
 
+@pytest.mark.slow
 def test_a_standby_takes_over(by_hand: ByHand, alone: dict[str, Any], seed: int) -> None:
     """Twice: the second time from the standby that the killed primary has become."""
     draw = random.Random(seed)

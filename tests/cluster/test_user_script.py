@@ -28,6 +28,7 @@ def test_the_example_trains(train: Starter, text: Path) -> None:
     assert "validation loss" in printed
 
 
+@pytest.mark.slow
 def test_a_model_of_all_sorts(train: Starter, seed: int) -> None:
     """Buffers, dropout; frozen, tied, bfloat16, unused and sparsely updated parameters; whoever computes or dies."""
     script, draw = [SCRIPTS / "all_sorts.py"], random.Random(seed)
@@ -69,6 +70,7 @@ def test_each_sample_counts_once_an_epoch(train: Starter) -> None:
     assert orders[0] != orders[1]
 
 
+@pytest.mark.slow
 def test_scaler_and_state_over_a_resume(train: Starter) -> None:
     """An overflow is an empty unit; the scaler and the objects of `state=` go on where they were."""
     script, flags = [SCRIPTS / "scaled.py"], ["--workers", "2", "--servers", "1"]
