@@ -111,6 +111,7 @@ def test_the_coordinator_dies_while_a_standby_takes_over(by_hand: ByHand, first:
         cluster.wait_for("promoted", limit_s=LONG_S)
         cluster.kill_worker(COORDINATOR)
     cluster.start_coordinator_again()
+    cluster.wait_until("it serves again", lambda status: status["run"], limit_s=LONG_S)
     cluster.wait_for("promoted", limit_s=LONG_S)
     cluster.wait_for_more_steps(3, limit_s=LONG_S)
     cluster.start_server(primary)

@@ -82,6 +82,7 @@ class Machine(Cluster):
         self, disk: Disk, counted: Path, settings: dict[str, object], environ: dict[str, str]
     ) -> None:
         self.disk, self._counted = disk, counted
+        self.settings = settings
         super().__init__(
             disk.place / "cluster",
             settings,
@@ -188,12 +189,14 @@ def test_what_was_acknowledged_at_os_and_is_lost_is_noticed(
     assert saved > 0
     resumed = Train(
         machine.out,
-        {},
+        machine.settings,
         flags=["--resume", str(machine.out)],
         script=[COUNTED],
         environ={**environ, "COUNTED": os.devnull},
     )
     try:
-        check_audit(resumed, resumed.finish(LONG_S))
+        summary = resumed.finish(LONG_S)
+        since = {"units_settled": STREAMS * saved + summary["units_settled"]}  # it counts its own
+        check_audit(resumed, {**summary, **since})
     finally:
         resumed.end()
