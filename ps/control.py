@@ -92,6 +92,8 @@ class Control:
         self._line: Events | None = None
         self._events: Events | None = None
         """The line again, once the state was told on it."""
+        self._meanwhile: list[News] = []
+        """What was revealed between the reading of the state and its telling: told behind it, maybe a second time."""
         self.attached = asyncio.Event()
         self.term = 0
 
@@ -258,14 +260,21 @@ class Control:
         recorded: the standby that the coordinator has recorded as in sync; that another one is, was not heard.
         """
 
+        if self._line is events:
+            self._events = None
+            self._meanwhile.clear()
+
         def tell(state: shard_pb2.ShardState) -> None:
-            if self._line is events:
-                self._events = events
             state.standby = self._owner.replication.in_sync if state.configured else 0
             events.put_nowait(shard_pb2.ShardEvent(state=state))
             events.put_nowait(_ALIVE)  # from now on silence means something
             if state.standby not in (0, recorded):
                 events.put_nowait(news_to_proto(InSync(state.standby)))
+            if self._line is events:
+                self._events = events
+                for news in self._meanwhile:
+                    self._tell(news)
+                self._meanwhile.clear()
 
         if self._owner.serves:
             await self._owner.begin_reveal(lambda: self._state(low), tell)
@@ -295,6 +304,8 @@ class Control:
         line = self._line if isinstance(news, InSync | Parted | str) else self._events
         if line is not None:
             line.put_nowait(news_to_proto(news))
+        elif self._line is not None:
+            self._meanwhile.append(news)
 
     # --- checkpoints ----------------------------------------------------------------------------------
 

@@ -637,3 +637,28 @@ def test_a_step_has_the_same_bits_however_much_is_kept_decoded(
     assert all_kept == [True] * STREAMS
     assert some_kept == [True] * kept + [False] * (STREAMS - kept)
     assert found == expected
+
+
+def test_nothing_is_revealed_unheard_while_the_state_is_told(tmp_path: Path) -> None:
+    """A unit that is accepted between the reading of the state and its telling is in neither by itself."""
+
+    async def scene(server: Serving) -> None:
+        (one, _), line = workers(), Line(server.stub)
+        await line.attach()
+        await line.configure(ARRIVAL)
+        await upload(server.stub)
+        begin_reveal = server.owner.begin_reveal
+
+        async def slowly(function: Callable[[], object], reveal: Callable[[object], None]) -> None:
+            read: list[object] = []
+            await begin_reveal(function, read.append)
+            assert await push(server.stub, one, 0) == "ACCEPTED"
+            reveal(read[0])
+
+        server.owner.begin_reveal = slowly  # type: ignore[method-assign, assignment]
+        again = Line(server.stub)
+        assert not (await again.attach()).accepted
+        assert (await again.hear("accepted")).accepted.unit.stream == 0
+        await again.hear("published")
+
+    play_server(scene, tmp_path)
