@@ -96,6 +96,7 @@ class Core:
             e.LineRefused: self.servers.refused,
             e.StandbyInSync: lambda event, now: self.servers.standbys.in_sync(event),
             e.StandbyParted: lambda event, now: self.servers.standbys.parted(event),
+            e.StandbyLeft: lambda event, now: self.servers.standbys.left(event),
             e.ShardStalled: lambda event, now: self.servers.stalled(event),
             e.ShardConfigured: lambda event, now: self.model.configured(event.shard),
             e.ShardRestored: lambda event, now: self.model.restored(),

@@ -131,7 +131,8 @@ class ShardAttached:
     """The line to a shard's primary is open and it told its state; or it has become the primary, and told it anew.
 
     `accepted`: the units that it holds and that may not be counted. `clock`: every unit of earlier steps stands there;
-    None: not told. `standing`: it does not know yet that it is the primary. `standby`: the one that it waits for, or 0.
+    None: not told. `standing`: it does not know yet that it is the primary. `standby`: the one that it waits for, or 0;
+    `recorded`: the one that the line began with, as in sync.
     """
 
     shard: int
@@ -143,6 +144,7 @@ class ShardAttached:
     clock: int | None = None
     standing: bool = False
     standby: int = 0
+    recorded: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,14 @@ class StandbyParted:
     standby: int
     reason: str
     diverged: bool = False
+
+
+@dataclass(frozen=True)
+class StandbyLeft:
+    """The answer to the word that ends a primary's waiting for its standby."""
+
+    shard: int
+    standby: int
 
 
 @dataclass(frozen=True)
@@ -353,6 +363,7 @@ Event = (
     | LineBroken
     | StandbyInSync
     | StandbyParted
+    | StandbyLeft
     | ShardStalled
     | ShardConfigured
     | ShardRestored

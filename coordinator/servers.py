@@ -108,6 +108,7 @@ class Servers:
         else:
             term = desk.state.placement[shard].term + 1
             desk.decide(r.Moved(shard, event.address, member.incarnation, term))
+            self.standbys.line_over(shard)
             desk.note("moved", shard=shard, name=member.name, address=event.address, term=term)
         desk.note("rejoined", role="ps", name=member.name, incarnation=member.incarnation, pid=event.pid)
         desk.answer(event.key, a.Joined(member.incarnation))
@@ -247,6 +248,8 @@ class Servers:
         member = self._desk.state.members.get(event.incarnation)
         if member is not None and member.present:
             self.presence.broke(event.incarnation, event.reason, now)
+            if (shard := self._desk.state.shard_of(event.incarnation)) is not None:
+                self.standbys.line_over(shard)
 
     def refused(self, event: e.LineRefused, now: float) -> None:
         """A server ends its line with an error of its own. It may be started again; that it goes on so helps nobody."""

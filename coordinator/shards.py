@@ -77,6 +77,7 @@ class ShardLine:
         """For checkpoints: planes that would hold up a fence on the line of commands."""
         self._commands: Commands = asyncio.Queue()
         self._over = False
+        self._recorded = NONE
         self.version = 0
         self.delta_bytes = 0
 
@@ -207,12 +208,13 @@ class ShardLine:
     def _open(self) -> AsyncIterator[shard_pb2.ShardEvent]:
         self._begin_commands()
         shard, state = self._serves, self._state
+        self._recorded = NONE if shard is None else state.in_sync_of(shard)
         attach = shard_pb2.Attach(
             run=state.run,
             timeline=state.timeline,
             low=state.low,
             shard_term=NONE if shard is None else state.placement[shard].term,
-            standby=NONE if shard is None else state.in_sync_of(shard),
+            standby=self._recorded,
         )
         self._commands.put_nowait(self._command(attach=attach))
         return aiter(self._control.Control(self._outgoing(self._commands)))
@@ -260,6 +262,8 @@ class ShardLine:
             case "parted":
                 p = event.parted
                 self._hear(e.StandbyParted(shard, p.standby, p.reason, p.diverged))
+            case "alone":
+                self._hear(e.StandbyLeft(shard, event.alone.standby))
             case "stalled":
                 self._hear(e.ShardStalled(shard, event.stalled.reason))
             case "refused":
@@ -276,6 +280,7 @@ class ShardLine:
             clock=state.clock if state.HasField("clock") else None,
             standing=state.standing,
             standby=state.standby,
+            recorded=self._recorded,
         )
 
     def _is_over(self) -> bool:

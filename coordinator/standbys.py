@@ -22,6 +22,8 @@ class Standbys:
     def __init__(self, desk: Desk, presence: Presence) -> None:
         self._desk = desk
         self._presence = presence
+        self._leaving: dict[int, int] = {}
+        """Shard -> the standby that its primary was told to wait for no more, until it answers or the word is lost."""
 
     # --- following -----------------------------------------------------------------------
 
@@ -74,21 +76,35 @@ class Standbys:
     def told(self, event: e.ShardAttached) -> None:
         """A primary's line is open: whom it waits for.
 
-        That it waits is no news, for it was told so; here the word that ends it may be on its way already.
+        That it waits is no news, for it was told so; here the word that ends it may be on its way already. A word that
+        was said before this line began is lost: the line began without that standby.
         """
+        if self._leaving.get(event.shard) != event.recorded:
+            self.line_over(event.shard)
         standby = self._desk.state.standbys.get(event.shard)
         if standby is not None and standby.in_sync and standby.incarnation != event.standby:
             self._part(event.shard, "its primary waits for it no more")
             self.stand(event.shard)
 
     def in_sync(self, event: e.StandbyInSync) -> None:
-        """A primary waits for its standby from now on."""
+        """A primary waits for its standby from now on. Before it has told its state this counts for nothing yet."""
+        if not self._presence.here(self._desk.state.placement[event.shard].incarnation):
+            return  # it is told again behind the state
         standby = self._desk.state.standbys.get(event.shard)
         if standby is None or standby.incarnation != event.standby:
             self._leave_alone(event.shard, event.standby)
-        elif not standby.in_sync:
+        elif not standby.in_sync and self._leaving.get(event.shard) != event.standby:  # else an older word
             self._desk.decide(r.InSynced(event.shard, event.standby))
             self._desk.note("in_sync", shard=event.shard, name=self._desk.name_of(event.standby))
+
+    def left(self, event: e.StandbyLeft) -> None:
+        """A primary waits for its standby no more; what it tells of it from now on is new."""
+        if self._leaving.get(event.shard) == event.standby:
+            del self._leaving[event.shard]
+
+    def line_over(self, shard: int) -> None:
+        """No word of the old line is heard or obeyed any more; the next one begins with what is recorded."""
+        self._leaving.pop(shard, None)
 
     def parted(self, event: e.StandbyParted) -> None:
         """A primary waits in vain: let it go on alone, and have the standby begin anew."""
@@ -133,6 +149,7 @@ class Standbys:
             self._leave_alone(shard, standby.incarnation)
 
     def _leave_alone(self, shard: int, standby: int) -> None:
+        self._leaving[shard] = standby
         self._desk.actions.append(a.Command(shard, a.LeaveAlone(standby)))
 
     # --- taking over ---------------------------------------------------------------------
@@ -145,6 +162,7 @@ class Standbys:
         placed, new = state.placement[shard], state.members[state.standbys[shard].incarnation]
         term = placed.term + 1
         self._desk.decide(r.Promoted(shard, new.incarnation, new.address, term, reason))
+        self.line_over(shard)
         self._desk.note("promoted", shard=shard, name=new.name, address=new.address, term=term, reason=reason)
         self.dismiss(placed.incarnation, f"server {new.name} has taken its shard over: {reason}")
         self._desk.actions.append(a.CommandServer(new.incarnation, a.Promote(term)))

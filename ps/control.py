@@ -203,6 +203,7 @@ class Control:
                 await self._tell_state(0, events)
             case "alone":
                 self._owner.replication.alone(command.alone.standby)
+                answer(alone=command.alone)
             case "dismiss":
                 self._dismiss(command.dismiss.reason)
             case "finish":

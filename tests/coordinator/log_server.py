@@ -113,7 +113,7 @@ class Server:
                     if self.configured and not self.serves:
                         self.serve()
                 self.link = link
-                self.tell_state(link)
+                self.tell_state(link, standby)
             case a.ConfigureShard():
                 self.configured = self.serves = True
                 self.tell(e.ShardConfigured(self.world.state.shard_of(self.incarnation) or 0))
@@ -128,22 +128,25 @@ class Server:
                 self.tell_state(link)
             case a.LeaveAlone(standby):
                 self.alone(standby)
+                self.tell(e.StandbyLeft(self.world.state.shard_of(self.incarnation) or 0, standby))
             case a.Dismiss(incarnation):
                 if incarnation == self.incarnation:
                     self.die()
                 else:
                     link.over = True
 
-    def tell_state(self, link: Link) -> None:
+    def tell_state(self, link: Link, recorded: int = 0) -> None:
         """What this server is, once all that its state shows is acknowledged."""
         if self.link is not link:
             return
         if self.serves and self.waiting:
-            self.world.after(0.1, lambda: self.tell_state(link), self)
+            self.world.after(0.1, lambda: self.tell_state(link, recorded), self)
             return
         standing = self.order is not None
         standby = self.waits_for if self.waits_for is not None and self.recorded and not self.parting else 0
         link.tell(("state", self.incarnation, self.serves and self.configured, standing, standby))
+        if standby not in (0, recorded):
+            link.tell(e.StandbyInSync(self.world.state.shard_of(self.incarnation) or 0, standby))
 
     def serve(self) -> None:
         self.serves = True

@@ -32,6 +32,7 @@ class Link:
         self.world, self.incarnation, self.dismissed = world, incarnation, dismissed
         self.address = world.state.members[incarnation].address
         self.over = False
+        self.recorded = 0
         self.server: Server | None = None
         self.up = self.down = Line(world, lambda message: None)
         self.open()
@@ -53,8 +54,8 @@ class Link:
         shard = state.shard_of(self.incarnation)
         term = 0 if shard is None else state.placement[shard].term
         standby = state.standbys.get(shard) if shard is not None else None
-        told = standby.incarnation if standby is not None and standby.in_sync else 0
-        self.send(("attach", term, told))
+        self.recorded = standby.incarnation if standby is not None and standby.in_sync else 0
+        self.send(("attach", term, self.recorded))
 
     def send(self, command: Any) -> None:
         state = self.world.state
@@ -89,7 +90,13 @@ class Link:
                     self.world.hear(e.ServerAttached(self.incarnation, incarnation))
                 else:
                     told = e.ShardAttached(
-                        shard, incarnation, configured, 0, standing=standing, standby=standby
+                        shard,
+                        incarnation,
+                        configured,
+                        0,
+                        standing=standing,
+                        standby=standby,
+                        recorded=self.recorded,
                     )
                     self.world.hear(told)
             case e.ServerAlive():

@@ -461,6 +461,18 @@ def test_what_a_line_begins_with_is_not_news() -> None:
     assert not run.core.state.standbys[0].in_sync
 
 
+def test_an_older_word_of_being_in_sync_is_not_taken_for_a_newer_one() -> None:
+    """Told before the primary heard that it waits no more: it may acknowledge alone by now."""
+    run = standing_by()
+    run.hear(e.StandbyParted(0, 5, "reset"))
+    assert run.hear(e.StandbyInSync(0, 5)) == []
+    run.hear(e.StandbyLeft(0, 5))
+    assert run.records(run.hear(e.StandbyInSync(0, 5))) == [r.InSynced(0, 5)]
+    run.hear(e.StandbyParted(0, 5, "reset"), e.LineBroken(1, "reset"))
+    run.attach(0)
+    assert run.records(run.hear(e.StandbyInSync(0, 5))) == [r.InSynced(0, 5)]
+
+
 def test_who_waits_for_a_stranger_is_told_not_to() -> None:
     run = standing_by()
     assert run.hear(e.StandbyInSync(0, 99)) == [a.Command(0, a.LeaveAlone(99))]

@@ -54,6 +54,7 @@ def test_no_command_waits_for_a_standby_that_the_next_one_parts_from(tmp_path: P
         await eventually(lambda: server.owner.archive.position == 2)
         line.send(alone=shard_pb2.Alone(standby=STANDBY + 1))
         line.send(alone=shard_pb2.Alone(standby=STANDBY))
+        assert (await line.hear("alone")).alone.standby == STANDBY + 1
         assert (await line.hear("settled")).settled.version == 1
         assert not (await line.hear("fenced")).fenced.accepted
 

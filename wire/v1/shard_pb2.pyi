@@ -169,7 +169,7 @@ class Finish(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class ShardEvent(_message.Message):
-    __slots__ = ("state", "accepted", "fenced", "settled", "configured", "refused", "retired", "began", "published", "alive", "in_sync", "parted", "stalled")
+    __slots__ = ("state", "accepted", "fenced", "settled", "configured", "refused", "retired", "began", "published", "alive", "in_sync", "parted", "stalled", "alone")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
@@ -183,6 +183,7 @@ class ShardEvent(_message.Message):
     IN_SYNC_FIELD_NUMBER: _ClassVar[int]
     PARTED_FIELD_NUMBER: _ClassVar[int]
     STALLED_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
     state: ShardState
     accepted: Accepted
     fenced: Fenced
@@ -196,7 +197,8 @@ class ShardEvent(_message.Message):
     in_sync: InSync
     parted: Parted
     stalled: Stalled
-    def __init__(self, state: _Optional[_Union[ShardState, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., retired: _Optional[_Union[Retired, _Mapping]] = ..., began: _Optional[_Union[Began, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., alive: _Optional[_Union[Alive, _Mapping]] = ..., in_sync: _Optional[_Union[InSync, _Mapping]] = ..., parted: _Optional[_Union[Parted, _Mapping]] = ..., stalled: _Optional[_Union[Stalled, _Mapping]] = ...) -> None: ...
+    alone: Alone
+    def __init__(self, state: _Optional[_Union[ShardState, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., retired: _Optional[_Union[Retired, _Mapping]] = ..., began: _Optional[_Union[Began, _Mapping]] = ..., published: _Optional[_Union[Published, _Mapping]] = ..., alive: _Optional[_Union[Alive, _Mapping]] = ..., in_sync: _Optional[_Union[InSync, _Mapping]] = ..., parted: _Optional[_Union[Parted, _Mapping]] = ..., stalled: _Optional[_Union[Stalled, _Mapping]] = ..., alone: _Optional[_Union[Alone, _Mapping]] = ...) -> None: ...
 
 class ShardState(_message.Message):
     __slots__ = ("incarnation", "configured", "version", "accepted", "step", "segment", "term", "standby", "standing", "clock")
