@@ -202,8 +202,8 @@ class Control:
                 await self._promote(command.promote.term)
                 await self._tell_state(0, events)
             case "alone":
+                answer(alone=command.alone)  # before what follows tells that the standby is in sync again
                 self._owner.replication.alone(command.alone.standby)
-                answer(alone=command.alone)
             case "dismiss":
                 self._dismiss(command.dismiss.reason)
             case "finish":
