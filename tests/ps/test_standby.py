@@ -279,8 +279,9 @@ def test_a_standby_that_was_started_again_is_no_primary_and_takes_an_image(tmp_p
         await pair.stand()
         await pair.push(0, 1)
         await pair.level()
-        pair.lines[0].send(alone=shard_pb2.Alone(standby=SECOND))
         await pair.two.standby.stop()
+        await pair.hear("parted")
+        pair.lines[0].send(alone=shard_pb2.Alone(standby=SECOND))
         pair.two.owner.archive.close()
         recovered = recover(tmp_path / "two")
         assert recovered is not None
