@@ -185,6 +185,7 @@ class Owner:
         self.watermark.written(recovered.position)
         if replicas:
             self.watermark.wait_for(ANYBODY, 0)
+            self.replication.want()
 
     async def _open(self) -> None:
         """Every version so far may be seen, once it is safe: a restart or a promotion makes nothing safer."""
@@ -315,6 +316,8 @@ class Owner:
         position = self.archive.append(pieces, seconds=seconds)
         if self.replication.wanted:
             self.replication.offer(position, b"".join(pieces))
+        else:
+            self._window.clear(position)
         store = self.holdings.store
         if discarded := store.take_discarded():
             self._call(self.watermark.when, position, lambda: store.unlink(discarded))

@@ -168,8 +168,12 @@ class Replication:
 
     @property
     def wanted(self) -> bool:
-        """Whether records are to be offered."""
+        """Whether records are to be offered; else the window is to be cleared with each."""
         return self._loop is not None
+
+    def want(self) -> None:
+        """A standby calls, or one that followed the same log is about to."""
+        self._loop = asyncio.get_running_loop()
 
     def offer(self, position: int, payload: bytes) -> None:
         """One more record stands in the log."""
@@ -203,7 +207,7 @@ class Replication:
                 f"standby {standby} calls, this primary waits for standby {waited_for} until the coordinator has "
                 "recorded that it is not in sync; call again"
             )
-        self._loop = asyncio.get_running_loop()
+        self.want()
         self._standby = standby
         self._call += 1
         self._held = None

@@ -37,6 +37,8 @@ class Primary:
         self.log.append(record)
         if self.replication.wanted:
             self.replication.offer(len(self.log), record)
+        else:
+            self.window.clear(len(self.log))
         return len(self.log)
 
     def write(self, records: int) -> None:
@@ -151,6 +153,7 @@ class World:
         self.primary: Primary | None = None
         self.disk: list[bytes] = []
         self._records = 0
+        self._begun = False
         self.start_primary()
 
     def close(self) -> None:
@@ -174,8 +177,10 @@ class World:
     def start_primary(self, imaged: int = 0) -> None:
         """On what its disk holds; it serves once the coordinator says so."""
         self.primary = Primary(self.disk, imaged, self._tell)
-        if self.disk:
+        if self._begun:
             self.primary.watermark.wait_for(ANYBODY, 0)
+            self.primary.replication.want()
+        self._begun = True
         self._attached = None
 
     def kill_primary(self, kept: int) -> None:
@@ -229,26 +234,33 @@ class World:
         replication.recorded(standby)
         primary = self._primary()
         position = len(primary.log)
+
+        def tell() -> None:
+            now = replication.in_sync
+            line.events.append(("state", now))
+            if now not in (0, standby):
+                line.events.append(InSync(now))
+
         self._reveal_later(primary, position)
-        primary.watermark.when(position, lambda: line.events.append(("state", replication.in_sync)))
+        primary.watermark.when(position, tell)
 
     def listen(self) -> None:
         """The coordinator takes the first event."""
         assert self.line is not None
         match self.line.events.popleft():
-            case ("state", 0):
-                if self.in_sync:
+            case ("state", standby):
+                if self.in_sync and standby != self.incarnation:
                     self.part()
-            case ("state", standby) | InSync(standby):
+            case InSync(standby):
                 if standby != self.incarnation:
                     self._alone(standby)
                 else:
                     self.in_sync = True
             case Parted(standby):
-                if standby == self.incarnation and self.in_sync:
-                    self.part()
-                else:
+                if standby != self.incarnation:
                     self._alone(standby)
+                elif self.in_sync:
+                    self.part()
         self.check()
 
     def part(self) -> None:

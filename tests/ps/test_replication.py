@@ -5,6 +5,7 @@ Scenarios by hand, then random histories of tests/ps/replicated.py, in which eve
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -25,6 +26,19 @@ def test_a_standby_follows_no_record_that_the_primary_may_lose() -> None:
             w.run(act)
         w.run(w.break_call)
         for _ in range(3):
+            w.run(w.apply)
+        w.settle()
+
+
+@pytest.mark.parametrize("records", [1, 2])
+def test_what_a_primary_applies_before_its_standby_calls_again_is_sent(records: int) -> None:
+    """The last record before everybody waits for its acknowledgement may be the one that nobody asked for yet."""
+    with world() as w:
+        w.run(w.apply)
+        w.settle()
+        w.run(lambda: w.kill_primary(0))
+        w.run(w.start_primary)
+        for _ in range(records):
             w.run(w.apply)
         w.settle()
 
