@@ -208,6 +208,7 @@ def test_a_connection_that_breaks_is_told_and_waited_for_until_the_coordinator_s
         done, _ = await asyncio.wait({pushing}, timeout=1.5)
         assert not done, "it is recorded as in sync: without it nothing is acknowledged"
         pair.lines[0].send(alone=shard_pb2.Alone(standby=SECOND))
+        assert (await pair.lines[0].hear("alone")).alone.standby == SECOND
         await pushing
         assert (await pair.hear("in_sync")).in_sync.standby == SECOND
         await pair.level()
@@ -282,6 +283,7 @@ def test_a_standby_that_was_started_again_is_no_primary_and_takes_an_image(tmp_p
         await pair.two.standby.stop()
         await pair.hear("parted")
         pair.lines[0].send(alone=shard_pb2.Alone(standby=SECOND))
+        assert (await pair.lines[0].hear("alone")).alone.standby == SECOND
         pair.two.owner.archive.close()
         recovered = recover(tmp_path / "two")
         assert recovered is not None
