@@ -40,7 +40,7 @@ from ps.snapshots import Saved
 from ps.watermark import Watermark
 from wire.clock import monotonic_clock
 from wire.codec.base import frame_bytes
-from wire.errors import Busy, ProtocolMismatch, SparsyncError, Unreachable
+from wire.errors import Busy, ProtocolMismatch, ServerLost, SparsyncError, Unreachable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -402,6 +402,17 @@ class Owner:
                     return None
                 await self._published.wait()
             return None
+
+    async def check_reached(self, version: int) -> None:
+        """A follower holds `version`. Raises: ServerLost where this shard is behind it."""
+        async with self._published:
+            await self._published.wait_for(lambda: self.loaded or self._over)
+        shard = self.served()
+        if version > shard.deltas.version:
+            raise ServerLost(
+                f"shard {shard.spec.shard} is at version {shard.deltas.version}, a worker holds version {version}: the "
+                "server has lost what it had published (durability.ack is below disk?); resume the newest checkpoint"
+            )
 
     async def reach(self, step: int) -> None:
         """Wait until every step before `step` is closed."""

@@ -201,6 +201,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self._control.check_timeline(request.timeline)
         self._check_term(request.term)
         version = request.from_version
+        await self._owner.check_reached(version)
         while request.until_version == 0 or version < request.until_version:
             delta = await self._owner.delta(version)
             if delta is None:

@@ -100,12 +100,12 @@ class Snapshots:
         """Remove everything: the shard is another one's now."""
         self._remove(self._home.iterdir())
 
-    def adopt(self, partial: Path, path: Path) -> None:
-        """Give a durable file its name, and drop what is too old."""
+    def adopt(self, partial: Path, path: Path, *, alone: bool = False) -> None:
+        """Give a durable file its name, and drop what is too old; `alone`: all others, which are of another history."""
         partial.rename(path)
         _sync_directory(self._home)
         crash_point("ps.snapshot.after")
-        kept = self.positions()[-KEPT:]
+        kept = [int(path.stem)] if alone else self.positions()[-KEPT:]
         old = [self._path(position) for position in self.positions() if position not in kept]
         damaged = [other for other in self._home.glob("*.damaged") if int(other.stem) < kept[0]]
         self._remove([*old, *damaged])
@@ -139,24 +139,24 @@ class Receiver:
             self.write(piece)
 
     def finish(self) -> Tree:
-        """All bytes are here: the tree, after it was verified; the image counts from now on.
+        """All bytes are here: the tree, after it was verified; from now on the image counts, and no other one here.
 
         Raises: DamagedFile; nothing is left of the image then.
         """
         try:
             tree = decode(self._partial)
-            self.seal()
+            self.seal(alone=True)
         except BaseException:
             self.abandon()
             raise
         return tree
 
-    def seal(self) -> None:
-        """Make durable what was written, and have it count."""
+    def seal(self, *, alone: bool = False) -> None:
+        """Make durable what was written, and have it count; `alone`: instead of all that are here."""
         os.fsync(self._file.fileno())
         self._file.close()
         crash_point("ps.snapshot.written")
-        self._snapshots.adopt(self._partial, self._path)
+        self._snapshots.adopt(self._partial, self._path, alone=alone)
 
     def abandon(self) -> None:
         """No more bytes come. A repeat changes nothing."""

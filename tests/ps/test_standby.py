@@ -296,6 +296,7 @@ def test_a_standby_that_was_started_again_is_no_primary_and_takes_an_image(tmp_p
                 line.send(stand=shard_pb2.Stand(shard=0, address=pair.one.address, term=1))
                 assert (await pair.hear("in_sync")).in_sync.standby == SECOND
                 await pair.push(2)
+                await eventually(lambda: not pair.one.owner.shard.backlog.units)
                 await eventually(lambda: owner.watermark.position == pair.one.owner.archive.position)
                 assert digest_of(two) == digest_of(pair.one)
 
