@@ -7,13 +7,14 @@ ones the real leases and delta queues say what comes next, one unit after the ot
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coordinator import actions as a
 from coordinator import events as e
 from ps.ledger import Verdict
 from tests.coordinator import mass
+from tests.coordinator.calls import Calls, Following
 from tests.coordinator.ground import LAYOUT, Broken, Line, commit_of
 from tests.coordinator.jobs import Jobs
 from wire.errors import SparsyncError
@@ -23,7 +24,6 @@ from worker.leases import Lease, LeaseWork
 from worker.streams import Kind, Task
 
 if TYPE_CHECKING:
-    from tests.coordinator.server import Shard
     from tests.coordinator.world import World
 
 UNITS_UNDER_WAY = 2
@@ -63,15 +63,17 @@ class Worker:
         self.step = -1
         self.versions: list[int] = []
         self.clocks: list[int] = []
-        self.queues = DeltaQueues(len(world.shards))
-        self.lines: list[Line] = []
+        self.servers = world.rules.servers
+        self.calls = Calls(self)
+        self.queues = DeltaQueues(self.servers)
+        self.followings: list[Following] = []
         # work
         self.jobs = Jobs(self)
         self.work = LeaseWork(world.rules.units_per_step)
         self.first = self.final = self.occupied = False
         self.under_way: Counter[int] = Counter()
         self.begun: set[int] = set()
-        self.lane = mass.Lane(len(world.shards))
+        self.lane = mass.Lane(self.servers)
         self.farewell = mass.farewell(self, NOWHERE)
         self.parted = self.unsure = self.leaves = False
         self.join()
@@ -106,15 +108,25 @@ class Worker:
             self.die(silent=False)
         elif self.told or self.ready:
             return  # the answer to a repeat
-        elif value.upload:
-            self.told = True
-            self.world.after(self.world.random.uniform(0.1, 1.0), self.uploaded, self)
         else:
-            self.become_ready()
+            self.calls.places = [(placed.address, placed.term) for placed in value.placement]
+            if value.upload:
+                self.told = True
+                self.world.after(self.world.random.uniform(0.1, 1.0), self.upload, self)
+            else:
+                self.become_ready()
 
-    def uploaded(self) -> None:
-        self.report(e.Uploaded(self.incarnation))
-        self.become_ready()
+    def upload(self) -> None:
+        waiting = set(range(self.servers))
+
+        def there(shard: int) -> None:
+            waiting.discard(shard)
+            if not waiting:
+                self.report(e.Uploaded(self.incarnation))
+                self.become_ready()
+
+        for shard in range(self.servers):
+            self.calls.ask(shard, lambda server, reply: server.upload(reply), lambda _, s=shard: there(s))
 
     def become_ready(self) -> None:
         self.ready = True
@@ -156,8 +168,7 @@ class Worker:
         self.alive = False
         self.up.cut(self.world.delay())
         self.beats.cut(self.world.delay())
-        for shard in self.world.shards:
-            shard.followers = [f for f in shard.followers if f[0] is not self]
+        self.calls.close()
         if not silent and self.incarnation:
             self.world.after(self.world.delay(), lambda: self.world.hear(e.BeatsEnded(self.incarnation)))
 
@@ -168,7 +179,10 @@ class Worker:
 
     # --- orders
 
-    def hear(self, order: a.Plan | a.End) -> None:
+    def hear(self, order: a.Plan | a.End | a.Redirect) -> None:
+        if isinstance(order, a.Redirect):
+            self.calls.redirect(order.shard, order.address, order.term)
+            return
         if isinstance(order, a.End):
             self.parted = order.reason.startswith("it asked to leave and owes")
             if order.error == "StaleIncarnation" and not self.leaving:
@@ -275,12 +289,9 @@ class Worker:
         self.step = min(steps)
         self.versions = list(versions)
         self.queues.begin(steps)
-        for shard, old in zip(self.world.shards, self.lines, strict=False):
-            old.cut()
-            shard.forget(old)
-        self.lines = [Line(self.world, self.published, self) for _ in self.world.shards]
-        for shard, line, version in zip(self.world.shards, self.lines, versions, strict=True):
-            shard.follow(self, line, version)
+        for old in self.followings:
+            old.close()
+        self.followings = [self.calls.follow(i, v, self.published) for i, v in enumerate(versions)]
         # Behind the end of the logs no delta says so any more.
         self.final = all(s.ended_at(v) for s, v in zip(self.world.shards, versions, strict=True))
 
@@ -322,13 +333,11 @@ class Worker:
         self.occupied = True
         parts: dict[int, tuple[int, int, int]] = {}
 
-        def have(shard: Shard) -> None:
-            parts[shard.index] = shard.snapshot()
-            if len(parts) == len(self.world.shards):
+        def have(shard: int, part: tuple[int, int, int]) -> None:
+            parts[shard] = part
+            if len(parts) == self.servers:
                 self.occupied = False
-                versions, steps, self.clocks = map(
-                    list, zip(*(parts[s.index] for s in self.world.shards), strict=True)
-                )
+                versions, steps, self.clocks = map(list, zip(*(parts[s] for s in sorted(parts)), strict=True))
                 if any(v < s.deltas.base for s, v in zip(self.world.shards, versions, strict=True)):
                     self.rejoin()  # outrun: what follows on the snapshot is not retained any more
                     return
@@ -337,8 +346,10 @@ class Worker:
                 self.answer(plan)
                 self.turn()
 
-        for shard in self.world.shards:
-            self.world.after(self.world.delay(), lambda s=shard: have(s), self)
+        for shard in range(self.servers):
+            self.calls.ask(
+                shard, lambda server, reply: server.snapshot(reply), lambda part, s=shard: have(s, part)
+            )
 
     def begin_unit(self) -> None:
         task = self.work.next()
@@ -355,7 +366,7 @@ class Worker:
     def commit(self, task: Task, number: int, base: list[int], seconds: float) -> None:
         self.occupied = False
         self.work.done(task)
-        chosen = task.send_to or range(len(self.world.shards))
+        chosen = task.send_to or range(self.servers)
         self.under_way[number] += len(chosen)
 
         def answered(verdict: Verdict) -> None:
@@ -365,28 +376,27 @@ class Worker:
         unit = UnitId(1, task.step, task.stream)
         for index in chosen:
             frame = self.lane.encode(index, number) if commit_of(*unit[1:]).contributes else 0.0
-            self.push(self.world.shards[index], unit, 0, base[index], answered, frame)
+            self.push(index, unit, 0, base[index], answered, frame)
         self.tell_progress(seconds)
         self.turn()
 
     def push(
-        self, shard: Shard, unit: UnitId, attempt: int, base: int, then: Any, frame: float = 0.0
+        self,
+        shard: int,
+        unit: UnitId,
+        attempt: int,
+        base: int,
+        then: Callable[[Verdict], None],
+        frame: float = 0.0,
     ) -> None:
         """Send a unit's part, now and then twice: where the answer is lost the same bytes go again."""
-        rnd, waiting = self.world.random, [True]
-
-        def arrive() -> None:
-            if not self.alive and rnd.random() < 0.5:
-                return  # it died in the middle of the push
-            verdict = shard.push(self, unit, attempt, base, frame)
-            self.world.after(self.world.delay(), lambda: answered(verdict), self)
-
-        def answered(verdict: Verdict) -> None:
-            if waiting and waiting.pop():
-                then(verdict)
-
-        for _ in range(1 + (rnd.random() < 0.1)):
-            self.world.after(self.world.delay(), arrive)
+        self.calls.ask(
+            shard,
+            lambda server, reply: server.push(self, unit, attempt, base, frame, reply),
+            then,
+            times=1 + (self.world.random.random() < 0.1),
+            dying=True,
+        )
 
     def evaluate_at_the_end(self) -> None:
         if self.final and self.first and not self.evaluated:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from coordinator import actions as a
 from coordinator import events as e
 from ps.ledger import Verdict
-from tests.coordinator.ground import Broken, Line
+from tests.coordinator.calls import Following
+from tests.coordinator.ground import Broken
 from wire.ids import UnitId
 from worker.deltas import Delta
 
 if TYPE_CHECKING:
     from tests.coordinator.hand import Worker
-    from tests.coordinator.server import Shard
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Job:
     depositing: int | None = None
     heard: dict[int, set[int]] = field(default_factory=dict)
     closing: dict[int, Delta] = field(default_factory=dict)
-    lines: list[Line] = field(default_factory=list)
+    followings: list[Following] = field(default_factory=list)
 
     def says(self, flag: str) -> bool:
         """What the delta says behind which the stream stands."""
@@ -75,8 +75,8 @@ class Jobs:
     def drop(self, stream: int) -> None:
         job = self.jobs.pop(stream)
         job.over = True
-        for shard, line in zip(self.world.shards, job.lines, strict=True):
-            shard.forget(line)
+        for following in job.followings:
+            following.close()
 
     def take(self, s: a.Assignment) -> None:
         state = self.world.state
@@ -100,10 +100,9 @@ class Jobs:
         if not self.worker.held:
             self.worker.clocks = [start] * len(versions)
             self.worker.follow(versions, [start] * len(versions))
-        for shard, version in zip(self.world.shards, versions, strict=True):
-            line = Line(self.world, lambda delta, j=job: self.closed(j, delta), self.worker)
-            job.lines.append(line)
-            shard.follow(self.worker, line, version)
+        for index, version in enumerate(versions):
+            following = self.worker.calls.follow(index, version, lambda delta, j=job: self.closed(j, delta))
+            job.followings.append(following)
         self.go_on(job)
 
     def closed(self, job: Job, delta: Delta) -> None:
@@ -116,7 +115,7 @@ class Jobs:
         """The next thing to do for a stream, if its version is here from every shard."""
         if job.over or job.busy or job.blocked or job.released or job.at > self.worker.step:
             return
-        if job.at > job.start and len(job.heard.get(job.at, ())) < len(self.world.shards):
+        if job.at > job.start and len(job.heard.get(job.at, ())) < self.worker.servers:
             return
         if any(shard.ledger.step < job.at for shard in self.world.shards):
             raise Broken(f"{self.worker.name} entered step {job.at} before every shard had it")
@@ -138,16 +137,12 @@ class Jobs:
         at, release = job.at, job.release
         job.depositing = at
         job.blocked = release or job.says("final") or self.world.random.random() < 0.5
-        waiting = set(range(len(self.world.shards)))
+        waiting = set(range(self.worker.servers))
 
-        def stored(shard: Shard) -> None:
-            if job.attempt >= shard.ledger.fences.get(job.stream, 0):
-                shard.deposits[job.stream].add(at)
-                self.world.on_deposit(shard.deposits[job.stream])
-                self.world.after(self.world.delay(), lambda: acknowledged(shard), self.worker)
-
-        def acknowledged(shard: Shard) -> None:
-            waiting.discard(shard.index)
+        def acknowledged(shard: int, verdict: Verdict) -> None:
+            if verdict is Verdict.FENCED:
+                return
+            waiting.discard(shard)
             if waiting or job.over:
                 return
             job.blocked = False
@@ -156,8 +151,12 @@ class Jobs:
             self.worker.report(e.StreamDeposited(incarnation, job.stream, at, release, job.attempt))
             self.go_on(job)
 
-        for shard in self.world.shards:
-            self.world.after(self.world.delay(), lambda s=shard: stored(s), self.worker)
+        for index in range(self.worker.servers):
+            self.worker.calls.ask(
+                index,
+                lambda server, reply: server.deposit(job.stream, at, job.attempt, reply),
+                lambda verdict, i=index: acknowledged(i, verdict),
+            )
 
     def send(self, job: Job) -> None:
         if job.over:
@@ -165,7 +164,7 @@ class Jobs:
         if job.at < job.first:
             self.finish(job)
             return
-        chosen = job.send_to if job.at == job.first and job.send_to else range(len(self.world.shards))
+        chosen = job.send_to if job.at == job.first and job.send_to else range(self.worker.servers)
         waiting = set(chosen)
 
         def answered(index: int, verdict: Verdict) -> None:
@@ -177,9 +176,7 @@ class Jobs:
 
         for index in chosen:
             unit = UnitId(1, job.at, job.stream)
-            self.worker.push(
-                self.world.shards[index], unit, job.attempt, 0, lambda v, i=index: answered(i, v)
-            )
+            self.worker.push(index, unit, job.attempt, 0, lambda v, i=index: answered(i, v))
 
     def finish(self, job: Job) -> None:
         job.busy = False

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator import records as r
 from coordinator.pace import pace_of
 from coordinator.state import NOBODY
@@ -12,11 +15,26 @@ from tests.coordinator.ground import Broken, commit_of
 
 if TYPE_CHECKING:
     from tests.coordinator.hand import Worker
-    from tests.coordinator.server import Shard
+    from ps.publish import Delta
+    from tests.coordinator.links import Order
+    from tests.coordinator.server import Server
+    from tests.coordinator.shard import Shard
     from tests.coordinator.world import World
 
 
 ROUNDING = 1e-9
+RIVAL = "ffff"
+"""Nonce of a coordinator that works on a copy of the journal."""
+
+
+@dataclass
+class Told:
+    """What was revealed of one shard, by whichever primary: all of it must stand for ever."""
+
+    units: set[int] = field(default_factory=set)
+    deltas: dict[int, object] = field(default_factory=dict)
+    primaries: dict[int, int] = field(default_factory=dict)
+    """Term -> incarnation."""
 
 
 class Laws:
@@ -27,6 +45,7 @@ class Laws:
         self._streams = world.rules.units_per_step
         self._begun: dict[int, list[Worker]] = {}
         self._fences: dict[int, int] = {}
+        self._told: defaultdict[int, Told] = defaultdict(Told)
 
     def _present(self, worker: Worker) -> bool:
         member = self._world.state.members.get(worker.incarnation)
@@ -85,6 +104,47 @@ class Laws:
         if worker.segment != shard.segment.number:
             raise Broken(f"{told} of segment {worker.segment}, in {shard.segment}")
 
+    # --- servers
+
+    def reveals(self, server: Server) -> Told:
+        """A primary says something that others build on: no other one does so under its term (P10)."""
+        told = self._told[server.shard.index]
+        first = told.primaries.setdefault(server.term, server.incarnation)
+        if first != server.incarnation:
+            raise Broken(f"#{server.incarnation} and #{first} both serve shard {server.shard.index}, {server.term}")
+        return told
+
+    def acknowledges(self, server: Server, number: int) -> None:
+        """A unit was told to stand: it does, on whoever serves the shard now (P1, P10)."""
+        self.reveals(server).units.add(number)
+        index = server.shard.index
+        if number not in self._world.shards[index].accepts:
+            raise Broken(f"#{server.incarnation} acknowledges unit {number}, which is not on shard {index}")
+
+    def stand_told(self, index: int, accepted: tuple[e.UnitAccepted, ...]) -> None:
+        self._told[index].units.update(unit.unit.number(self._streams) for unit in accepted)
+
+    def publishes(self, server: Server, delta: Delta) -> None:
+        """A delta leaves: no version has two contents (P10), and exact steps settle in the order of streams (P3)."""
+        told, content = self.reveals(server), (delta.step, delta.closes, delta.clock, tuple(delta.outcomes))
+        first = told.deltas.setdefault(delta.version, content)
+        if first != content:
+            raise Broken(f"shard {server.shard.index}: version {delta.version} is {first}, and {content}")
+
+    def holds(self, index: int, why: str) -> None:
+        """All that was revealed of a shard is on its primary, as it recovered or was promoted (P1)."""
+        told, server = self._told[index], self._world.known[self._world.shadow.placement[index].incarnation]
+        shard = server.shard
+        if lost := told.units - shard.accepts.keys():
+            raise Broken(f"{why}: unit {min(lost)} of shard {index} was acknowledged, and is lost")
+        if told.deltas and max(told.deltas) >= shard.deltas.version:
+            raise Broken(f"{why}: shard {index} is at version {shard.deltas.version}, {max(told.deltas)} was seen")
+
+    def obeys(self, server: Server, order: Order) -> None:
+        """A server takes a command: of no copy of the journal (P10)."""
+        if order.nonce == RIVAL:
+            raise Broken(f"#{server.incarnation} obeys a copy of the journal: {order}")
+
     # --- decisions
 
     def decided(self, record: r.Record) -> None:
@@ -97,6 +157,8 @@ class Laws:
                 self._check_lost(record)
             case r.Assigned():
                 self._check_fenced(record)
+            case r.Moved(shard=shard) | r.Promoted(shard=shard):
+                self.holds(shard, str(record))
             case r.Segment(number=number, step=step):
                 if state.low != step * self._streams or state.open_step != step or number == 0:
                     raise Broken(f"{record} begins while the state is at {state.low}, {state.open_step}")
@@ -112,7 +174,7 @@ class Laws:
                 if number not in shard.accepts:
                     raise Broken(f"{record} counts unit {number}, which is not on shard {shard.index}")
 
-    def revealed(self, action: a.Tell | a.Command) -> None:
+    def revealed(self, action: a.Tell | a.Command | a.CommandServer) -> None:
         """A message leaves the coordinator: what it tells is in the journal."""
         shadow = self._world.shadow
         match action:
@@ -133,6 +195,15 @@ class Laws:
                 known = not shadow.members[incarnation].present
             case a.Command(_, a.Advance(low)):
                 known = shadow.low >= low
+            case a.Tell(_, a.Redirect(shard, _, _, term)):
+                known = shadow.placement[shard].term >= term
+            case a.Command(shard, a.LeaveAlone(standby)):
+                known = shadow.in_sync_of(shard) != standby
+            case a.CommandServer(incarnation, a.Promote(term)):
+                serves = shadow.shard_of(incarnation)
+                known = serves is not None and shadow.placement[serves].term >= term
+            case a.CommandServer(incarnation, a.StandBy(shard)):
+                known = shadow.stands_for(incarnation) == shard
             case _:
                 known = True
         if not known:

@@ -100,12 +100,23 @@ class Courier:
 
     def begin_flush(self, shard: int, segment: int, frame: float, commit: object, *, limit_s: float) -> None:
         worker, world = self._worker, self._worker.world
-        waiting = [True]
+        waiting, until = [True], worker.world.now + limit_s
 
         def arrive() -> None:
             if not worker.alive and world.random.random() < 0.5:
                 return
-            verdict = world.shards[shard].flush(worker, segment, frame)
+            server = worker.calls.server(shard)
+            if server is None or server.paused_until > world.now:
+                again()
+            else:
+                server.flush(worker, segment, frame, judged)
+                again(world.servers_die)
+
+        def again(needed: bool = True) -> None:
+            if waiting and needed and world.now < until:
+                world.after(world.fate.uniform(0.5, 1.5), arrive)
+
+        def judged(verdict: Verdict) -> None:
             answer = Flushed.REFUSED if verdict is Verdict.FENCED else Flushed.TAKEN
             if world.random.random() >= ANSWER_LOST:
                 world.after(world.delay(), lambda: answered(answer), worker)

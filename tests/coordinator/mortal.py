@@ -18,7 +18,6 @@ from coordinator.core import Core
 from coordinator.desk import Rules
 from coordinator.state import State
 from tests.coordinator.ground import Broken
-from tests.coordinator.server import Shard
 from tests.coordinator.world import World
 
 Cut = Callable[[list[a.Action], random.Random], list[a.Action]]
@@ -96,12 +95,9 @@ class MortalWorld(World):
             worker.up.cut()
             worker.beats.cut()
             worker.down.cut(self._fate.expovariate(1 / self.slowness))
-        for shard in self.shards:
-            if shard.up is not None:
-                shard.up.cut()
-                shard.up = None
-        for line in self.downs:
-            line.cut(self._fate.expovariate(1 / self.slowness))
+        for link in self.links.values():
+            link.close(self._fate.expovariate(1 / self.slowness))
+        self.links.clear()
         self.after(self._fate.choice([0.1, 1.0, 6.0, 20.0]) * self._fate.uniform(0.5, 1.5), self._come_back)
 
     def _come_back(self) -> None:
@@ -121,13 +117,21 @@ class MortalWorld(World):
         for worker in self.alive():
             self.after(self._fate.uniform(0.0, 3.0), worker.return_to, worker)
 
-    def _attach(self, shard: Shard) -> None:
+    def _open(self, incarnation: int) -> None:
         """Behind a death the servers are reached one sooner, one later, some before and some behind the workers."""
-        if self.deaths == 0:
-            super()._attach(shard)
-        else:
-            late_s = self._fate.choice([0.0, 0.0, 4.0]) * self._fate.random()
-            self.after(late_s, lambda: super(MortalWorld, self)._attach(shard))
+        self._close(incarnation)
+        late_s = self._fate.choice([0.0, 0.0, 4.0]) * self._fate.random() if self.deaths else 0.0
+        if not late_s:
+            super()._open(incarnation)
+            return
+        core = self.core
+
+        def reach() -> None:
+            present = self.state.members[incarnation].present
+            if self.core is core and not self.away and present and incarnation not in self.links:
+                super(MortalWorld, self)._open(incarnation)
+
+        self.after(late_s, reach)
 
     # --- what meets nobody while it is away
 

@@ -19,10 +19,13 @@ from coordinator.core import Core
 from coordinator.desk import Rules, begin_of
 from coordinator.state import State
 from ps.ledger import Ledger
-from tests.coordinator.ground import EXACT, SPEC, Broken, Line, Owner, began, beginning, rules
+from tests.coordinator.disk import Disk
+from tests.coordinator.ground import EXACT, SPEC, Broken, Owner, began, beginning, rules
 from tests.coordinator.hand import Worker
 from tests.coordinator.laws import Laws
-from tests.coordinator.server import Shard
+from tests.coordinator.links import Link
+from tests.coordinator.server import Server
+from tests.coordinator.shard import Shard
 from wire.errors import SparsyncError
 
 TICK_S = 0.25
@@ -48,8 +51,11 @@ class World:
         ledger: Callable[[int, int, int], Ledger] = Ledger,
         on_deposit: Callable[[set[int]], None] = lambda steps: None,
         chaos_s: float = 25.0,
+        servers_die: bool = False,
     ) -> None:
         self.seed = seed
+        self.servers_die = servers_die
+        self.fate = fate = random.Random(f"fate {seed}")
         self.random = rnd = random.Random(seed)
         self.now = 0.0
         self._queue: list[tuple[float, int, Callable[[], None], Owner | None]] = []
@@ -67,6 +73,8 @@ class World:
             steps=rnd.randint(4, 14) * (1 if tuple(modes) == ("sync",) else rnd.choice([1, 1, 3])),
             stream_state_every=rnd.choice([1, 2, 5, 50]),
             checkpoint_every=rnd.choice([0, 0, 3, 4]),
+            ack=fate.choice(["os", "disk"]) if servers_die else "memory",
+            replicas=fate.choice([0, 1, 1]) if servers_die else 0,
         )
         self.modes = modes
         mode = self.some_mode()
@@ -76,10 +84,12 @@ class World:
         self.core = core(self.rules, self.state)
         self.journal: list[str] = [r.to_json(record) for record in beginning(mode=mode)]
         self.history: list[str] = []
-        self.answers: dict[str, tuple[Worker | Shard, Callable[[Any], None]]] = {}
-        self.shards = [Shard(self, i) for i in range(self.rules.servers)]
+        self.answers: dict[str, tuple[Worker | Server, Callable[[Any], None]]] = {}
+        self.addresses: dict[str, Server] = {}
+        self.known: dict[int, Server] = {}
+        """The newest process of each incarnation of a server."""
+        self.links: dict[int, Link] = {}
         self.laws = Laws(self)
-        self.downs: list[Line] = []
         self.workers: list[Worker] = []
         self.over = self.away = False
         self.stopped_at: int | None = None
@@ -89,10 +99,12 @@ class World:
         self.granted: list[object] = []
         """What was answered to wishes."""
         self.kills = self.partial = 0
-        for shard in self.shards:
-            name = f"ps{shard.index}"
-            key = self.key(shard, lambda v, s=shard: setattr(s, "incarnation", v.incarnation))
-            self.hear(e.Join(key, "ps", name, f"h:{shard.index}", "", 0, "h"))
+        self.servers = [
+            Server(self, f"ps{i}", Disk(self, self.rules.ack))
+            for i in range(self.rules.servers * (1 + self.rules.replicas))
+        ]
+        for server in self.servers:
+            server.join()
         for _ in range(max(2, self.rules.workers_to_begin)):
             self.spawn()
         self._plan_chaos(chaos_s)
@@ -106,6 +118,11 @@ class World:
         if kind == "ssp":
             return r.Switching("ssp", rnd.randint(0, 3), None, 1.0)
         return r.Switching("async", None, None, 1.0) if kind == "async" else EXACT
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The shards as their primaries have them; of one that is down, what it will recover."""
+        return [self.known[placed.incarnation].shard for placed in self.shadow.placement]
 
     # --- time
 
@@ -143,7 +160,7 @@ class World:
 
     # --- the coordinator
 
-    def key(self, owner: Worker | Shard, then: Callable[[Any], None]) -> str:
+    def key(self, owner: Worker | Server, then: Callable[[Any], None]) -> str:
         key = str(self.serial())
         self.answers[key] = (owner, then)
         return key
@@ -169,7 +186,7 @@ class World:
             self._act(action)
 
     def _act(self, action: a.Action) -> None:
-        if isinstance(action, a.Tell | a.Command):
+        if isinstance(action, a.Tell | a.Command | a.CommandServer):
             self.laws.revealed(action)
         match action:
             case a.Journal(record):
@@ -191,29 +208,38 @@ class World:
                         worker.planned |= isinstance(order, a.Plan)
                         worker.down.send(order)
             case a.Dial(incarnation):
-                self.after(0.01, lambda: self.hear(e.ServerAttached(incarnation, incarnation)))
-            case a.OpenShards() if not self.state.placement:
-                for shard in self.shards:
-                    self.after(0.01, lambda i=shard.incarnation: self.hear(e.ServerAttached(i, i)))
+                self._open(incarnation)
             case a.OpenShards():
-                self.downs = [Line(self, shard.command) for shard in self.shards]
-                for shard in self.shards:
-                    self._attach(shard)
+                for member in self.state.present("ps"):
+                    self._open(member.incarnation)
             case a.Command(shard, command):
-                self.downs[shard].send(command)
+                self._command(self.state.placement[shard].incarnation, command)
+            case a.CommandServer(incarnation, command):
+                self._command(incarnation, command)
+            case a.Dismiss(incarnation, reason):
+                self._close(incarnation)
+                self.links[incarnation] = Link(self, incarnation, reason)
             case a.WriteCheckpoint(step):
                 self._write(step)
             case a.Quit():
                 self.over = True
 
-    def _attach(self, shard: Shard) -> None:
-        """Open the line to a shard, which obeys no older term from then on."""
-        if self.away or shard.up is not None:
-            return
-        term = self.state.term
-        shard.up = Line(self, self.hear)
-        self.downs[shard.index] = Line(self, lambda command: shard.obey(command, term))
-        self.downs[shard.index].send(("attach", self.state.low))
+    def _command(self, incarnation: int, command: a.ShardOrder) -> None:
+        if (link := self.links.get(incarnation)) is not None:
+            link.send(command)
+
+    def _close(self, incarnation: int) -> None:
+        if (link := self.links.pop(incarnation, None)) is not None:
+            link.close()
+
+    def _open(self, incarnation: int) -> None:
+        """Open the line to a server, which obeys no older term from then on."""
+        self._close(incarnation)
+        self.links[incarnation] = Link(self, incarnation)
+
+    def crash(self, server: Server, *, reason: str, silent: bool = False) -> None:
+        """Only a world in which servers die knows how."""
+        raise Broken(f"{server.name} ends: {reason}")
 
     def _write(self, step: int) -> None:
         self.laws.boundary(step)
@@ -300,13 +326,11 @@ class World:
         self.hear(e.SetAsked("", self.some_mode()))
 
     def _break_shard(self) -> None:
-        if self.downs:
-            shard = self.random.choice(self.shards)
-            if shard.up is not None:
-                shard.up.cut()
-                shard.up = None
-                self.downs[shard.index].cut()
-                self.after(self.random.uniform(0.1, 2.0), lambda: self._attach(shard))
+        if self.shadow.placement:
+            placed = self.random.choice(self.shadow.placement)
+            link = self.links.get(placed.incarnation)
+            if link is not None and link.down is not None:
+                link.broke("reset", redial_s=self.random.uniform(0.1, 2.0))
 
     def _break_worker(self) -> None:
         if workers := [w for w in self.alive() if w.incarnation]:
