@@ -1,4 +1,4 @@
-"""What a worker of the small world asks of servers: again where no answer comes, and wherever the shard is served then."""
+"""What a worker of the small world asks of servers: again where no answer comes, wherever the shard is served then."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ class Disk:
 
     def __init__(self, world: World, level: str) -> None:
         self._world, self.level = world, level
+        self._slow = world.fate.choice([1.0, 1.0, 10.0])
         self.guard = TermGuard(None)
         self.clear()
 
@@ -78,7 +79,7 @@ class Disk:
         def written() -> None:
             self._written = end
             if self.level == "disk":
-                world.after(world.fate.uniform(0.001, 0.05), synced, owner)
+                world.after(world.fate.uniform(0.001, 0.05) * self._slow, synced, owner)
             else:
                 synced()
 
@@ -88,7 +89,7 @@ class Disk:
             if self.position > end:
                 self._write(durable, owner)
 
-        world.after(world.fate.uniform(0.0005, 0.01), written, owner)
+        world.after(world.fate.uniform(0.0005, 0.01) * self._slow, written, owner)
 
     def crash(self, rnd: random.Random) -> None:
         """The process, or the machine, is gone: what waited in memory is lost, of what was under way a part."""

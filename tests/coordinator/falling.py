@@ -1,4 +1,4 @@
-"""The small world in which servers die, too: killed or without power, stopped for long, cut off, started again elsewhere.
+"""The small world in which servers die, too: killed or without power, stopped, cut off, started again elsewhere.
 
 What was applied and is not durable is lost with a server. With replicas every shard has a standby, which follows and
 may take over; the coordinator still dies as in the mortal world, and a copy of its journal is started now and then.
@@ -32,6 +32,7 @@ class FallingWorld(MortalWorld):
 
     def __init__(self, seed: int, *, chaos_s: float = 25.0, most: int = 2, **more: Any) -> None:
         self.falls = 0
+        self._doomed_servers: set[Server] = set()
         super().__init__(seed, chaos_s=chaos_s, most=most, servers_die=True, **more)
         rnd = self._ruin = random.Random(f"falls {seed}")
         acts = [self._fall, self._stop_server, self._cut_standby, self._rival]
@@ -54,7 +55,21 @@ class FallingWorld(MortalWorld):
 
     def _fall(self) -> None:
         if living := self.living():
-            self.crash(self._ruin.choice(living), reason="killed", silent=self._ruin.random() < 0.3)
+            server = self._ruin.choice(living)
+            if self._ruin.random() < 0.5:
+                self._kill_server(server)
+            else:
+                self._doomed_servers.add(server)
+
+    def _kill_server(self, server: Server) -> None:
+        if server.alive:
+            self.crash(server, reason="killed", silent=self._ruin.random() < 0.3)
+
+    def logs(self, server: Server) -> None:
+        """A doomed server dies while a record is on its way to the disk, or has just been revealed."""
+        if server in self._doomed_servers and self._ruin.random() < 0.3:
+            self._doomed_servers.discard(server)
+            self.after(self._ruin.expovariate(50.0), lambda: self._kill_server(server))
 
     def crash(self, server: Server, *, reason: str, silent: bool = False) -> None:
         """A server ends as it stands, and is started again, elsewhere, with what its disk has left."""
@@ -80,6 +95,7 @@ class FallingWorld(MortalWorld):
         if self.shadow.placement and self.shadow.shard_of(server.incarnation) is not None and server.loaded:
             self.laws.holds(server.shard.index, f"{server.name} recovered")
         self.servers.remove(server)
+        self._doomed_servers.discard(server)
         late_s = rnd.choice(LASTING) * rnd.uniform(0.5, 1.5)
         self.after(late_s, lambda: self._start_again(server))
 
@@ -115,7 +131,11 @@ class FallingWorld(MortalWorld):
 
     def hear(self, event: e.Event) -> None:
         super().hear(event)
-        if isinstance(event, e.Tick) and self.state.ended is not None and self.state.ended.error == "ServerLost":
+        if (
+            isinstance(event, e.Tick)
+            and self.state.ended is not None
+            and self.state.ended.error == "ServerLost"
+        ):
             raise Broken(f"the run is lost: {self.state.ended.reason}")
 
 

@@ -14,8 +14,8 @@ from coordinator.state import NOBODY
 from tests.coordinator.ground import Broken, commit_of
 
 if TYPE_CHECKING:
-    from tests.coordinator.hand import Worker
     from ps.publish import Delta
+    from tests.coordinator.hand import Worker
     from tests.coordinator.links import Order
     from tests.coordinator.server import Server
     from tests.coordinator.shard import Shard
@@ -111,7 +111,9 @@ class Laws:
         told = self._told[server.shard.index]
         first = told.primaries.setdefault(server.term, server.incarnation)
         if first != server.incarnation:
-            raise Broken(f"#{server.incarnation} and #{first} both serve shard {server.shard.index}, {server.term}")
+            raise Broken(
+                f"#{server.incarnation} and #{first} both serve shard {server.shard.index}, {server.term}"
+            )
         return told
 
     def acknowledges(self, server: Server, number: int) -> None:
@@ -130,15 +132,21 @@ class Laws:
         first = told.deltas.setdefault(delta.version, content)
         if first != content:
             raise Broken(f"shard {server.shard.index}: version {delta.version} is {first}, and {content}")
+        segment = server.shard.segment
+        if delta.closes and not segment.elastic and delta.step >= segment.step:
+            numbers = [outcome.unit.number(self._streams) for outcome in delta.outcomes]
+            if numbers != list(range(delta.step * self._streams, (delta.step + 1) * self._streams)):
+                raise Broken(f"exact step {delta.step} settles {numbers}, not in stream order")
 
     def holds(self, index: int, why: str) -> None:
         """All that was revealed of a shard is on its primary, as it recovered or was promoted (P1)."""
-        told, server = self._told[index], self._world.known[self._world.shadow.placement[index].incarnation]
-        shard = server.shard
+        told, shard = self._told[index], self._world.shards[index]
         if lost := told.units - shard.accepts.keys():
             raise Broken(f"{why}: unit {min(lost)} of shard {index} was acknowledged, and is lost")
         if told.deltas and max(told.deltas) >= shard.deltas.version:
-            raise Broken(f"{why}: shard {index} is at version {shard.deltas.version}, {max(told.deltas)} was seen")
+            raise Broken(
+                f"{why}: shard {index} is at version {shard.deltas.version}, {max(told.deltas)} was seen"
+            )
 
     def obeys(self, server: Server, order: Order) -> None:
         """A server takes a command: of no copy of the journal (P10)."""

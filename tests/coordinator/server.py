@@ -1,4 +1,4 @@
-"""A server's process in the small world: applies, logs, and reveals when it is safe, as `ps/owner.py` and `control.py` do.
+"""A server's process in the small world: applies, logs, reveals when it is safe, as `ps/owner.py` and `control.py` do.
 
 The real watermark and replication decide what is safe and who is waited for; the disk outlives the process. A server
 that is started again recovers, joins with what it holds, and goes on, begins anew, or stands by, as it is told.
@@ -282,6 +282,7 @@ class Server:
         position = self.disk.position
         if changed:
             position = self.disk.append(record, self._durable, self)
+            self.world.logs(self)
             if self.replication.wanted:
                 self.replication.offer(position, Sealed(record))  # type: ignore[arg-type]
             if isinstance(record, p.Mark):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xxhash
 
 from coordinator import actions as a
@@ -172,6 +173,12 @@ class Standing:
 
 def digest_of(image: dict[str, Any]) -> bytes:
     """Equal for equal states."""
-    told = {key: value for key, value in image.items() if key != "staleness"}
-    accepted = image["staleness"]["accepted"].tolist()
-    return xxhash.xxh3_64_digest(repr((sorted(told.items(), key=lambda item: item[0]), accepted)).encode())
+    return xxhash.xxh3_64_digest(repr(_ordered(image)).encode())
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        return [(key, _ordered(value[key])) for key in sorted(value)]
+    if isinstance(value, set):
+        return sorted(value)
+    return value.tolist() if isinstance(value, np.ndarray) else value

@@ -122,7 +122,11 @@ class World:
     @property
     def shards(self) -> list[Shard]:
         """The shards as their primaries have them; of one that is down, what it will recover."""
-        return [self.known[placed.incarnation].shard for placed in self.shadow.placement]
+        known, placement = self.known, self.shadow.placement
+        nothing = (
+            Shard(self, 0, self.first_segment) if any(p.incarnation not in known for p in placement) else None
+        )
+        return [known[p.incarnation].shard if p.incarnation in known else nothing for p in placement]  # type: ignore[misc]
 
     # --- time
 
@@ -236,6 +240,9 @@ class World:
         """Open the line to a server, which obeys no older term from then on."""
         self._close(incarnation)
         self.links[incarnation] = Link(self, incarnation)
+
+    def logs(self, server: Server) -> None:
+        """A server has applied a record, and begins to log it."""
 
     def crash(self, server: Server, *, reason: str, silent: bool = False) -> None:
         """Only a world in which servers die knows how."""

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from ps import settling
 from ps.ledger import Verdict
 from ps.publish import Delta
-from ps.records import Accept, Close, Fence, Fenced
+from ps.records import Accept, Accepted, Close, Fence, Fenced
 from ps.shard import Shard
 from tests.ps.models import (
     ADAMW,
@@ -115,6 +116,19 @@ def test_the_order_of_arrival_changes_nothing(codecs: Codecs) -> None:
         cluster.step(1, order=order[::-1])
         seen.add(tuple(state(cluster).values()))
     assert len(seen) == 1
+
+
+def test_a_sum_in_order_of_arrival_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted bug: the order of the log instead of that of the streams. Three float32 values tell."""
+    named = settling._named
+
+    def arrived(record: Close, held: Mapping[int, settling.Held], step: int, streams: int) -> list[Accepted]:
+        due = named(record, held, step, streams)  # type: ignore[arg-type]
+        return sorted(due, key=lambda unit: list(held).index(unit.unit.number(streams)))
+
+    monkeypatch.setattr(settling, "_named", arrived)
+    with pytest.raises(AssertionError):
+        test_the_order_of_arrival_changes_nothing(dense())
 
 
 @pytest.mark.parametrize("codecs", [dense(), topk()], ids=["dense", "topk"])
