@@ -58,6 +58,9 @@ class Link:
         self.up, self.server = up, server
         self.down = Line(world, lambda order: server.receive(order, up), server)
         server.links.add(self)
+        if self._dismissal:
+            self._send(("dismiss", self._dismissal, self.incarnation))
+            return
         shard = state.shard_of(self.incarnation)
         told = (0, 0) if shard is None else (state.placement[shard].term, state.in_sync_of(shard))
         self._send(("attach", state.low, *told))
@@ -78,8 +81,6 @@ class Link:
         if self.closed or up is not self.up:
             return
         if self._dismissal:
-            if isinstance(event, e.ShardAttached) and event.incarnation == self.incarnation:
-                self._send(("dismiss", self._dismissal))
             return
         shard = self._state.shard_of(self.incarnation)
         if isinstance(event, e.ServerAlive):

@@ -43,6 +43,9 @@ class Loop:
 
     call_soon_threadsafe = call_soon
 
+    def call_later(self, delay: float, callback: Callable[..., object], *arguments: object) -> None:
+        self._world.at(self._world.now + delay, lambda: self.run(lambda: callback(*arguments)), self._owner)
+
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=cast(Any, self))
 

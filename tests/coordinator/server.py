@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 ALIVE_S = 1.0
 UNATTENDED_S = 5.0
+BEGINS = ("attach", "dismiss")
+"""What a line begins with."""
 
 
 class Server:
@@ -144,7 +146,9 @@ class Server:
         except StaleIncarnation:
             return
         self.world.laws.obeys(self, order)
-        self._command(order.command, line)
+        begins = isinstance(order.command, tuple) and order.command[0] in BEGINS
+        if begins or self.line in (None, line):  # else the coordinator goes by what was told on a newer line
+            self.loop.run(self._command, order.command, line)
 
     def _command(self, command: Any, line: Line) -> None:
         match command:
@@ -163,7 +167,7 @@ class Server:
                 self._tell_state(0, line)
             case a.LeaveAlone(standby):
                 self.replication.alone(standby)
-            case ("dismiss", reason):
+            case ("dismiss", reason, incarnation) if incarnation == self.incarnation:
                 self.world.crash(self, reason=reason)
             case a.FinishShard():
                 self.serves = False
@@ -172,6 +176,8 @@ class Server:
 
     def _shard_command(self, command: Any, line: Line) -> None:
         index = self.shard.index
+        if self.configured and not self.serves:
+            return  # whoever becomes the primary says first what it holds, and is told what follows from that
         match command:
             case a.FenceStream(step, stream, attempt):
                 self.put(
@@ -198,7 +204,7 @@ class Server:
                 self.serve()
         if self.world.servers_die:
             line.send(e.ServerAlive(self.incarnation))
-        self._tell_state(low, line)
+        self._tell_state(low, line, recorded=standby)
 
     def _promote(self, term: int) -> None:
         if self.serves:
@@ -212,11 +218,12 @@ class Server:
 
     def serve(self) -> None:
         """Be the primary from now on."""
+        self.replication.lead(self.disk.position)
         self.serves = True
         self.open()
         self._look()
 
-    def _tell_state(self, low: int, line: Line) -> None:
+    def _tell_state(self, low: int, line: Line, *, recorded: int = 0) -> None:
         """All that the coordinator must know, when it is safe."""
         shard, serves = self.shard, self.serves and self.configured
         state = e.ShardAttached(
@@ -240,6 +247,8 @@ class Server:
             line.send(state)
             if self.world.servers_die:
                 line.send(e.ServerAlive(self.incarnation))
+            if state.standby not in (0, recorded):
+                line.send(e.StandbyInSync(shard.index, state.standby))
 
         if serves:
             self.watermark.when(self.disk.position, tell)
@@ -294,6 +303,7 @@ class Server:
 
     def _durable(self, position: int) -> None:
         self.watermark.written(position)
+        self.replication.wake()
 
     def _reveal(self, news: e.UnitAccepted | None, answer: Answer) -> None:
         if isinstance(answer, Delta):

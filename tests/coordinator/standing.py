@@ -50,7 +50,7 @@ class Call:
         world = standby.world
         self.standby, self.primary = standby, primary
         self.number = primary.loop.run(primary.replication.begin, standby.incarnation)
-        self.over = False
+        self.over = self.begun = False
         self.records = Line(world, lambda what: standby.standing.take(self, what), standby)
         self.acks = Line(world, self._acknowledged, primary)
         self._feeding = primary.loop.spawn(self._feed(position))
@@ -133,14 +133,15 @@ class Standing:
         server = self._server
         world, primary = server.world, server.world.addresses[order.address]
         if primary.alive and primary.paused_until <= world.now and self._may_call(primary, order):
-            position = server.disk.position if server.loaded else 0
+            position = server.watermark.position if server.loaded else 0
+            if server.loaded and server.disk.position > position:  # it says what is safe
+                server.watermark.when(server.disk.position, lambda: self._dial(order))
+                return
             try:
                 self.call = Call(server, primary, position)
             except SparsyncError:
                 self.call = None
             else:
-                if position:
-                    self._acknowledge()
                 return
         world.after(world.fate.uniform(0.1, 0.5), lambda: self._dial(order), server)
 
@@ -151,6 +152,7 @@ class Standing:
     def take(self, call: Call, what: Image | Copy) -> None:
         if call is not self.call:
             return
+        call.begun = True
         server = self._server
         if isinstance(what, Image):
             server.replace(what.position, what.buffers[0])  # type: ignore[arg-type]
@@ -159,7 +161,7 @@ class Standing:
             server.watermark.when(server.follow(what), self._acknowledge)
 
     def _acknowledge(self) -> None:
-        if self.call is not None:
+        if self.call is not None and self.call.begun:  # before, what it holds is nothing to the primary
             self.call.acks.send(Ack(self._server.watermark.position, *self._mark))
 
     def marked(self, position: int, digest: bytes) -> None:
