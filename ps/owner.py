@@ -25,6 +25,7 @@ from typing import TypeVar
 
 from ps import log_records
 from ps.archive import Archive
+from ps.followers import Followers
 from ps.holdings import Holdings, Identity
 from ps.image import Tree, encode
 from ps.ledger import Verdict
@@ -40,7 +41,7 @@ from ps.snapshots import Saved
 from ps.watermark import Watermark
 from wire.clock import monotonic_clock
 from wire.codec.base import frame_bytes
-from wire.errors import Busy, ProtocolMismatch, ServerLost, SparsyncError, Unreachable
+from wire.errors import Busy, ProtocolMismatch, SparsyncError, Unreachable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -81,10 +82,9 @@ class Owner:
         """Called on the event loop with this shard's state at a mark."""
         self.loaded = self.serves = False
         self.stalled = ""
-        self._over = self._marking = False
+        self._marking = False
         self._admitted = 0
-        self._visible = 0
-        self._published = asyncio.Condition()
+        self.followers = Followers(self.served)
         self.watermark = Watermark()
         self._window = Window(0)
         self.replication = self._replication()
@@ -191,19 +191,14 @@ class Owner:
         """Every version so far may be seen, once it is safe: a restart or a promotion makes nothing safer."""
         version, position = await self.read(lambda: (self.shard.deltas.version, self.archive.position))
         self.loaded = True
-        self.watermark.when(position, lambda: self._show(version))
-        await self._notify()
-
-    def _show(self, version: int) -> None:
-        """Deltas that lead up to `version` may be seen."""
-        self._visible = max(self._visible, version)
-        self._wake = self._loop.create_task(self._notify())
+        self.followers.open()
+        self.watermark.when(position, lambda: self.followers.show(version))
 
     # --- standing by --------------------------------------------------------------------------------
 
     async def replace(self, position: int, tree: Tree) -> None:
         """Become what the image of `position` says, which was received."""
-        self._visible = 0
+        self.followers.hide()
         await self.read(lambda: self._replace(position, tree))
         await self._open()
 
@@ -239,7 +234,8 @@ class Owner:
 
     async def serve(self) -> None:
         """Be the primary from now on."""
-        self.replication.lead(await self.read(lambda: self.archive.position))
+        position, self._admitted = await self.read(lambda: (self.archive.position, self.shard.held_bytes))
+        self.replication.lead(position)
         self.serves = True
         await self._open()
         self._publisher.look(await self.read(lambda: self.shard.backlog))
@@ -343,17 +339,13 @@ class Owner:
 
     def _reveal(self, news: News | None, answer: Answer) -> None:
         if isinstance(answer, Delta):
-            self._show(answer.version + 1)
+            self.followers.show(answer.version + 1)
         if news is not None and self.serves:
             self.on_news(news)
 
     async def _mark(self) -> None:
         await self._put(Mark())
         self._marking = False
-
-    async def _notify(self) -> None:
-        async with self._published:
-            self._published.notify_all()
 
     # --- images -----------------------------------------------------------------------------------
 
@@ -379,45 +371,7 @@ class Owner:
         header, blobs = await self._loop.run_in_executor(None, encode, tree)
         return Image(position, [header, *blobs])
 
-    # --- followers and room -------------------------------------------------------------------------
-
-    async def delta(self, version: int) -> Delta | None:
-        """The delta that starts at `version`, waiting until it is published and safe.
-
-        None once the final one is behind, or when this server ends.
-
-        Raises: ProtocolMismatch when it is no longer retained.
-        """
-        async with self._published:
-            await self._published.wait_for(lambda: self.loaded or self._over)
-            while not self._over:
-                deltas = self.served().deltas
-                try:
-                    delta = deltas.get(version)
-                except KeyError as error:
-                    raise ProtocolMismatch(str(error.args[0])) from None
-                if delta is not None and version < self._visible:
-                    return delta
-                if deltas.final and version >= deltas.version:
-                    return None
-                await self._published.wait()
-            return None
-
-    async def check_reached(self, version: int) -> None:
-        """A follower holds `version`. Raises: ServerLost where this shard is behind it."""
-        async with self._published:
-            await self._published.wait_for(lambda: self.loaded or self._over)
-        shard = self.served()
-        if version > shard.deltas.version:
-            raise ServerLost(
-                f"shard {shard.spec.shard} is at version {shard.deltas.version}, a worker holds version {version}: the "
-                "server has lost what it had published (durability.ack is below disk?); resume the newest checkpoint"
-            )
-
-    async def reach(self, step: int) -> None:
-        """Wait until every step before `step` is closed."""
-        async with self._published:
-            await self._published.wait_for(lambda: self.loaded and self.shard.ledger.step >= step)
+    # --- room -------------------------------------------------------------------------
 
     def admit(self, frame_bytes: int) -> None:
         """Take room for a frame before its bytes are read.
@@ -441,10 +395,8 @@ class Owner:
 
     async def end(self) -> None:
         """Let every follower go: this server ends."""
-        self._over = True
         self._publisher.end()
-        async with self._published:
-            self._published.notify_all()
+        self.followers.end()
 
     def close(self, *, forget: bool) -> None:
         """Write what was logged; or remove it all, where the run is over."""

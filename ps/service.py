@@ -201,9 +201,9 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self._control.check_timeline(request.timeline)
         self._check_term(request.term)
         version = request.from_version
-        await self._owner.check_reached(version)
+        await self._owner.followers.check_reached(version)
         while request.until_version == 0 or version < request.until_version:
-            delta = await self._owner.delta(version)
+            delta = await self._owner.followers.delta(version)
             if delta is None:
                 return
             yield shard_pb2.DeltaChunk(header=self._delta_header(delta))
@@ -232,7 +232,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
         self._control.check_timeline(request.timeline)
         self._check_shard(request.shard)
-        await self._owner.reach(0 if request.live else request.step)
+        await self._owner.followers.reach(0 if request.live else request.step)
         name, data = await self._owner.reveal(lambda: self._snapshot(request))
         for chunk in plane_chunks(name, data):
             yield chunk

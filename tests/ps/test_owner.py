@@ -102,7 +102,7 @@ def test_followers_wait_for_what_is_not_published_and_end_with_the_final(tmp_pat
     cluster = Cluster()
 
     async def scene(owner: Owner) -> None:
-        waiting = [asyncio.create_task(owner.delta(version)) for version in (0, 1, 2)]
+        waiting = [asyncio.create_task(owner.followers.delta(version)) for version in (0, 1, 2)]
         await owner.begin()
         first = await step(owner, cluster, 0)
         assert isinstance(first, Delta) and await waiting[0] is first
@@ -122,7 +122,7 @@ def test_what_is_not_retained_is_refused(tmp_path: Path) -> None:
         owner.holdings.store.save_deposit(0, 1, {})
         await step(owner, cluster, 1, Close(1, (0, 1, 2), False, False, 1))
         with pytest.raises(ProtocolMismatch, match="no longer retained"):
-            await owner.delta(0)
+            await owner.followers.delta(0)
         with pytest.raises(NoInput):
             owner.holdings.store.load_base(0)
         assert owner.holdings.store.load_base(1)[:2] == (1, 1) and owner.holdings.store.deposit(0, 1) == {}
@@ -141,7 +141,7 @@ def test_a_caller_that_goes_takes_nothing_back(tmp_path: Path) -> None:
             unit = cluster.unit(0, 0, stream)
             owner.admit(len(unit.frame))
             await owner.apply(unit)
-        following = asyncio.create_task(owner.delta(0))
+        following = asyncio.create_task(owner.followers.delta(0))
         closing = asyncio.create_task(owner.apply(close(0)))
         await asyncio.sleep(0)
         closing.cancel()
@@ -217,7 +217,7 @@ def test_a_lone_worker_is_published_at_once(tmp_path: Path) -> None:
         await owner.begin()
         for number in range(4):
             await push(owner, worker.unit(number, base=number))
-            delta = await owner.delta(number)
+            delta = await owner.followers.delta(number)
             assert delta is not None and not delta.closes
             assert [o.unit.number(STREAMS) for o in delta.outcomes] == [number]
         await told.reach(8)
@@ -236,16 +236,16 @@ def test_what_is_pending_waits_for_half_of_the_workers_or_for_the_delay(tmp_path
         for number in range(9, 13):  # four workers are seen; far ahead, so that the clock stands still
             await push(owner, workers[number - 9].unit(number))
         while owner.shard.backlog.units:
-            assert await owner.delta(owner.shard.deltas.version) is not None
+            assert await owner.followers.delta(owner.shard.deltas.version) is not None
         version = owner.shard.deltas.version
         began = loop.time()
         await push(owner, workers[0].unit(21, base=version))
-        delta = await owner.delta(version)
+        delta = await owner.followers.delta(version)
         assert delta is not None and len(delta.outcomes) == 1
         assert loop.time() - began >= DELAY_S - 0.01
         units = [workers[0].unit(number, base=version) for number in (22, 23)]
         await asyncio.gather(*(push(owner, unit) for unit in units))
-        delta = await owner.delta(version + 1)
+        delta = await owner.followers.delta(version + 1)
         assert delta is not None and len(delta.outcomes) == 2
 
     play(scene, cluster, tmp_path)
@@ -301,7 +301,7 @@ def test_an_exact_segment_begins_with_a_base(tmp_path: Path) -> None:
             await push(owner, worker.unit(number))
         await owner.apply(Close(0, (), False, False, 0, pause=True))
         version = owner.shard.deltas.version
-        reached = asyncio.create_task(owner.reach(1))
+        reached = asyncio.create_task(owner.followers.reach(1))
         await owner.apply(Segment(1, 1))
         await reached
         assert owner.holdings.store.load_base(5) == (

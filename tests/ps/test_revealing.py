@@ -74,7 +74,7 @@ def test_a_step_is_seen_when_the_log_holds_it(tmp_path: Path, level: str) -> Non
         pushing = [asyncio.create_task(owner.apply(cluster.unit(0, 0, s))) for s in range(STREAMS)]
         await stage.applied(STREAMS)
         closing = asyncio.create_task(owner.apply(close(0)))
-        following = asyncio.create_task(owner.delta(0))
+        following = asyncio.create_task(owner.followers.delta(0))
         await stage.applied(STREAMS + 1)
         repeat = asyncio.create_task(
             owner.apply(cluster.unit(0, 0, 0))
@@ -123,7 +123,7 @@ def test_a_publication_is_told_and_seen_when_the_log_holds_it(tmp_path: Path) ->
         owner = stage.owner
         stage.disk.hold()
         pushing = asyncio.create_task(owner.apply(worker.unit(0)))
-        following = asyncio.create_task(owner.delta(0))
+        following = asyncio.create_task(owner.followers.delta(0))
         await eventually(lambda: owner.shard.deltas.version == 1)
         await stage.settled()
         assert not pushing.done() and not following.done() and not stage.news
@@ -223,7 +223,7 @@ def test_a_broken_disk_tells_nothing_and_ends_the_process(tmp_path: Path) -> Non
                 await owner.apply(cluster.unit(0, 0, stream))
             disk.fails = True
             closing = asyncio.create_task(owner.apply(close(0)))
-            following = asyncio.create_task(owner.delta(0))
+            following = asyncio.create_task(owner.followers.delta(0))
             await eventually(lambda: bool(broken))
             with pytest.raises(SparsyncError, match="is broken"):
                 await owner.apply(cluster.unit(0, 1, 0))
