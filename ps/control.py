@@ -220,7 +220,7 @@ class Control:
             if self._owner.configured and not self._owner.serves:  # recovered from this server's disk
                 await self._owner.serve()
         events.put_nowait(_ALIVE)  # the state may have to wait for what a standby acknowledges
-        await self._tell_state(attach.low, events, recorded=attach.standby)
+        await self._tell_state(attach.low, events)
         if self._owner.stalled:
             self._tell(self._owner.stalled)
 
@@ -255,10 +255,10 @@ class Control:
             lambda: self._owner.configure(spec, lambda: build(spec, self._place.identity, directory))
         )
 
-    async def _tell_state(self, low: int, events: Events, *, recorded: int = 0) -> None:
+    async def _tell_state(self, low: int, events: Events) -> None:
         """All that the coordinator must know, when it is safe; from then on also what happens.
 
-        recorded: the standby that the coordinator has recorded as in sync; that another one is, was not heard.
+        That a standby is in sync is told behind it: before it nothing of that kind counts, and may have been told anew.
         """
 
         if self._line is events:
@@ -269,7 +269,7 @@ class Control:
             state.standby = self._owner.replication.in_sync if state.configured else 0
             events.put_nowait(shard_pb2.ShardEvent(state=state))
             events.put_nowait(_ALIVE)  # from now on silence means something
-            if state.standby not in (0, recorded):
+            if state.standby:
                 events.put_nowait(news_to_proto(InSync(state.standby)))
             if self._line is events:
                 self._events = events

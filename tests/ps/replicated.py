@@ -83,10 +83,9 @@ class Call:
         self.up: deque[int] = deque()
         self.ended = ""
         self.number = primary.replication.begin(standby.incarnation)
-        hello = len(standby.log) if standby.loaded else 0
+        standby.durable = len(standby.log)  # it waits for its own disk first
+        hello = standby.durable if standby.loaded else 0
         self._task = asyncio.get_running_loop().create_task(self._pump(hello))
-        if hello:
-            self.up.append(standby.durable)
 
     async def _pump(self, hello: int) -> None:
         try:
@@ -129,7 +128,10 @@ class Call:
 class Line:
     """The coordinator's line to one process of the primary."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorded: int) -> None:
+        self.recorded = recorded
+        self.here = False
+        """The primary has told its state."""
         self.commands: deque[tuple[str, int]] = deque()
         self.events: deque[object] = deque()
 
@@ -146,6 +148,8 @@ class World:
         self.revealed: list[bytes] = []
         self.in_sync = False
         """What the coordinator's journal says."""
+        self.leaving = 0
+        """The standby that the primary was told to wait for no more, until it answers."""
         self.incarnation = 7
         self.standby = Standby(self.incarnation)
         self.line: Line | None = None
@@ -219,8 +223,8 @@ class World:
     # --- the coordinator ---------------------------------------------------------------------
 
     def dial(self) -> None:
-        self.line = Line()
-        self.line.commands.append(("attach", self.incarnation if self.in_sync else 0))
+        self.line = Line(self.incarnation if self.in_sync else 0)
+        self.line.commands.append(("attach", self.line.recorded))
 
     def obey(self) -> None:
         """The primary takes the first command."""
@@ -228,6 +232,7 @@ class World:
         line, replication = self.line, self._primary().replication
         what, standby = line.commands.popleft()
         if what == "alone":
+            line.events.append((what, standby))
             replication.alone(standby)
             return
         self._attached = line
@@ -238,7 +243,7 @@ class World:
         def tell() -> None:
             now = replication.in_sync
             line.events.append(("state", now))
-            if now not in (0, standby):
+            if now:
                 line.events.append(InSync(now))
 
         self._reveal_later(primary, position)
@@ -249,12 +254,18 @@ class World:
         assert self.line is not None
         match self.line.events.popleft():
             case ("state", standby):
+                self.line.here = True
+                if self.leaving != self.line.recorded:
+                    self.leaving = 0
                 if self.in_sync and standby != self.incarnation:
                     self.part()
-            case InSync(standby):
+            case ("alone", standby):
+                if self.leaving == standby:
+                    self.leaving = 0
+            case InSync(standby) if self.line.here:
                 if standby != self.incarnation:
                     self._alone(standby)
-                else:
+                elif self.leaving != standby:
                     self.in_sync = True
             case Parted(standby):
                 if standby != self.incarnation:
@@ -269,6 +280,7 @@ class World:
         self._alone(self.incarnation)
 
     def _alone(self, standby: int) -> None:
+        self.leaving = standby
         if self.line is not None:
             self.line.commands.append(("alone", standby))
 
@@ -314,7 +326,7 @@ class World:
             self.kill_primary(0)
         held = self.standby.disk
         assert held[: len(self.revealed)] == self.revealed
-        self.disk, self.in_sync = held, False
+        self.disk, self.in_sync, self.leaving = held, False, 0
         self.incarnation += 1
         self.standby = Standby(self.incarnation)
         self.start_primary(imaged=len(held))

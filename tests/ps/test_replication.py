@@ -43,6 +43,15 @@ def test_what_a_primary_applies_before_its_standby_calls_again_is_sent(records: 
         w.settle()
 
 
+def test_a_standby_that_is_in_sync_anew_before_the_state_is_told_is_not_forgotten() -> None:
+    """The state waits for a record; meanwhile the coordinator parts, and the standby is in sync again at once."""
+    with world() as w:
+        w.settle()
+        for act in (w.apply, w.dial, w.obey, w.part, w.obey):
+            w.run(act)
+        w.settle()
+
+
 class Histories(RuleBasedStateMachine):
     """Everything that may happen, in any order."""
 
