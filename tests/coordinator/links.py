@@ -41,6 +41,7 @@ class Link:
         self._dismissal = dismissal
         self._until = world.now + DISMISS_S if dismissal else float("inf")
         self.closed = False
+        self._recorded = 0
         self.down: Line | None = None
         self.up: Line | None = None
         self.server: Server | None = None
@@ -63,6 +64,7 @@ class Link:
             return
         shard = state.shard_of(self.incarnation)
         told = (0, 0) if shard is None else (state.placement[shard].term, state.in_sync_of(shard))
+        self._recorded = told[1]
         self._send(("attach", state.low, *told))
 
     def send(self, command: a.ShardOrder) -> None:
@@ -86,6 +88,8 @@ class Link:
         if isinstance(event, e.ServerAlive):
             self.world.hear(e.ServerAlive(self.incarnation))
         elif shard is not None:
+            if isinstance(event, e.ShardAttached):
+                event = replace(event, recorded=self._recorded)
             self.world.hear(replace(event, shard=shard) if event.shard != shard else event)
         elif isinstance(event, e.ShardAttached):
             self.world.hear(e.ServerAttached(self.incarnation, event.incarnation))

@@ -66,6 +66,7 @@ class Server:
         self.events: Line | None = None
         self.followers: list[Following] = []
         self._orders: list[tuple[Order, Line]] = []
+        self._meanwhile: list[e.UnitAccepted] = []
         self._attended = world.now
         self._publication = Publication()
         self._publishing = False
@@ -117,6 +118,7 @@ class Server:
         self.watermark.written(position)
         if self.world.rules.replicas:
             self.watermark.wait_for(ANYBODY, 0)
+            self.loop.run(self.replication.want)
 
     def _live(self) -> None:
         """Tell that it is alive; ask whether it is counted on if nobody attends to it."""
@@ -166,6 +168,7 @@ class Server:
                 self._promote(term)
                 self._tell_state(0, line)
             case a.LeaveAlone(standby):
+                line.send(e.StandbyLeft(self.shard.index, standby))  # before it can be in sync again
                 self.replication.alone(standby)
             case ("dismiss", reason, incarnation) if incarnation == self.incarnation:
                 self.world.crash(self, reason=reason)
@@ -240,6 +243,9 @@ class Server:
         def tell() -> None:
             if self.line is line:
                 self.events = line
+                for news in self._meanwhile:
+                    line.send(news)
+                self._meanwhile.clear()
             if serves:
                 self.world.laws.reveals(self)
                 self.world.laws.stand_told(shard.index, state.accepted)
@@ -250,6 +256,9 @@ class Server:
             if state.standby not in (0, recorded):
                 line.send(e.StandbyInSync(shard.index, state.standby))
 
+        if self.line is line:
+            self.events = None
+            self._meanwhile.clear()
         if serves:
             self.watermark.when(self.disk.position, tell)
         else:
@@ -294,6 +303,8 @@ class Server:
             self.world.logs(self)
             if self.replication.wanted:
                 self.replication.offer(position, Sealed(record))  # type: ignore[arg-type]
+            else:
+                self.window.clear(position)
             if isinstance(record, p.Mark):
                 self._save(position)
         admitted = isinstance(record, p.Accept) and answer is Verdict.ADMIT
@@ -308,9 +319,12 @@ class Server:
     def _reveal(self, news: e.UnitAccepted | None, answer: Answer) -> None:
         if isinstance(answer, Delta):
             self._show(answer.version + 1)
-        if news is not None and self.serves and self.events is not None:
+        if news is not None and self.serves and self.line is not None:
             self.world.laws.acknowledges(self, news.unit.number(self.shard.streams))
-            self.events.send(news)
+            if self.events is None:
+                self._meanwhile.append(news)
+            else:
+                self.events.send(news)
 
     def _mark(self) -> None:
         """Now and then an image is saved, on the standby too."""
