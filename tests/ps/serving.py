@@ -179,7 +179,10 @@ class Line:
         """`term`: of the primary that this server is; 0: it is none."""
         attach = shard_pb2.Attach(run=RUN, timeline=TIMELINE, low=low, shard_term=term, standby=standby)
         self.send(attach=attach)
-        return (await self.hear("state")).state
+        state = (await self.hear("state")).state
+        if state.standby:
+            assert (await self.hear("in_sync")).in_sync.standby == state.standby
+        return state
 
     async def configure(self, segment: shard_pb2.Segment, *, first_step: int = 0) -> None:
         self.send(

@@ -41,8 +41,7 @@ def play(scene: Scene, path: Path, segment: shard_pb2.Segment | None = None) -> 
 async def attach_to_standby(server: Serving) -> Line:
     """A new line, whose coordinator has recorded a standby as in sync which is not there."""
     line = Line(server.stub)
-    line.send(attach=shard_pb2.Attach(run=RUN, timeline=TIMELINE, shard_term=1, standby=STANDBY))
-    await line.hear("state")
+    await line.attach(standby=STANDBY)
     return line
 
 
