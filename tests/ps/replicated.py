@@ -223,6 +223,7 @@ class World:
     # --- the coordinator ---------------------------------------------------------------------
 
     def dial(self) -> None:
+        self.leaving = 0  # the word is lost with the line, and the next one begins with what is recorded
         self.line = Line(self.incarnation if self.in_sync else 0)
         self.line.commands.append(("attach", self.line.recorded))
 
@@ -255,8 +256,6 @@ class World:
         match self.line.events.popleft():
             case ("state", standby):
                 self.line.here = True
-                if self.leaving != self.line.recorded:
-                    self.leaving = 0
                 if self.in_sync and standby != self.incarnation:
                     self.part()
             case ("alone", standby):
@@ -272,6 +271,8 @@ class World:
                     self._alone(standby)
                 elif self.in_sync:
                     self.part()
+                elif self.leaving != standby:
+                    self._alone(standby)
         self.check()
 
     def part(self) -> None:

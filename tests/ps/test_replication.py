@@ -52,6 +52,16 @@ def test_a_standby_that_is_in_sync_anew_before_the_state_is_told_is_not_forgotte
         w.settle()
 
 
+def test_a_standby_that_parts_before_the_state_is_told_is_left() -> None:
+    """In sync on the new line, which does not count yet; then gone, while the state waits for what it lacks."""
+    with world() as w:
+        w.run(w.apply)
+        w.settle()
+        for act in (w.part, w.break_call, w.dial, w.apply, w.obey, w.call, w.break_call):
+            w.run(act)
+        w.settle()
+
+
 class Histories(RuleBasedStateMachine):
     """Everything that may happen, in any order."""
 
