@@ -112,10 +112,12 @@ class Standbys:
         if standby is None or standby.incarnation != event.standby:
             self._leave_alone(event.shard, event.standby)
             return
-        if (
-            standby.in_sync
-        ):  # else it is told: a second word would end the waiting for the standby's next call
+        if standby.in_sync:
             self._part(event.shard, event.reason)
+        elif (
+            self._leaving.get(event.shard) != event.standby
+        ):  # it came and went before the state, and was not heard
+            self._leave_alone(event.shard, event.standby)
         if event.diverged:
             name = self._desk.name_of(event.standby)
             self._desk.note("diverged", shard=event.shard, name=name, reason=event.reason)
