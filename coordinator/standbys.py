@@ -22,8 +22,10 @@ class Standbys:
     def __init__(self, desk: Desk, presence: Presence) -> None:
         self._desk = desk
         self._presence = presence
-        self._leaving: dict[int, int] = {}
-        """Shard -> the standby that its primary was told to wait for no more, until it answers or the word is lost."""
+        self._leaving: set[tuple[int, int]] = set()
+        """(shard, standby that its primary was told to wait for no more), until it answers or the word is lost."""
+        self._strangers: dict[int, int] = {}
+        """Shard -> who follows it and is not its standby any more; its primary is told so again and again, at ticks."""
 
     # --- following -----------------------------------------------------------------------
 
@@ -79,8 +81,7 @@ class Standbys:
         That it waits is no news, for it was told so; here the word that ends it may be on its way already. A word that
         was said before this line began is lost: the line began without that standby.
         """
-        if self._leaving.get(event.shard) != event.recorded:
-            self.line_over(event.shard)
+        self._leaving &= {(event.shard, event.recorded)} | {w for w in self._leaving if w[0] != event.shard}
         standby = self._desk.state.standbys.get(event.shard)
         if standby is not None and standby.in_sync and standby.incarnation != event.standby:
             self._part(event.shard, "its primary waits for it no more")
@@ -92,32 +93,29 @@ class Standbys:
             return  # it is told again behind the state
         standby = self._desk.state.standbys.get(event.shard)
         if standby is None or standby.incarnation != event.standby:
-            self._leave_alone(event.shard, event.standby)
-        elif not standby.in_sync and self._leaving.get(event.shard) != event.standby:  # else an older word
+            self._strangers[event.shard] = event.standby
+        elif not standby.in_sync and (event.shard, event.standby) not in self._leaving:  # else an older word
             self._desk.decide(r.InSynced(event.shard, event.standby))
             self._desk.note("in_sync", shard=event.shard, name=self._desk.name_of(event.standby))
 
     def left(self, event: e.StandbyLeft) -> None:
         """A primary waits for its standby no more; what it tells of it from now on is new."""
-        if self._leaving.get(event.shard) == event.standby:
-            del self._leaving[event.shard]
+        self._leaving.discard((event.shard, event.standby))
 
     def line_over(self, shard: int) -> None:
         """No word of the old line is heard or obeyed any more; the next one begins with what is recorded."""
-        self._leaving.pop(shard, None)
+        self._leaving = {word for word in self._leaving if word[0] != shard}
 
     def parted(self, event: e.StandbyParted) -> None:
         """A primary waits in vain: let it go on alone, and have the standby begin anew."""
         standby = self._desk.state.standbys.get(event.shard)
         if standby is None or standby.incarnation != event.standby:
-            self._leave_alone(event.shard, event.standby)
+            self._strangers[event.shard] = event.standby
             return
         if standby.in_sync:
             self._part(event.shard, event.reason)
-        elif (
-            self._leaving.get(event.shard) != event.standby
-        ):  # it came and went before the state, and was not heard
-            self._leave_alone(event.shard, event.standby)
+        elif (event.shard, event.standby) not in self._leaving:
+            self._leave_alone(event.shard, event.standby)  # that it was in sync at all was not heard
         if event.diverged:
             name = self._desk.name_of(event.standby)
             self._desk.note("diverged", shard=event.shard, name=name, reason=event.reason)
@@ -134,6 +132,9 @@ class Standbys:
                 continue
             if self._presence.away(standby.incarnation):
                 self._part(placed.shard, self._presence.reason(standby.incarnation))
+        for shard, stranger in self._strangers.items():
+            self._leave_alone(shard, stranger)
+        self._strangers.clear()
         self.appoint()
 
     def part(self, incarnation: int, reason: str) -> None:
@@ -151,7 +152,7 @@ class Standbys:
             self._leave_alone(shard, standby.incarnation)
 
     def _leave_alone(self, shard: int, standby: int) -> None:
-        self._leaving[shard] = standby
+        self._leaving.add((shard, standby))
         self._desk.actions.append(a.Command(shard, a.LeaveAlone(standby)))
 
     # --- taking over ---------------------------------------------------------------------

@@ -50,6 +50,7 @@ class Server:
         self.incarnation = 0
         self.obeyed = (0, 0)
         self.link: Link | None = None
+        self.early: list[tuple[Link, tuple[int, int], Any]] = []
         self.term = 0
         self.serves = self.configured = False
         self.shard: int | None = None
@@ -82,6 +83,8 @@ class Server:
             self.disk.log.clear()
         self.configured = self.disk.incarnation != 0
         self.sign_of_life()
+        for link, term, command in self.early:
+            self.obey(link, term, command)
 
     def sign_of_life(self) -> None:
         self.tell(e.ServerAlive(self.incarnation))
@@ -100,7 +103,7 @@ class Server:
     def obey(self, link: Link, term: tuple[int, int], command: Any) -> None:
         """A command, if it is of no older coordinator and of no older word of the same."""
         if not self.incarnation:
-            self.world.after(0.1, lambda: self.obey(link, term, command), self)
+            self.early.append((link, term, command))
             return
         if term < self.obeyed:
             return
@@ -113,7 +116,7 @@ class Server:
                     if self.configured and not self.serves:
                         self.serve()
                 self.link = link
-                self.tell_state(link, standby)
+                self.tell_state(link)
             case a.ConfigureShard():
                 self.configured = self.serves = True
                 self.tell(e.ShardConfigured(self.world.state.shard_of(self.incarnation) or 0))
@@ -127,25 +130,25 @@ class Server:
                 self.term = max(self.term, promoted)
                 self.tell_state(link)
             case a.LeaveAlone(standby):
-                self.alone(standby)
                 self.tell(e.StandbyLeft(self.world.state.shard_of(self.incarnation) or 0, standby))
+                self.alone(standby)
             case a.Dismiss(incarnation):
                 if incarnation == self.incarnation:
                     self.die()
                 else:
                     link.over = True
 
-    def tell_state(self, link: Link, recorded: int = 0) -> None:
+    def tell_state(self, link: Link) -> None:
         """What this server is, once all that its state shows is acknowledged."""
         if self.link is not link:
             return
         if self.serves and self.waiting:
-            self.world.after(0.1, lambda: self.tell_state(link, recorded), self)
+            self.world.after(0.1, lambda: self.tell_state(link), self)
             return
         standing = self.order is not None
         standby = self.waits_for if self.waits_for is not None and self.recorded and not self.parting else 0
         link.tell(("state", self.incarnation, self.serves and self.configured, standing, standby))
-        if standby not in (0, recorded):
+        if standby:
             link.tell(e.StandbyInSync(self.world.state.shard_of(self.incarnation) or 0, standby))
 
     def serve(self) -> None:
@@ -181,7 +184,7 @@ class Server:
             line.cut()
             if older is not standby:
                 older.calling = None
-        line = Line(self.world, standby.copy, standby)
+        line = Line(self.world, lambda message: standby.copy(self, message), standby)
         self.follower = (standby, line)
         line.send(("image", tuple(self.disk.log)))
         self.calls += 1
@@ -263,9 +266,9 @@ class Server:
             self.calling = None
         self.world.after(0.3, lambda: self.call(order), self)
 
-    def copy(self, message: Any) -> None:
+    def copy(self, primary: Server, message: Any) -> None:
         """The primary's log, or one more entry of it."""
-        if self.calling is None or self.order is None:
+        if self.calling is not primary or self.order is None:
             return
         if message[0] == "image":
             self.disk.log[:] = message[1]
@@ -274,5 +277,5 @@ class Server:
             self.disk.log.append(message[1])
         elif message[0] > len(self.disk.log):
             raise Broken(f"{self.name} is sent entry {message} behind {len(self.disk.log)}")
-        primary, position = self.calling, len(self.disk.log)
+        position = len(self.disk.log)
         self.world.after(self.world.delay(), lambda: primary.copied_to(self, position), primary)
