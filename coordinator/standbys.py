@@ -25,7 +25,7 @@ class Standbys:
         self._leaving: set[tuple[int, int]] = set()
         """(shard, standby that its primary was told to wait for no more), until it answers or the word is lost."""
         self._strangers: dict[int, int] = {}
-        """Shard -> who follows it and is not its standby any more; its primary is told so again and again, at ticks."""
+        """Shard -> who follows it and is not to: its standby no more, or away; its primary is told so at ticks."""
 
     # --- following -----------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ class Standbys:
         if not self._presence.here(self._desk.state.placement[event.shard].incarnation):
             return  # it is told again behind the state
         standby = self._desk.state.standbys.get(event.shard)
-        if standby is None or standby.incarnation != event.standby:
+        if standby is None or standby.incarnation != event.standby or self._presence.away(event.standby):
             self._strangers[event.shard] = event.standby
         elif not standby.in_sync and (event.shard, event.standby) not in self._leaving:  # else an older word
             self._desk.decide(r.InSynced(event.shard, event.standby))
