@@ -67,8 +67,8 @@ class Liveness:
         return {i for i, p in self._pulses.items() if p.heard and now - p.beat_at > self._suspect_s}
 
     def beating(self) -> bool:
-        """Whether any watched process has an open stream of heartbeats."""
-        return any(pulse.heard and pulse.closed_at is None for pulse in self._pulses.values())
+        """Whether any watched process has an open stream of heartbeats, or is about to open its first one."""
+        return any(pulse.closed_at is None for pulse in self._pulses.values())
 
     def unheard(self) -> bool:
         """Whether any watched process has not beaten yet."""

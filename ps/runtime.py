@@ -13,6 +13,7 @@ import gc
 import logging
 import signal
 from pathlib import Path
+from typing import TextIO
 
 import grpc
 import torch
@@ -64,22 +65,22 @@ def run(
     keep_freed_memory()
     kernels.warm()  # compiled or loaded before anybody waits for this server
     optimizer.warm()
-    data_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with (data_dir / "lock").open("w") as lock:
-            _lock(lock.fileno(), data_dir)
-            return asyncio.run(
-                _serve(coordinator, name, data_dir, security, listen, advertise, join_timeout_s)
-            )
+        return asyncio.run(_serve(coordinator, name, data_dir, security, listen, advertise, join_timeout_s))
     finally:
         gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
 
 
-def _lock(descriptor: int, data_dir: Path) -> None:
+def _lock(data_dir: Path) -> TextIO:
+    """The directory is this process's while what is returned is open. Raises: UsageError where it is another's."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = (data_dir / "lock").open("w")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        lock.close()
         raise UsageError(f"another server works in {data_dir}; give this one another --data-dir") from None
+    return lock
 
 
 async def _serve(
@@ -91,7 +92,11 @@ async def _serve(
     advertise: str | None,
     join_timeout_s: float,
 ) -> int:
-    return await Server(coordinator, name, data_dir, security).run(listen, advertise, join_timeout_s)
+    """Where no coordinator answers nothing is left behind: the directory comes after it."""
+    channel = await reach(coordinator, security, pool="control", timeout_s=join_timeout_s, say=log.info)
+    with _lock(data_dir):
+        server = Server(coordinator, name, data_dir, security)
+        return await server.run(channel, listen, advertise, join_timeout_s)
 
 
 class Server:
@@ -113,15 +118,14 @@ class Server:
         self._control = Control(self._owner, self._standby, finish=self._finish, dismiss=self._dismiss)
         self._over = False
 
-    async def run(self, listen: str, advertise: str | None, join_timeout_s: float) -> int:
+    async def run(
+        self, channel: grpc.aio.Channel, listen: str, advertise: str | None, join_timeout_s: float
+    ) -> int:
         """The exit code. Raises: SparsyncError."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, "asked to end")
         recovered = await loop.run_in_executor(None, recover, self._directory)
-        channel = await reach(
-            self._coordinator, self._security, pool="control", timeout_s=join_timeout_s, say=log.info
-        )
         service = ShardService(self._owner, self._control)
         serving = await serve(
             listen=listen,
