@@ -67,10 +67,22 @@ class Cluster:
 
     # --- processes -----------------------------------------------------------------------
 
-    def start_server(self, name: str, *, listen: str = "127.0.0.1:0", advertise: str | None = None) -> None:
-        """A parameter server; `advertise`: the address that the others dial, where it is not `listen`."""
+    def start_server(
+        self,
+        name: str,
+        *,
+        listen: str = "127.0.0.1:0",
+        advertise: str | None = None,
+        program: Sequence[str] = (),
+    ) -> None:
+        """A parameter server.
+
+        advertise: the address that the others dial, where it is not `listen`. program: a script and its first
+        words, which run in place of `sparsync`.
+        """
         told = ["--advertise", advertise] if advertise else []
-        self._start(name, "ps", *self._member(name, self.address), "--listen", listen, *told)
+        member = self._member(name, self.address)
+        self._start(name, "ps", *member, "--listen", listen, *told, program=program)
 
     def start_worker(
         self, name: str, script: Sequence[str | Path], *, coordinator: str | None = None
@@ -91,10 +103,11 @@ class Cluster:
     def _member(self, name: str, coordinator: str) -> list[str]:
         return ["--coordinator", coordinator, "--name", name, "--data-dir", str(self._directory / name)]
 
-    def _start(self, name: str, role: str, *words: str) -> None:
+    def _start(self, name: str, role: str, *words: str, program: Sequence[str] = ()) -> None:
+        command = [sys.executable, "-P", *program] if program else SPARSYNC
         with (self._directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [*SPARSYNC, role, "--parent-pid", str(os.getpid()), *words],
+                [*command, role, "--parent-pid", str(os.getpid()), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -148,7 +161,7 @@ class Cluster:
             seen = self.events(kind)
             if (found := next(filter(fits, seen[after:]), None)) is not None:
                 return found
-            after = len(seen)
+            after = max(after, len(seen))
             if over or time.monotonic() > deadline:
                 why = "and the coordinator has ended" if over else f"within {limit_s:g} s"
                 raise RuntimeError(f"no event {kind!r} {why}:\n{self.story()}")

@@ -1,6 +1,6 @@
 """A user script whose units take about as long as it is told; now and then it holds the GIL, or deadlocks.
 
-    sparsync worker benchmarks/scripts/steady.py NAME DIRECTORY [--unit-s S] [--hold-s S --hold-every-s S]
+    sparsync worker benchmarks/scripts/steady.py NAME DIRECTORY [--width W] [--unit-s S] [--hold-s S --hold-every-s S]
 
 It holds the GIL inside a C function that does not release it (PyDLL), at random moments, and tells each hold in
 DIRECTORY/holds-NAME.jsonl. Once DIRECTORY/deadlock-NAME exists it takes a lock twice, after writing the moment
@@ -22,14 +22,14 @@ from torch import nn
 
 import sparsync
 
-WIDTH = 128
-
 
 def main() -> None:
     chosen = options()
     deadlock = chosen.directory / f"deadlock-{chosen.name}"
     holds = Holds(chosen)
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH))
+    model = nn.Sequential(
+        nn.Linear(chosen.width, chosen.width), nn.Tanh(), nn.Linear(chosen.width, chosen.width)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     with sparsync.join(model, optimizer) as session:
         for _ in session.units():
@@ -37,7 +37,7 @@ def main() -> None:
             holds.perhaps()
             if deadlock.exists():
                 lock_forever(deadlock)
-            x = torch.randn(8, WIDTH)
+            x = torch.randn(8, chosen.width)
             loss = nn.functional.mse_loss(model(x), x)
             loss.backward()
             session.step(loss)
@@ -47,6 +47,7 @@ def options() -> argparse.Namespace:
     known = argparse.ArgumentParser()
     known.add_argument("name")
     known.add_argument("directory", type=Path)
+    known.add_argument("--width", type=int, default=128, help="of the two square layers")
     known.add_argument("--unit-s", type=float, default=0.02)
     known.add_argument("--hold-s", type=float, default=0.0)
     known.add_argument("--hold-every-s", type=float, default=20.0)

@@ -1,0 +1,372 @@
+"""The frontier: loss against bytes over local steps, density, bits, merges and outer steps; in one process.
+
+    python benchmarks/frontier.py baseline             one sweep of the table below; several may run side by side
+    python benchmarks/frontier.py --point '{"method": "local", "local_steps": 5, "lr": 0.004}'
+    python benchmarks/frontier.py --page               the page and the plot from all that was measured
+
+Simulates R = 4 workers and two servers with the real codecs; every method sees the same samples in the same order.
+
+- `ddp`: what PyTorch's DDP computes: the gradient of all R units, clipped, AdamW.
+- `step`: units on x̂, clipped gradients pushed, AdamW on the servers, a delta down: `sync`, or `delayed` (`lag`).
+- `local`: H steps of AdamW from x̂ a worker (moments and residual its own), the difference pushed, SGD on the servers
+  (Nesterov where it has momentum), a delta down. Merged by γ: Σ w Δ R / (n^γ R^(1-γ)).
+
+Bytes are lengths of frames, R pushes up and R pulls down a round; dense is 4 bytes a parameter for each of 2 R a step.
+The learning rate has one grid for all methods. Every run ends after the same number of samples, with the same
+schedule. Results: benchmarks/results/frontier.jsonl, a line a run; runs that are in it already are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.figures import RESULTS, about
+from benchmarks.one_process import Model, Workload, adamw
+from sparsync.lm.corpus import prepare
+from sparsync.lm.train import warmup_cosine
+from wire.codec.base import Plane, frame_bytes
+from wire.codec.chain import delta_codec, push_codec
+from wire.codec.cut import Classes
+
+STREAMS = 4
+WORK = Workload(layers=4, width=144, heads=4, seq_len=64, batch_size=4, steps=2400)
+WARMUP_STEPS, MIN_LR_RATIO, WEIGHT_DECAY, BETA2, CLIP_NORM = 100, 0.1, 0.1, 0.95, 1.0
+LEARNING_RATES = (2e-3, 4e-3, 8e-3)
+WINDOWS = 512
+"""Held-out windows: 32,768 tokens."""
+CURVE_EVERY = 300
+STORE = RESULTS / "frontier.jsonl"
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One direction. `density` 1 sends whole blocks; "dense" beside it means exactly."""
+
+    density: float = 1.0
+    values: str = "fp32"
+    feedback: str = "none"
+    decay: float = 1.0
+    policy: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return "dense" if self.density == 1.0 else "topk"
+
+
+EXACT = Codec()
+
+
+def sparse(k: int, values: str = "sign1", *, feedback: str = "ef", decay: float = 1.0) -> Codec:
+    """k of each 4,096; norms and biases in fp16."""
+    return Codec(k / 4096, values, feedback, decay, ("1d=fp16",))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run. `gamma`: of the merge. `alpha`, `momentum`: of the outer step. `lag`: versions that units are behind."""
+
+    method: str
+    lr: float
+    local_steps: int = 1
+    up: Codec = EXACT
+    down: Codec = EXACT
+    alpha: float = 1.0
+    momentum: float = 0.0
+    gamma: float = 0.0
+    beta1: float = 0.9
+    lag: int = 0
+    seed: int = 0
+    work: Workload = field(default=WORK)
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> Point:
+        known = {f.name for f in fields(cls)}
+        raw = {name: value for name, value in raw.items() if name in known}
+        for name, kind in (("up", Codec), ("down", Codec), ("work", Workload)):
+            if name in raw:
+                given = dict(raw[name])
+                if "policy" in given:
+                    given["policy"] = tuple(given["policy"])
+                raw[name] = kind(**given)
+        return cls(**raw)
+
+
+class Servers:
+    """x, x̂ and what becomes of pushes; `pushed` and `pulled` count the bytes of one push and one pull a unit."""
+
+    def __init__(self, point: Point, model: Model) -> None:
+        self.point, self.model = point, model
+        layout = model.layout
+        up, down = point.up, point.down
+        self.push = push_codec(
+            codec=up.kind,
+            density=up.density,
+            values=up.values,
+            feedback=up.feedback,
+            decay=up.decay,
+            classes=Classes.by_policy(layout, up.policy),
+        )
+        self.pull = delta_codec(
+            codec=down.kind,
+            density=down.density,
+            values=down.values,
+            classes=Classes.by_policy(layout, down.policy),
+        )
+        self.x = model.published.copy()
+        self.total, self.one, self.move = (model.plane() for _ in range(3))
+        self.senders = model.plane() if point.gamma else None
+        self.pushed = self.pulled = 0
+
+    def take(self, update: Plane, state: dict[str, Plane], unit: int) -> None:
+        """One unit's push: encoded, decoded, added."""
+        self.one[:] = 0
+        for blocks in self.model.shards:
+            frame = list(self.push.encode(update, state, blocks, unit=unit))
+            self.push.add(b"".join(frame), self.one, blocks)
+            self.pushed += frame_bytes(frame)
+        self.total += self.one
+        if self.senders is not None:
+            self.senders += self.one != 0
+
+    def gather(self) -> Plane:
+        """What the units of a round come to, into `move`; the sum begins anew unless it is one of estimates."""
+        np.divide(self.total, np.float32(STREAMS), out=self.move)
+        if self.senders is not None:
+            gamma = self.point.gamma
+            self.move *= STREAMS**gamma / np.maximum(self.senders, 1.0) ** gamma
+            self.senders[:] = 0
+        if not self.push.estimates:
+            self.total[:] = 0
+        return self.move
+
+    def publish(self) -> None:
+        for blocks in self.model.shards:
+            self.pulled += frame_bytes(self.pull.publish(self.x, self.model.published, blocks))
+
+
+class Lagging:
+    """The x̂ that units are computed on: `lag` versions old; both planes are kept."""
+
+    def __init__(self, published: Plane, lag: int) -> None:
+        self._published = published
+        self._old = [published.copy() for _ in range(lag)]
+
+    @property
+    def base(self) -> Plane:
+        return self._old[0] if self._old else self._published
+
+    def publish_over(self) -> None:
+        """x̂ is about to move."""
+        if self._old:
+            self._old = [*self._old[1:], self._published.copy()]
+
+
+def share_of_peak(step: int, steps: int) -> float:
+    return warmup_cosine(step, WARMUP_STEPS, steps, MIN_LR_RATIO)
+
+
+def run_ddp(point: Point, model: Model, measure: Any) -> Servers | None:
+    optimizer = adamw(
+        model,
+        model.published,
+        model.gradient,
+        lr=point.lr,
+        betas=(point.beta1, BETA2),
+        weight_decay=WEIGHT_DECAY,
+    )
+    for step in range(point.work.steps):
+        model.backward(step * STREAMS, units=STREAMS, clip_norm=CLIP_NORM)
+        set_rate(optimizer, point.lr * share_of_peak(step, point.work.steps))
+        optimizer.step()
+        measure(step + 1)
+    return None
+
+
+def run_step(point: Point, model: Model, measure: Any) -> Servers:
+    servers = Servers(point, model)
+    states = [{name: model.plane() for name in servers.push.state_planes} for _ in range(STREAMS)]
+    optimizer = adamw(
+        model, servers.x, servers.move, lr=point.lr, betas=(point.beta1, BETA2), weight_decay=WEIGHT_DECAY
+    )
+    view = Lagging(model.published, point.lag)
+    for step in range(point.work.steps):
+        model.bind(view.base)
+        for stream, state in enumerate(states):
+            unit = step * STREAMS + stream
+            model.backward(unit, clip_norm=CLIP_NORM)
+            servers.take(model.gradient, state, unit)
+        servers.gather()
+        set_rate(optimizer, point.lr * share_of_peak(step, point.work.steps))
+        optimizer.step()
+        view.publish_over()
+        servers.publish()
+        measure(step + 1)
+    return servers
+
+
+class Stream:
+    """A worker of `local`: its moments, its residual, its parameters while it works."""
+
+    def __init__(self, point: Point, model: Model, servers: Servers) -> None:
+        self._point, self._model = point, model
+        self.state = {name: model.plane() for name in servers.push.state_planes}
+        self._own = model.plane()
+        self._optimizer = adamw(
+            model,
+            self._own,
+            model.gradient,
+            lr=point.lr,
+            betas=(point.beta1, BETA2),
+            weight_decay=WEIGHT_DECAY,
+        )
+
+    def work(self, base: Plane, stream: int, first: int, last: int) -> Plane:
+        """Steps first … last - 1 from `base`; the difference."""
+        self._own[:] = base
+        self._model.bind(self._own)
+        for step in range(first, last):
+            self._model.backward(step * STREAMS + stream, clip_norm=CLIP_NORM)
+            set_rate(self._optimizer, self._point.lr * share_of_peak(step, self._point.work.steps))
+            self._optimizer.step()
+        return base - self._own
+
+
+def run_local(point: Point, model: Model, measure: Any) -> Servers:
+    servers = Servers(point, model)
+    streams = [Stream(point, model, servers) for _ in range(STREAMS)]
+    velocity = model.plane() if point.momentum else None
+    view = Lagging(model.published, point.lag)
+    for number, first in enumerate(range(0, point.work.steps, point.local_steps)):
+        last = min(first + point.local_steps, point.work.steps)
+        base = view.base.copy()
+        for index, stream in enumerate(streams):
+            update = stream.work(base, index, first, last)
+            servers.take(update, stream.state, number * STREAMS + index)
+        servers.x -= np.float32(point.alpha) * outer(servers.gather(), velocity, point.momentum)
+        view.publish_over()
+        servers.publish()
+        measure(last)
+    return servers
+
+
+def outer(move: Plane, velocity: Plane | None, momentum: float) -> Plane:
+    """Nesterov as torch.optim.SGD has it."""
+    if velocity is None:
+        return move
+    velocity *= np.float32(momentum)
+    velocity += move
+    return move + np.float32(momentum) * velocity
+
+
+METHODS = {"ddp": run_ddp, "step": run_step, "local": run_local}
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def run(point: Point) -> dict[str, Any]:
+    """The result of one point."""
+    text = prepare("stdlib")
+    model = Model(point.work, text, seed=point.seed, windows=WINDOWS)
+    curve: list[tuple[int, float]] = []
+    seen = 0
+
+    def measure(step: int) -> None:
+        nonlocal seen
+        if step // CURVE_EVERY > seen and step < point.work.steps:
+            seen = step // CURVE_EVERY
+            model.bind(model.published)
+            curve.append((step, model.loss()))
+
+    began = time.perf_counter()
+    servers = METHODS[point.method](point, model, measure)
+    took = time.perf_counter() - began
+    model.bind(model.published)
+    result = {
+        "loss": model.loss(),
+        "curve": curve,
+        "wall_s": round(took, 1),
+        "parameters": model.layout.numel,
+        "data_digest": text.digest,
+    }
+    dense = 2 * 4 * model.layout.numel * STREAMS * point.work.steps
+    if servers is None:
+        return {**result, "bytes": dense, "ratio": 1.0}
+    moved = servers.pushed + STREAMS * servers.pulled
+    model.published[:] = servers.x
+    shares = {"pushed": servers.pushed, "pulled": STREAMS * servers.pulled}
+    return {**result, "loss_x": model.loss(), "bytes": moved, "ratio": dense / moved, **shares}
+
+
+# --- what is measured --------------------------------------------------------------------------
+
+
+def rates(point: Point, values: Iterable[float] = LEARNING_RATES) -> Iterator[Point]:
+    return (replace(point, lr=lr) for lr in values)
+
+
+def baseline() -> Iterator[Point]:
+    """DDP, and dense DiLoCo."""
+    yield from rates(Point("ddp", 0.0))
+    for h in (5, 15):
+        yield from rates(Point("local", 0.0, h, alpha=0.7, momentum=0.9))
+        yield from rates(Point("local", 0.0, h))
+
+
+SWEEPS = {"baseline": baseline}
+
+
+class Store:
+    """Runs by their points, a line each, in a file that several processes append to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def runs(self) -> list[dict[str, Any]]:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def measured(self, point: Point) -> bool:
+        wanted = json.loads(json.dumps(asdict(point)))
+        return any(run["point"] == wanted for run in self.runs())
+
+    def add(self, point: Point, result: dict[str, Any]) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        line = json.dumps({"point": asdict(point), **result, **about()})
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("sweep", nargs="*", choices=[*SWEEPS, []])
+    options.add_argument("--point", action="append", default=[], type=json.loads)
+    options.add_argument("--part", default="0/1", help="I/N: every Nth point, from the Ith on")
+    options.add_argument("--store", type=Path, default=STORE)
+    chosen = options.parse_args()
+    torch.set_num_threads(1)
+    store = Store(chosen.store)
+    points = [point for name in chosen.sweep for point in SWEEPS[name]()]
+    points += [Point.of(raw) for raw in chosen.point]
+    part, parts = map(int, chosen.part.split("/"))
+    for point in points[part::parts]:
+        if store.measured(point):
+            continue
+        result = run(point)
+        store.add(point, result)
+        print(f"{result['loss']:.4f} {result['ratio']:8.1f}x {result['wall_s']:6.0f} s  {point}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
