@@ -16,28 +16,25 @@ workload, data and torch) are not repeated.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
+from benchmarks.one_process import Model, Workload, adamw
 from sparsync.lm.corpus import Prepared, prepare
-from sparsync.lm.dataset import TokenDataset, validation_batches, validation_loss
 from sparsync.lm.model import GPT, parameter_count
 from sparsync.lm.train import CLIP_NORM, warmup_cosine
-from wire.codec.base import Blocks, Plane, frame_bytes
+from wire.codec.base import frame_bytes
 from wire.codec.chain import delta_codec, push_codec
-from wire.layout import BLOCK, BlockRange, Layout, Parameter
 
 STREAMS, WORKERS, SHARDS = 4, 2, 2
 WARMUP_STEPS, MIN_LR_RATIO, WEIGHT_DECAY, BETA2 = 20, 0.1, 0.1, 0.95
@@ -73,36 +70,19 @@ class Setting:
         return f"{push} · {pull} · lr {self.lr:g} β1 {self.beta1:g} · seed {self.seed}"
 
 
-@dataclass(frozen=True)
-class Workload:
-    """What all settings train: a model and how much of it."""
-
-    layers: int
-    width: int
-    heads: int
-    seq_len: int
-    batch_size: int
-    steps: int
-
-
 class Job:
-    """One training run under one setting. Planes are [blocks, 4096] float32; parameters are views into them."""
+    """One training run under one setting. Planes are [blocks, 4096] float32; parameters are views of x̂."""
 
     def __init__(self, setting: Setting, work: Workload, text: Prepared) -> None:
         self.setting, self.work = setting, work
-        self.dataset = TokenDataset(text.train, work.seq_len)
-        self.order = np.random.default_rng(setting.seed).permutation(len(self.dataset))
-        self.held_out = validation_batches(text.val, work.seq_len, windows=128)
-        torch.manual_seed(setting.seed)
-        self.model = GPT(work.layers, work.width, work.heads, context=work.seq_len)
-        self.layout = Layout(
-            tuple(Parameter(name, tuple(p.shape), "float32", 0) for name, p in self.model.named_parameters())
-        )
-        cuts = np.linspace(0, self.layout.blocks, SHARDS + 1).astype(int).tolist()
-        ranges = [[BlockRange(a, b)] for a, b in itertools.pairwise(cuts)]
-        self.shards = [Blocks.of(self.layout, r) for r in ranges]
+        self.model = Model(work, text, seed=setting.seed, windows=128)
         self._build_codecs()
-        self._place_parameters()
+        plane = self.model.plane
+        self.x, self.total, self.mean = self.model.published.copy(), plane(), plane()
+        betas = (setting.beta1, BETA2)
+        self.optimizer = adamw(
+            self.model, self.x, self.mean, lr=setting.lr, betas=betas, weight_decay=WEIGHT_DECAY
+        )
 
     def _build_codecs(self) -> None:
         s = self.setting
@@ -114,36 +94,8 @@ class Job:
             values=VALUES[s.push_bits],
         )
         self.pull = delta_codec(codec=s.codec, density=s.pull_density, values=VALUES[s.pull_bits])
-        self.streams = [{name: self._plane() for name in self.push.state_planes} for _ in range(STREAMS)]
-
-    def _place_parameters(self) -> None:
-        """The model's parameters become views of x̂, its gradients views of one plane; x has views of its own."""
-        self.published, self.gradient, self.x, self.total, self.mean = (self._plane() for _ in range(5))
-        parameters = list(self.model.parameters())
-        for p, view in zip(parameters, self._views(self.published), strict=True):
-            view.copy_(p.detach())
-            p.data = view
-        for p, view in zip(parameters, self._views(self.gradient), strict=True):
-            p.grad = view
-        self.x[:] = self.published
-        own = [nn.Parameter(view) for view in self._views(self.x)]
-        for p, view in zip(own, self._views(self.mean), strict=True):
-            p.grad = view
-        groups = [
-            {"params": [p for p in own if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=self.setting.lr, betas=(self.setting.beta1, BETA2), fused=True
-        )
-
-    def _plane(self) -> Plane:
-        return np.zeros((self.layout.blocks, BLOCK), np.float32)
-
-    def _views(self, plane: Plane) -> Iterator[Tensor]:
-        flat = torch.from_numpy(plane).view(-1)
-        for p, start in zip(self.layout.parameters, self.layout.first_block, strict=False):
-            yield flat[start * BLOCK : start * BLOCK + p.numel].view(p.shape)
+        names = self.push.state_planes
+        self.streams = [{name: self.model.plane() for name in names} for _ in range(STREAMS)]
 
     def run(self) -> dict[str, Any]:
         pushed = pulled = 0
@@ -152,7 +104,7 @@ class Job:
             if not self.push.estimates:
                 self.total[:] = 0
             for stream in range(STREAMS):
-                self._unit(step, stream)
+                self.model.backward(step * STREAMS + stream, clip_norm=CLIP_NORM)
                 before = time.perf_counter()
                 pushed += self._push(stream)
                 codec_s += time.perf_counter() - before
@@ -160,30 +112,22 @@ class Job:
             self._optimize(step)
             before = time.perf_counter()
             pulled += sum(
-                frame_bytes(self.pull.publish(self.x, self.published, blocks)) for blocks in self.shards
+                frame_bytes(self.pull.publish(self.x, self.model.published, blocks))
+                for blocks in self.model.shards
             )
             codec_s += time.perf_counter() - before
             if (step + 1) % EVALUATE_EVERY == 0 and step + 1 < self.work.steps:
-                curve.append([step + 1, round(validation_loss(self.model, self.held_out), 4)])
+                curve.append([step + 1, round(self.model.loss(), 4)])
         return self._summary(pushed, pulled, curve) | {
             "wall_s": round(time.perf_counter() - started, 1),
             "codec_s": round(codec_s, 2),
         }
 
-    def _unit(self, step: int, stream: int) -> None:
-        """Loss and clipped gradient of one unit on x̂."""
-        first = (step * STREAMS + stream) * self.work.batch_size
-        items = [self.dataset[int(i)] for i in self.order[first : first + self.work.batch_size]]
-        xs, ys = (torch.stack(column) for column in zip(*items, strict=True))
-        self.gradient[:] = 0
-        self.model(xs, ys)[1].backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
-
     def _push(self, stream: int) -> int:
         """Encode for each shard, add what was decoded; the bytes of it."""
         sent = 0
-        for blocks in self.shards:
-            frame = b"".join(self.push.encode(self.gradient, self.streams[stream], blocks))
+        for blocks in self.model.shards:
+            frame = b"".join(self.push.encode(self.model.gradient, self.streams[stream], blocks))
             self.push.add(frame, self.total, blocks)
             sent += len(frame)
         return sent
@@ -195,12 +139,12 @@ class Job:
         self.optimizer.step()
 
     def _summary(self, pushed: int, pulled: int, curve: list[list[float]]) -> dict[str, Any]:
-        loss = validation_loss(self.model, self.held_out)
-        self.published[:] = self.x
-        dense = 4 * self.layout.numel * self.work.steps
+        loss = self.model.loss()
+        self.model.published[:] = self.x
+        dense = 4 * self.model.layout.numel * self.work.steps
         return {
             "val_loss": round(loss, 4),
-            "val_loss_server": round(validation_loss(self.model, self.held_out), 4),
+            "val_loss_server": round(self.model.loss(), 4),
             "push_ratio": round(dense * STREAMS / pushed, 2),
             "pull_ratio": round(dense / pulled, 2),
             "ratio": round(dense * (STREAMS + WORKERS) / (pushed + WORKERS * pulled), 2),
