@@ -27,6 +27,7 @@ from ps.log_format import (
     why_no_file_header,
 )
 from wire.errors import DamagedFile
+from wire.files import fsync_directory, fsync_file
 
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
@@ -251,14 +252,6 @@ def _cut(files: list[LogFile]) -> int:
 
 
 def _sync(directory: Path, files: list[LogFile]) -> None:
-    for path in (*(file.path for file in files), directory):
-        sync_path(path)
-
-
-def sync_path(path: Path) -> None:
-    """fsync a file or a directory by its name."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    for file in files:
+        fsync_file(file.path)
+    fsync_directory(directory)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ps.log_files import LogFile, path_of, sync_path
+from ps.log_files import LogFile, path_of
 from ps.log_format import FILE_HEADER, HEADER, Kind, build_file_header, build_header
 from wire.crash import crash_point
+from wire.files import fsync_directory
 
 MOST_BUFFERS = os.sysconf("SC_IOV_MAX")
 
@@ -31,7 +32,7 @@ class Disk:
     allocate: Callable[[int, int, int], None] = os.posix_fallocate
     write: Callable[[int, Sequence[memoryview], int], int] = os.pwritev
     sync: Callable[[int], None] = os.fdatasync
-    sync_directory: Callable[[Path], None] = sync_path
+    sync_directory: Callable[[Path], None] = fsync_directory
 
 
 class Pending(NamedTuple):

@@ -18,6 +18,7 @@ from ps.image import Tree, decode, digest, encode
 from wire.codec.base import Buffer
 from wire.crash import crash_point
 from wire.errors import DamagedFile
+from wire.files import fsync_directory
 
 KEPT = 2
 _DIGITS = 20
@@ -103,7 +104,7 @@ class Snapshots:
     def adopt(self, partial: Path, path: Path, *, alone: bool = False) -> None:
         """Give a durable file its name, and drop what is too old; `alone`: all others, which are of another history."""
         partial.rename(path)
-        _sync_directory(self._home)
+        fsync_directory(self._home)
         crash_point("ps.snapshot.after")
         kept = [int(path.stem)] if alone else self.positions()[-KEPT:]
         old = [self._path(position) for position in self.positions() if position not in kept]
@@ -116,7 +117,7 @@ class Snapshots:
     def _remove(self, paths: Iterable[Path]) -> None:
         for path in list(paths):
             path.unlink(missing_ok=True)
-        _sync_directory(self._home)
+        fsync_directory(self._home)
 
 
 class Receiver:
@@ -162,11 +163,3 @@ class Receiver:
         """No more bytes come. A repeat changes nothing."""
         self._file.close()
         self._partial.unlink(missing_ok=True)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 
 from wire.crash import crash_point
 from wire.errors import DamagedFile, NoInput
+from wire.files import fsync_directory, write_durably
 from wire.tensor_file import FileEntry, TensorFileWriter, TensorSum, chunks
 
 FORMAT_VERSION = 1
@@ -78,7 +78,7 @@ class CheckpointWriter:
     def blob(self, name: str, data: bytes) -> None:
         """A small file, written at once."""
         path = self._claim(name)
-        _write_durably(path, data)
+        write_durably(path, data)
         self._files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
     def commit(self, manifest_extra: Mapping[str, Any]) -> Path:
@@ -95,8 +95,8 @@ class CheckpointWriter:
                 raise ValueError(f"{name} of checkpoint {self.path} is not closed")
             self._files[name] = writer.result
         crash_point("checkpoint.manifest.before")
-        _write_durably(self._partial / MANIFEST, _encode_manifest(self._step, self._files, manifest_extra))
-        _fsync_directory(self._partial)
+        write_durably(self._partial / MANIFEST, _encode_manifest(self._step, self._files, manifest_extra))
+        fsync_directory(self._partial)
         self._put_in_place()
         crash_point("checkpoint.manifest.after")
         return self.path
@@ -119,7 +119,7 @@ class CheckpointWriter:
             load_manifest(self._partial)  # what it replaces may have been the only good one
             self.path.rename(replaced)
         self._partial.rename(self.path)
-        _fsync_directory(self.path.parent)
+        fsync_directory(self.path.parent)
         if replaced.exists():
             shutil.rmtree(replaced)
 
@@ -205,7 +205,7 @@ def remove(path: Path) -> None:
     """Removes a checkpoint: it is no checkpoint any more before its first file goes."""
     going = path.with_name(f".{path.name}.removed")
     path.rename(going)
-    _fsync_directory(path.parent)
+    fsync_directory(path.parent)
     shutil.rmtree(going)
 
 
@@ -295,21 +295,3 @@ def _locate(file: Path, entry: FileEntry) -> list[str]:
     if not places and entry.tensors:
         places.append(f"its header, at offset 0 to {entry.tensors[0].offset}, is damaged")
     return places or [f"its sha256 differs somewhere at offset 0 to {entry.bytes}"]
-
-
-# ── files ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

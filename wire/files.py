@@ -1,4 +1,8 @@
-"""Small files that are whole or as they were, whatever happens meanwhile."""
+"""Small files that are whole or as they were, whatever happens meanwhile.
+
+A file's content is durable when it is fsynced, its name when its directory is: two steps, so that a caller can put
+something between them.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,35 @@ from pathlib import Path
 def replace_durably(path: Path, data: bytes) -> None:
     """Give `path` the content `data`: on the disk when this returns, and never half of it."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    partial.unlink(missing_ok=True)
+    write_durably(partial, data)
     partial.replace(path)
     fsync_directory(path.parent)
 
 
+def write_durably(path: Path, data: bytes) -> None:
+    """A new file, whose content is on the disk when this returns; its name is with its directory.
+
+    Raises: FileExistsError.
+    """
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def fsync_directory(path: Path) -> None:
     """Make names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def fsync_file(path: Path) -> None:
+    """Make durable what was written to a file under its name, by whomever."""
+    _fsync(path, os.O_RDONLY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,0 +1,49 @@
+"""Small files are whole or as they were; what an earlier process left half-made is in nobody's way."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from wire.files import fsync_directory, fsync_file, replace_durably, write_durably
+
+
+def test_content_is_replaced_as_a_whole_over_what_was_left_half_made(tmp_path: Path) -> None:
+    path = tmp_path / "term.json"
+    replace_durably(path, b"one")
+    (tmp_path / "term.json.partial").write_bytes(b"half of something lon")
+    replace_durably(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_is_written_over_nothing(tmp_path: Path) -> None:
+    write_durably(tmp_path / "blob", b"first")
+    with pytest.raises(FileExistsError):
+        write_durably(tmp_path / "blob", b"second")
+    assert (tmp_path / "blob").read_bytes() == b"first"
+
+
+def test_content_is_forced_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Order of the durable steps: file, rename, directory."""
+    steps: list[tuple[str, bool]] = []
+    path, fsync = tmp_path / "identity.json", os.fsync
+
+    def forced(descriptor: int) -> None:
+        directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        steps.append(("directory" if directory else "file", path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", forced)
+    replace_durably(path, b"who")
+    assert steps == [("file", False), ("directory", True)]
+    fsync_file(path)
+    fsync_directory(tmp_path)
+    assert steps[2:] == [("file", True), ("directory", True)]
+    with pytest.raises(NotADirectoryError):
+        fsync_directory(path)
