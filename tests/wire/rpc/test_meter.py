@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -104,3 +109,72 @@ def test_a_classifier_sees_both_ends_as_people_write_them(sink: Any) -> None:
         await serving.stop(0)
 
     asyncio.run(main())
+
+
+@asynccontextmanager
+async def connected(sink: Any, channels: int) -> AsyncIterator[None]:
+    """So many connections of this process to itself; none of them outlives the test, whatever it finds."""
+    serving = await serve(listen="127.0.0.1:0", security=Security(), add=sink.add, services=[])
+    opened = [open_channel(serving.address, Security(), pool="data") for _ in range(channels)]
+    try:
+        await asyncio.gather(*(channel.channel_ready() for channel in opened))
+        yield
+    finally:
+        await asyncio.gather(*(channel.close(None) for channel in opened))
+        await serving.stop(0)
+
+
+def calls_in(function: Callable[[], object]) -> Counter[str]:
+    """How often this thread calls each function that is not written in Python, system calls among them."""
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, called: Any) -> None:
+        if event == "c_call":
+            calls[called.__name__] += 1
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_a_sample_is_cheap(sink: Any) -> None:
+    """By its own processor time, which does not count while others run: the best of 50 takes less than 1 ms."""
+
+    async def main() -> None:
+        async with connected(sink, channels=20):
+            meter = SocketMeter()
+            meter.sample()
+            times = []
+            for _ in range(50):
+                started = time.thread_time()
+                meter.sample()
+                times.append(time.thread_time() - started)
+            print(f"a sample over 40 sockets: {min(times) * 1e6:.0f} µs")
+            assert min(times) < 1e-3
+
+    asyncio.run(main())
+
+
+def test_a_sample_asks_the_kernel_once_about_each_socket(sink: Any) -> None:
+    """What it asks of a new socket beside that, it asks once; nothing it does grows faster than their number."""
+
+    async def sample_over(channels: int) -> Counter[str]:
+        async with connected(sink, channels):
+            meter = SocketMeter()
+            meter.sample()
+            return calls_in(meter.sample)
+
+    few, many = (asyncio.run(sample_over(channels)) for channels in (4, 20))
+    more = {name: many[name] - few[name] for name in many if many[name] > few[name]}
+    print(f"calls for 32 sockets more: {more}")
+    sockets = 2 * (20 - 4)
+    assert {name: more[name] for name in ("dup", "fstat", "getsockopt", "close")} == {
+        "dup": sockets,
+        "fstat": sockets,
+        "getsockopt": sockets,
+        "close": sockets,
+    }
+    assert sum(more.values()) <= 20 * sockets
