@@ -11,13 +11,24 @@ import pytest
 from ps.recovery import recover
 from ps.terms import TermGuard
 from tests.ps.models import Cluster, Worker
-from tests.ps.serving import CONFIG, RUN, TIMELINE, Line, Serving, eventually, owning, place, serving
+from tests.ps.serving import (
+    ARRIVAL,
+    CONFIG,
+    RUN,
+    TIMELINE,
+    Line,
+    Serving,
+    eventually,
+    owning,
+    place,
+    push,
+    serving,
+    upload,
+)
 from tests.ps.serving import play as run
-from tests.ps.test_service import push, upload
 from wire.v1 import shard_pb2
 
 STANDBY = 9
-ARRIVAL = shard_pb2.Segment(elastic=True, arrival=True)
 Scene = Callable[[Serving, Line], Awaitable[None]]
 
 

@@ -14,12 +14,10 @@ from ps.image import digest, encode
 from ps.recovery import recover
 from ps.terms import TermGuard
 from tests.ps.models import STREAMS, Cluster, Worker
-from tests.ps.serving import Line, Serving, eventually, owning, place, serving
+from tests.ps.serving import ARRIVAL, Line, Serving, eventually, follow, owning, place, push, serving, upload
 from tests.ps.serving import play as run
-from tests.ps.test_service import follow, push, upload
 from wire.v1 import shard_pb2
 
-ARRIVAL = shard_pb2.Segment(elastic=True, arrival=True)
 FIRST, SECOND = 5, 6
 
 

@@ -13,8 +13,18 @@ import pytest
 
 from ps import replication
 from ps.recovery import recover
-from tests.ps.serving import Line, Serving, eventually, identity_of, owning, place, play, serving
-from tests.ps.test_service import units_of, upload
+from tests.ps.serving import (
+    Line,
+    Serving,
+    eventually,
+    identity_of,
+    owning,
+    place,
+    play,
+    serving,
+    units_of,
+    upload,
+)
 from wire.v1 import shard_pb2
 
 STANDBY = 6
