@@ -19,6 +19,25 @@ from wire.messages import OptimizerSpec, ShardPlacement
 NOBODY = 0
 FIRST_SEGMENT = r.Segment(0, 0, "sync", None, None, 1.0)
 
+RunRecord = (
+    r.Began
+    | r.Reopened
+    | r.Modelled
+    | r.Uploading
+    | r.Loaded
+    | r.Dataset
+    | r.Evaluated
+    | r.Checkpointed
+    | r.Unwritten
+    | r.Stopping
+    | r.Ended
+    | r.Dismissed
+)
+MemberRecord = r.Admitted | r.Readied | r.Leaving | r.Departed | r.Retired | r.Lost
+ServerRecord = r.Returned | r.Moved | r.Stood | r.InSynced | r.Parted | r.Promoted
+StepRecord = r.Assigned | r.Deposited | r.Closed | r.Segment | r.Switching
+LeaseRecord = r.Counted | r.Pooled | r.Leased | r.Lowered | r.Vacated | r.Barred
+
 
 @dataclass
 class Member:
@@ -161,10 +180,49 @@ class State:
     def apply(self, record: r.Record) -> None:
         """Change the state by one journaled decision."""
         match record:
+            case r.Admitted() | r.Readied() | r.Leaving() | r.Departed() | r.Retired() | r.Lost():
+                self._apply_to_member(record)
+            case r.Returned() | r.Moved() | r.Stood() | r.InSynced() | r.Parted() | r.Promoted():
+                self._apply_to_servers(record)
+            case r.Assigned() | r.Deposited() | r.Closed() | r.Segment() | r.Switching():
+                self._apply_to_steps(record)
+            case r.Counted() | r.Pooled() | r.Leased() | r.Lowered() | r.Vacated() | r.Barred():
+                self._apply_to_leases(record)
+            case _:
+                self._apply_to_run(record)
+
+    def _apply_to_run(self, record: RunRecord) -> None:
+        """Who decides, what is trained, and how it ends."""
+        match record:
             case r.Began():
                 self._begin(record)
             case r.Reopened():
                 self.term, self.nonce = record.term, record.nonce
+            case r.Modelled():
+                self._model(record)
+            case r.Uploading():
+                self.uploader = record.incarnation
+            case r.Loaded():
+                self.loaded = True
+            case r.Dataset():
+                self.dataset = record
+            case r.Evaluated():
+                self.evaluations.append(record)
+            case r.Checkpointed():
+                self.checkpointed, self.due = record, None
+            case r.Unwritten():
+                self.due = None
+            case r.Stopping():
+                self.stopping = record
+            case r.Ended():
+                self.ended = record
+            case r.Dismissed():
+                self.dismissed = True
+            case _:
+                assert_never(record)
+
+    def _apply_to_member(self, record: MemberRecord) -> None:
+        match record:
             case r.Admitted():
                 self.members[record.incarnation] = Member(**vars(record))
             case r.Readied():
@@ -175,10 +233,15 @@ class State:
                 self._depart(record)
             case r.Retired():
                 self.members[record.incarnation].retiring = False
-            case r.Modelled():
-                self._model(record)
-            case r.Uploading():
-                self.uploader = record.incarnation
+            case r.Lost():
+                self.totals.lost += record.residual_norm
+                self.members[record.incarnation].dropped = record.dropped
+            case _:
+                assert_never(record)
+
+    def _apply_to_servers(self, record: ServerRecord) -> None:
+        """Which server is where, serves which shard, or stands by for it."""
+        match record:
             case r.Returned():
                 member = self.members[record.incarnation]
                 member.address, member.pid, member.host = record.address, record.pid, record.host
@@ -195,14 +258,31 @@ class State:
             case r.Promoted():
                 self._serve(record)
                 del self.standbys[record.shard]
-            case r.Loaded():
-                self.loaded = True
-            case r.Dataset():
-                self.dataset = record
+            case _:
+                assert_never(record)
+
+    def _apply_to_steps(self, record: StepRecord) -> None:
+        """Segments, and in exact ones streams and closes."""
+        match record:
             case r.Segment():
                 self._begin_segment(record)
             case r.Switching():
                 self.switching = None if pace_of(record) == pace_of(self.segment) else record
+            case r.Assigned():
+                lane = self.lanes[record.stream]
+                lane.attempt, lane.holder = record.attempt, record.holder
+                lane.step, lane.send_to, lane.fencing = record.step, record.send_to, record.fence
+                self.dealt = True
+            case r.Deposited():
+                self.lanes[record.stream].deposit = record.step
+            case r.Closed():
+                self._close(record)
+            case _:
+                assert_never(record)
+
+    def _apply_to_leases(self, record: LeaseRecord) -> None:
+        """Who works on what in an elastic segment, and what is settled of it."""
+        match record:
             case r.Counted():
                 self._count(record)
             case r.Pooled():
@@ -218,32 +298,8 @@ class State:
             case r.Vacated():
                 del self.leases[record.lease]
                 self.vacant += [Span(*span) for span in record.spans]
-            case r.Lost():
-                self.totals.lost += record.residual_norm
-                self.members[record.incarnation].dropped = record.dropped
             case r.Barred():
                 self.barred = record.step
-            case r.Assigned():
-                lane = self.lanes[record.stream]
-                lane.attempt, lane.holder = record.attempt, record.holder
-                lane.step, lane.send_to, lane.fencing = record.step, record.send_to, record.fence
-                self.dealt = True
-            case r.Deposited():
-                self.lanes[record.stream].deposit = record.step
-            case r.Closed():
-                self._close(record)
-            case r.Evaluated():
-                self.evaluations.append(record)
-            case r.Checkpointed():
-                self.checkpointed, self.due = record, None
-            case r.Unwritten():
-                self.due = None
-            case r.Stopping():
-                self.stopping = record
-            case r.Ended():
-                self.ended = record
-            case r.Dismissed():
-                self.dismissed = True
             case _:
                 assert_never(record)
 
