@@ -32,12 +32,14 @@ import torch
 from benchmarks.one_process import Model, Workload, adamw
 from sparsync.lm.corpus import Prepared, prepare
 from sparsync.lm.model import GPT, parameter_count
-from sparsync.lm.train import CLIP_NORM, warmup_cosine
+from sparsync.lm.train import CLIP_NORM, share_of_peak
 from wire.codec.base import frame_bytes
 from wire.codec.chain import delta_codec, push_codec
+from wire.config import OptimizerConfig
 
 STREAMS, WORKERS, SHARDS = 4, 2, 2
-WARMUP_STEPS, MIN_LR_RATIO, WEIGHT_DECAY, BETA2 = 20, 0.1, 0.1, 0.95
+WEIGHT_DECAY, BETA2 = 0.1, 0.95
+SCHEDULE = OptimizerConfig(schedule="cosine", warmup_steps=20, min_lr_ratio=0.1)
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 FORMS = ((1 / 16, 1), (1 / 16, 2), (1 / 8, 1), (1 / 8, 2), (1 / 4, 1), (1 / 4, 2), (1 / 2, 0), (1, 0), (1, 1))
 """(density, magnitude bits) of a push or a delta."""
@@ -133,7 +135,7 @@ class Job:
         return sent
 
     def _optimize(self, step: int) -> None:
-        share = warmup_cosine(step, WARMUP_STEPS, self.work.steps, MIN_LR_RATIO)
+        share = share_of_peak(step, SCHEDULE, total_steps=self.work.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.setting.lr * share
         self.optimizer.step()

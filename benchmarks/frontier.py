@@ -31,15 +31,17 @@ import torch
 
 from benchmarks.figures import RESULTS, about
 from benchmarks.one_process import Model, Workload, adamw
+from sparsync.lm import train
 from sparsync.lm.corpus import prepare
-from sparsync.lm.train import warmup_cosine
 from wire.codec.base import Plane, frame_bytes
 from wire.codec.chain import delta_codec, push_codec
 from wire.codec.cut import Classes
+from wire.config import OptimizerConfig
 
 STREAMS = 4
 WORK = Workload(layers=4, width=144, heads=4, seq_len=64, batch_size=4, steps=2400)
-WARMUP_STEPS, MIN_LR_RATIO, WEIGHT_DECAY, BETA2, CLIP_NORM = 100, 0.1, 0.1, 0.95, 1.0
+WEIGHT_DECAY, BETA2, CLIP_NORM = 0.1, 0.95, 1.0
+SCHEDULE = OptimizerConfig(schedule="cosine", warmup_steps=100, min_lr_ratio=0.1)
 LEARNING_RATES = (2e-3, 4e-3, 8e-3)
 WINDOWS = 512
 """Held-out windows: 32,768 tokens."""
@@ -171,7 +173,7 @@ class Lagging:
 
 
 def share_of_peak(step: int, steps: int) -> float:
-    return warmup_cosine(step, WARMUP_STEPS, steps, MIN_LR_RATIO)
+    return train.share_of_peak(step, SCHEDULE, total_steps=steps)
 
 
 def run_ddp(point: Point, model: Model, measure: Any) -> Servers | None:

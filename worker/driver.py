@@ -26,6 +26,7 @@ from worker.progress import Progress
 from worker.replica import Replica
 from worker.route import NOWHERE, Route
 from worker.runtime import Attachment
+from worker.schedule import Schedule
 from worker.state import Extras
 from worker.streams import WAIT, Kind, Task
 
@@ -63,10 +64,9 @@ class Driver:
         self._origin = extras.initial
         self._evaluation = evaluation
         self._inner = inner
-        self._scheduler = scheduler
+        self._schedule = Schedule(inner, scheduler)
         self._clock = clock
         self._ready: Mapping[str, Any] | None = None
-        self._scheduled = 0
         self._looked_at = NOWHERE
         self._leaving = False
         self._futile = 0
@@ -200,8 +200,8 @@ class Driver:
     def _prepare(self, task: Task) -> None:
         if self._segment.stand_at(task):
             self._report_progress()
+        self._schedule.stand_at(task.step)
         if task.kind is Kind.COMPUTE:
-            self._follow_schedule(task.step)
             self._evaluate_if_due()
         self._segment.begin(task)
 
@@ -221,15 +221,8 @@ class Driver:
             self._route.take_in()  # the end overtakes the last deltas where both have arrived
             if self._segment.catch_up():
                 self._report_progress()
-            self._follow_schedule(self._segment.clock)
+            self._schedule.stand_at(self._segment.clock)
         self._segment.show_first()
-
-    def _follow_schedule(self, step: int) -> None:
-        """The scheduler stands at the largest clock seen: units may come in any order, it goes one way."""
-        if self._scheduler is not None:
-            for _ in range(step - self._scheduled):
-                self._scheduler.step()
-        self._scheduled = max(self._scheduled, step)
 
     def _listen(self) -> None:
         """Take in what has arrived; tell that this worker wants to go."""

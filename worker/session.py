@@ -26,6 +26,7 @@ from worker.parameters import Parameters, specify
 from worker.randomness import seed_all
 from worker.runtime import Attachment, attachment
 from worker.scaling import unscale
+from worker.schedule import check_scheduler
 from worker.state import Extras, Stateful
 from worker.streams import Kind, Task
 
@@ -49,20 +50,17 @@ def join(
         model: any module; moved to the worker's device. Its parameters receive the run's.
         inner: in per-step modes the specification of the servers' optimizer (SGD or AdamW, with parameter
             groups); it is never stepped here.
-        scheduler: stepped once a step of the global clock; learning rates travel with the commits.
+        scheduler: any of torch.optim.lr_scheduler, stepped once a step of the global clock; the learning rates of a
+            unit are those of its step, and travel with its commit.
         scaler: a GradScaler; unscaled (unless the loop did) and updated in `step`.
         state: objects with `state_dict` of tensors and JSON, saved and restored with stream 0.
 
     Raises:
-        UsageError: the scheduler steps on a metric: no clock tells what it would do.
+        UsageError: the scheduler steps on a metric, so that no clock tells what it would do, or drives the momentum.
         ModelMismatch: the run's model or optimizer is another one, or one that cannot be trained here.
         Unreachable: the coordinator or a server does not answer.
     """
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        raise UsageError(
-            "ReduceLROnPlateau depends on a metric that the workers do not share; use a schedule of the clock, such "
-            "as LambdaLR or CosineAnnealingLR"
-        )
+    check_scheduler(scheduler)
     return Session(model, inner, scheduler, scaler, dict(state or {}), attachment())
 
 

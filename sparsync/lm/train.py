@@ -6,6 +6,7 @@ An ordinary user script: it uses the public API and this package, and nothing th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,21 +65,27 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 def build_scheduler(
     optimizer: torch.optim.Optimizer, config: OptimizerConfig, *, total_steps: int
 ) -> LambdaLR:
-    """The learning rate as a share of its peak at each step: linear warm-up, then a cosine."""
-    return LambdaLR(
-        optimizer,
-        lambda step: warmup_cosine(step, config.warmup_steps, total_steps, config.min_lr_ratio),
-    )
+    """The learning rate as a share of its peak at each step: linear warm-up, then the shape that is configured."""
+    return LambdaLR(optimizer, lambda step: share_of_peak(step, config, total_steps=total_steps))
 
 
-def warmup_cosine(step: int, warmup_steps: int, total_steps: int, floor: float) -> float:
-    """Share of the peak at step t: min((t + 1) / warmup, floor + (1 - floor) (1 + cos(pi q)) / 2).
+def share_of_peak(step: int, config: OptimizerConfig, *, total_steps: int) -> float:
+    """At step t: min((t + 1) / warmup, floor + (1 - floor) s(q)), s of `SHAPES`.
 
     q is the share of the steps after warm-up that are behind, 1 from `total_steps` on.
     """
-    progress = min(1.0, max(0, step - warmup_steps) / max(1, total_steps - warmup_steps))
-    cosine = floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
-    return min((step + 1) / max(1, warmup_steps), cosine)
+    warmup, floor = config.warmup_steps, config.min_lr_ratio
+    progress = min(1.0, max(0, step - warmup) / max(1, total_steps - warmup))
+    falling = floor + (1 - floor) * SHAPES[config.schedule](progress)
+    return min((step + 1) / max(1, warmup), falling)
+
+
+SHAPES: Mapping[str, Callable[[float], float]] = {
+    "cosine": lambda q: (1 + math.cos(math.pi * q)) / 2,
+    "linear": lambda q: 1 - q,
+    "constant": lambda q: 1.0,
+}
+"""How far above its floor the learning rate stands behind a share q of the way: from 1 to 0, or 1 throughout."""
 
 
 def planned_steps(config: Config, samples: int) -> int:

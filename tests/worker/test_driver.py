@@ -161,14 +161,14 @@ def test_what_has_arrived_before_the_end_is_taken_in(is_elastic: bool) -> None:
     assert w.toy.told("progress")[-1]["version"] == 1
 
 
-def test_the_scheduler_stands_at_the_largest_clock_seen() -> None:
+def test_a_unit_is_pushed_with_the_learning_rate_of_its_own_step() -> None:
+    """The scheduler goes one way, to the largest clock seen; units come in any order."""
     w = worker()
     tell(w, elastic(1, 0, Lease(1, 6, 7, 1)))
     assert numbers(w, 1) == [6]
-    assert w.toy.pushes[-1].commit.learning_rates == (0.25,)
     tell(w, elastic(2, 0, Lease(2, 0, 2, 1), Lease(3, 7, 9, 1)))
     assert numbers(w, 4) == [0, 1, 7, 8]
-    assert [p.commit.learning_rates[0] for p in w.toy.pushes if p.shard == 0] == [0.25, 0.25, 0.25, 0.25, 0.2]
+    assert [p.commit.learning_rates[0] for p in w.toy.pushes if p.shard == 0] == [0.25, 1.0, 1.0, 0.25, 0.2]
     assert w.scheduler.last_epoch == 4
 
 

@@ -234,9 +234,14 @@ class OptimizerConfig(Section):
         description="AdamW's decay rates of the first and second moment; the first is low because the estimates of "
         "`ef21` lag like momentum (benchmarks/results/codec_defaults.md)",
     )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine",
+        description="how the learning rate goes on after the warm-up: it falls to `optimizer.min_lr_ratio` as a half "
+        "cosine or in a straight line until the run ends, or stays; by the step of the unit, in every mode",
+    )
     warmup_steps: int = Field(20, ge=0, description="steps over which the learning rate rises from 0")
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="learning rate at the end, as a share of the peak (cosine)"
+        0.1, description="learning rate at the end, as a share of the peak; not read by `constant`"
     )
     aggregate: Literal["mean", "sum"] = Field(
         "mean", description="how the units of a step become one gradient"

@@ -1,6 +1,7 @@
 """The trainer's own decisions: schedule, parameter groups, number of steps, sample."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from sparsync.lm.train import (
     build_scheduler,
     planned_steps,
     printable,
-    warmup_cosine,
+    share_of_peak,
     write_sample,
 )
 from wire.config import Config, DataConfig, OptimizerConfig, RunConfig, SyncConfig
@@ -23,23 +24,34 @@ def model() -> GPT:
     return GPT(1, 16, 2, context=8)
 
 
-def test_the_schedule_rises_then_falls_to_its_floor() -> None:
-    shares = [warmup_cosine(step, 10, 110, 0.1) for step in range(130)]
-    assert shares[0] == pytest.approx(0.1)
-    assert shares[9] == shares[10] == 1.0
-    assert shares[60] == pytest.approx(0.55)
-    assert shares[110:] == pytest.approx([0.1] * 20)
-    assert shares[10:111] == sorted(shares[10:111], reverse=True)
+def shares(steps: int, *, total: int, **config: Any) -> list[float]:
+    chosen = OptimizerConfig(**config)
+    return [share_of_peak(step, chosen, total_steps=total) for step in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "half_way", "at_a_quarter"),
+    [("cosine", 0.55, 0.1 + 0.9 * (2 + 2**0.5) / 4), ("linear", 0.55, 0.775), ("constant", 1.0, 1.0)],
+)
+def test_the_schedule_rises_then_falls_to_its_floor(
+    schedule: str, half_way: float, at_a_quarter: float
+) -> None:
+    found = shares(130, total=110, schedule=schedule, warmup_steps=10, min_lr_ratio=0.1)
+    assert found[:11] == pytest.approx([*(n / 10 for n in range(1, 11)), 1.0])
+    assert (found[35], found[60]) == pytest.approx((at_a_quarter, half_way))
+    assert found[110:] == pytest.approx([1.0 if schedule == "constant" else 0.1] * 20)
+    assert found[10:111] == sorted(found[10:111], reverse=True)
 
 
 @pytest.mark.parametrize("total", [1, 5, 10])
-def test_a_run_shorter_than_its_warm_up_only_rises(total: int) -> None:
-    shares = [warmup_cosine(step, 10, total, 0.1) for step in range(total)]
-    assert shares == [pytest.approx((step + 1) / 10) for step in range(total)]
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_a_run_shorter_than_its_warm_up_only_rises(schedule: str, total: int) -> None:
+    found = shares(total, total=total, schedule=schedule, warmup_steps=10)
+    assert found == [pytest.approx((step + 1) / 10) for step in range(total)]
 
 
 def test_without_warm_up_it_begins_at_the_peak() -> None:
-    assert warmup_cosine(0, 0, 100, 0.0) == 1.0
+    assert shares(1, total=100, warmup_steps=0, min_lr_ratio=0.0) == [1.0]
 
 
 def test_the_scheduler_drives_both_groups(model: GPT) -> None:

@@ -1,0 +1,53 @@
+"""Learning rates by the global clock: those of a plain torch loop, after deaths, a resume, and in every order."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cluster.conftest import Starter, slow
+from tests.cluster.running import Train
+from tests.cluster.scripts.scheduled import LENGTH, optimizer_of, scheduler_of
+from tests.cluster.test_kill import kill_workers
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+SCRIPT = Path(__file__).parent / "scripts" / "scheduled.py"
+Rates = list[tuple[float, float]]
+
+
+def plain(scheduler: str) -> Rates:
+    """The oracle: one process, one step after the other."""
+    inner, rates = optimizer_of(torch.nn.Linear(8, 1)), []
+    followed = scheduler_of(scheduler, inner)
+    for _ in range(LENGTH):
+        rates.append((inner.param_groups[0]["lr"], inner.param_groups[1]["lr"]))
+        inner.step()
+        followed.step()
+    return rates
+
+
+def check_rates(run: Train, expected: Rates, *, steps: range) -> None:
+    """Each unit was computed with the rates of its step."""
+    logged = [(e["step"], (e["lr0"], e["lr1"])) for e in run.events("scalars")]
+    assert {step for step, _ in logged} == set(steps)
+    assert [(step, found) for step, found in logged if found != expected[step]] == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "scheduler"), [("sync", "sequential"), slow("sync", "one_cycle"), slow("async", "sequential")]
+)
+def test_rates_are_those_of_a_plain_loop(train: Starter, mode: str, scheduler: str, seed: int) -> None:
+    """A worker is killed and comes back as another process; the second half is resumed from a checkpoint."""
+    expected, half = plain(scheduler), LENGTH // 2
+    script = [SCRIPT, "--scheduler", scheduler, "--pause", "0.03"]
+    first = train({"run.steps": half, "sync.mode": mode}, flags=["--servers", "1"], script=script)
+    kill_workers(first, [3], random.Random(seed)) if mode == "sync" else first.wait_for_step(0)
+    first.finish()
+    check_rates(first, expected, steps=range(half))
+
+    second = train({"run.steps": LENGTH}, out=first.out, flags=["--workers", "3"])
+    second.finish()
+    check_rates(second, expected, steps=range(half, LENGTH))
