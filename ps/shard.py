@@ -337,7 +337,7 @@ class Shard:
 
     def _publish(self, step: int) -> tuple[bytes, ...]:
         try:
-            return self._pull.publish(self._x, self._published, self.trainable)
+            return self._pull.publish(self._x, self._published, self.trainable, step=step)
         except FloatingPointError:
             raise BadUnit(
                 f"step {step} made the model infinite or NaN on shard {self.spec.shard}, though every unit was finite; "

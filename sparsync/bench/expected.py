@@ -34,10 +34,10 @@ def frame_bytes(config: Config, *, elements: int) -> tuple[float, float]:
         if not push.estimates:
             mean[:] = 0.0
         for blocks in shards:
-            frame = b"".join(push.encode(gradient, state, blocks))
+            frame = b"".join(push.encode(gradient, state, blocks, unit=step * config.sync.units_per_step))
             push.add(frame, mean, blocks)
             x[blocks.rows] -= np.float32(load.LEARNING_RATE) * mean[blocks.rows]
-            delta = b"".join(pull.publish(x, published, blocks))
+            delta = b"".join(pull.publish(x, published, blocks, step=step))
             if step >= load.WARM_UP:
                 pushed, pulled = pushed + len(frame), pulled + len(delta)
     return pushed / STEPS, pulled / STEPS

@@ -1,9 +1,11 @@
-"""Learning rates by the global clock: those of a plain torch loop, after deaths, a resume, and in every order."""
+"""What changes with the clock does so by a unit's own step: learning rates, and how dense the first steps are sent."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 from tests.cluster.conftest import Starter, slow
 from tests.cluster.running import Train
 from tests.cluster.scripts.scheduled import LENGTH, optimizer_of, scheduler_of
+from tests.cluster.test_digests import DIGESTS, equal_runs
 from tests.cluster.test_kill import kill_workers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -51,3 +54,35 @@ def test_rates_are_those_of_a_plain_loop(train: Starter, mode: str, scheduler: s
     second = train({"run.steps": LENGTH}, out=first.out, flags=["--workers", "3"])
     second.finish()
     check_rates(second, expected, steps=range(half, LENGTH))
+
+
+WARM = {
+    "push.warmup_density": 1,
+    "push.warmup_steps": 12,
+    "pull.warmup_density": 0.5,
+    "pull.warmup_steps": 7,
+    "durability.stream_state_every": 5,
+}
+
+
+@pytest.mark.slow
+def test_denser_first_steps_change_no_bit_whoever_computes_them(
+    train: Starter, undisturbed: Callable[[str], dict[str, Any]], seed: int
+) -> None:
+    """Killed workers are replaced by heirs who replay; a server more; the second half resumed. And it costs bytes."""
+    alone = train(WARM, flags=["--servers", "1", "--workers", "1"])
+    whole = alone.finish()
+    assert whole["params_digest"] != undisturbed("topk")["params_digest"]
+    steady = undisturbed("topk")
+    assert whole["bytes_pushed"] > steady["bytes_pushed"]
+
+    draw = random.Random(seed)
+    run = train(WARM, flags=["--workers", "3"])
+    kill_workers(run, sorted(draw.sample(range(12), 2)), draw)
+    equal_runs(whole, run.finish())
+
+    first = train({**WARM, "run.steps": 6}, flags=["--workers", "2"])
+    first.finish()
+    resumed = train({"run.steps": 20}, out=first.out, flags=["--servers", "3"]).finish()
+    for key in DIGESTS:
+        assert resumed[key] == whole[key], key

@@ -175,7 +175,8 @@ class PushCodec(Protocol):
 
         Planes on a device are encoded there, a few pieces ahead of what is asked for.
 
-        Changes `state` in place, in the rows of `blocks` only. `unit`: its number, the key of random rounding.
+        Changes `state` in place, in the rows of `blocks` only. `unit`: its number, the key of random rounding, from
+        which its step and so its density follows.
         Raises: FloatingPointError where the gradient is not finite (at once; state is then as it was), or, on
         the way, where gradient and state together overflow (state is then damaged in these rows).
         """
@@ -219,8 +220,8 @@ class DeltaCodec(Protocol):
     @property
     def name(self) -> str: ...
 
-    def publish(self, x: Plane, published: Plane, blocks: Blocks) -> tuple[bytes, ...]:
-        """The pieces of a frame that moves `published` towards `x`, and the move itself.
+    def publish(self, x: Plane, published: Plane, blocks: Blocks, *, step: int = 0) -> tuple[bytes, ...]:
+        """The pieces of a frame that moves `published` towards `x`, and the move itself. `step`: its density's.
 
         Raises: FloatingPointError where x is not finite (`published` is then as it was).
         """

@@ -7,7 +7,8 @@ from wire.codec.cut import Chain, Classes, main_chain, unbiased
 from wire.codec.delta import Delta
 from wire.codec.feedback import Feedback
 from wire.codec.push import Push
-from wire.config import Config
+from wire.codec.warmup import Warmup
+from wire.config import Config, PullConfig, PushConfig
 from wire.layout import Layout
 
 LOSSY_POLICY = ("1d=fp16",)
@@ -25,6 +26,8 @@ def push_codec(
     carries: bool = False,
     classes: Classes | None = None,
     threads: int = 1,
+    warmup: Warmup | None = None,
+    streams: int = 1,
 ) -> PushCodec:
     """`codec`: "dense" (whole blocks; `density` is then without meaning) or "topk".
 
@@ -32,9 +35,10 @@ def push_codec(
     feedback: "ef21" (EF21-SGDM, for optimizers on the server), "ef" (error feedback, for linear consumers) or
     "none" (for whole blocks in values that are exact or unbiased). momentum: weight eta of a new gradient in
     EF21-SGDM, 1 = none. decay: of the residual of "ef". carries: whether what is pushed may be given back in part.
+    warmup: density by step, which ends at `density`; streams: units of a step.
     Raises: ValueError for a value out of range, or a combination that would lose mass for good.
     """
-    chain = main_chain(codec=codec, density=density, values=values)
+    chain = main_chain(codec=codec, density=density, values=values, densest=warmup.first if warmup else None)
     kinds = {
         "none": Feedback.CARRY if carries else Feedback.PLAIN,
         "ef": Feedback.RESIDUAL,
@@ -47,7 +51,7 @@ def push_codec(
             f"feedback 'none' with codec {codec!r} and values {chain.values.name.lower()!r}, or those of its policy, "
             "would lose what is not sent: use 'ef' or 'ef21', or codec 'dense' with fp32, fp16, bf16 or int8"
         )
-    return Push(chain, kinds[feedback], decay, momentum, classes, threads)
+    return Push(chain, kinds[feedback], decay, momentum, classes, threads, warmup, streams)
 
 
 FLUSH = push_codec(codec="dense")
@@ -61,12 +65,14 @@ def delta_codec(
     values: str = "auto",
     classes: Classes | None = None,
     threads: int = 1,
+    warmup: Warmup | None = None,
 ) -> DeltaCodec:
-    """`codec`: "dense" (whole blocks; in fp32 they are set, not added) or "topk".
+    """`codec`: "dense" (whole blocks; in fp32 they are set, not added) or "topk". warmup: as of `push_codec`.
 
     Raises: ValueError for a value out of range.
     """
-    return Delta(main_chain(codec=codec, density=density, values=values), classes, threads)
+    chain = main_chain(codec=codec, density=density, values=values, densest=warmup.first if warmup else None)
+    return Delta(chain, classes, threads, warmup)
 
 
 def codecs_of(
@@ -101,6 +107,8 @@ def codecs_of(
             carries=elastic,
             classes=up_classes,
             threads=threads,
+            warmup=_warmup(push),
+            streams=config.sync.units_per_step,
         ),
         delta_codec(
             codec=pull.codec,
@@ -108,8 +116,15 @@ def codecs_of(
             values=pull.values,
             classes=_classes(layout, down, pull.policy),
             threads=threads,
+            warmup=_warmup(pull),
         ),
     )
+
+
+def _warmup(way: PushConfig | PullConfig) -> Warmup | None:
+    if way.warmup_density is None:
+        return None
+    return Warmup(way.warmup_density, way.density, way.warmup_steps)
 
 
 def _classes(layout: Layout, chain: Chain, policy: tuple[str, ...] | None) -> Classes | None:

@@ -31,10 +31,14 @@ ESCAPE = 255
 
 
 class Chain(NamedTuple):
-    """density: share of each block that is kept, None = whole blocks. values: their code."""
+    """density: share of each block that is kept, None = whole blocks. values: their code.
+
+    densest: share that is kept at most, where the first frames of a run are denser; else None.
+    """
 
     density: float | None
     values: Values
+    densest: float | None = None
 
     @property
     def whole(self) -> bool:
@@ -57,11 +61,11 @@ class Chain(NamedTuple):
         kept = BLOCK if self.density is None else max(math.ceil(self.density * BLOCK), 1)
         return min(max(PART_VALUES // kept, LEAST_BLOCKS), MOST_BLOCKS)
 
-    def kept(self, blocks: Blocks) -> NDArray[np.int32]:
-        """int32[n]: most elements of each block; -1 where it is sent whole, zeros included."""
+    def kept(self, blocks: Blocks, density: float | None = None) -> NDArray[np.int32]:
+        """int32[n]: elements kept of each block, at `density` where it is given; -1: sent whole, zeros included."""
         if self.density is None:
             return np.full(blocks.count, -1, np.int32)
-        return blocks.kept(self.density)
+        return blocks.kept(self.density if density is None else density)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +78,23 @@ class Part:
 
     @cached_property
     def kept(self) -> NDArray[np.int32]:
-        """int32[n]: most elements of each block; -1 where it is sent whole, zeros included."""
+        """int32[n]: elements kept of each block; -1 where it is sent whole, zeros included."""
         return self.chain.kept(self.blocks)
+
+    @cached_property
+    def most_kept(self) -> NDArray[np.int32]:
+        """int32[n]: the same of the densest frame, more than which no reader accepts."""
+        return self.kept if self.chain.densest is None else self.kept_at(self.chain.densest)
+
+    def kept_at(self, density: float | None) -> NDArray[np.int32]:
+        """int32[n]: the same of a frame of this density; None: of the chain's own."""
+        return self.kept if density is None else self.chain.kept(self.blocks, density)
 
     @cached_property
     def raw_limits(self) -> tuple[int, ...]:
         """Largest raw bytes of each section: counts, scales, indices, signs, codes."""
         chain, blocks = self.chain, self.blocks
-        kept = (blocks.lengths if chain.whole else self.kept).astype(np.int64)
+        kept = (blocks.lengths if chain.whole else self.most_kept).astype(np.int64)
         gaps = 0 if chain.whole else int((kept + (blocks.lengths - kept) // ESCAPE).sum())
         return (
             0 if chain.whole else 2 * blocks.count,
@@ -158,8 +171,8 @@ def _slices(blocks: Blocks, chosen: NDArray[np.int64], chain: Chain, first: int)
         yield Part(first + start, chain, blocks.take(chosen[start : start + chain.part_blocks]))
 
 
-def main_chain(*, codec: str, density: float, values: str) -> Chain:
-    """The chain of `codec` ("dense" or "topk"); `values` "auto": fp32 and sign1.
+def main_chain(*, codec: str, density: float, values: str, densest: float | None = None) -> Chain:
+    """The chain of `codec` ("dense" or "topk"); `values` "auto": fp32 and sign1. densest: where it is not `density`.
 
     Raises: ValueError for a value out of range.
     """
@@ -169,4 +182,6 @@ def main_chain(*, codec: str, density: float, values: str) -> Chain:
     if codec == "dense":
         return Chain(None, code)
     check_density(density)
-    return Chain(density, code)
+    if densest is not None and not density <= densest <= 1:
+        raise ValueError(f"densest = {densest}: expected a share of each block, at least {density:g} and at most 1")
+    return Chain(density, code, densest)

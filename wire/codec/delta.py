@@ -16,6 +16,7 @@ from wire.codec.feedback import Feedback
 from wire.codec.frame import HEADER, Kind, build_header
 from wire.codec.parallel import in_order
 from wire.codec.part import Planes, Update, Values32, decode_parts, encode_part, max_part_bytes
+from wire.codec.warmup import Warmup
 
 SET, ADD = Update(Feedback.PLAIN), Update(Feedback.TRACK)
 
@@ -40,11 +41,12 @@ class DecodedDelta:
 
 @dataclass(frozen=True)
 class Delta:
-    """The composed delta codec. threads: parts that are encoded side by side."""
+    """The composed delta codec. threads: parts that are encoded side by side. warmup: density by step."""
 
     chain: Chain
     classes: Classes | None = None
     threads: int = 1
+    warmup: Warmup | None = None
     _cuts: Cuts = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -54,8 +56,8 @@ class Delta:
     def name(self) -> str:
         return "dense" if self.chain.whole else "topk"
 
-    def publish(self, x: Plane, published: Plane, blocks: Blocks) -> tuple[bytes, ...]:
-        """The pieces of the frame of d, and x̂ += d.
+    def publish(self, x: Plane, published: Plane, blocks: Blocks, *, step: int = 0) -> tuple[bytes, ...]:
+        """The pieces of the frame of d, and x̂ += d; see `wire.codec.base.DeltaCodec`.
 
         Raises: FloatingPointError where x is not finite (x̂ is then as it was), or where x - x̂ overflows.
         """
@@ -63,7 +65,8 @@ class Delta:
             check_plane(plane, blocks)
         refuse_not_finite(kernels.first_not_finite(x, blocks.rows, blocks.lengths), blocks)
         parts = self._cuts.of(blocks)
-        pieces = in_order(lambda part: _publish(part, x, published), parts, threads=self.threads)
+        add = ADD if self.warmup is None else ADD._replace(density=self.warmup.density(step))
+        pieces = in_order(lambda part: _publish(part, add, x, published), parts, threads=self.threads)
         return (build_header(Kind.DELTA, parts=len(parts), blocks=blocks.count), *pieces)
 
     def decode(self, frame: Frame, blocks: Blocks) -> DecodedDelta:
@@ -81,9 +84,9 @@ class Delta:
         return HEADER.size + sum(map(max_part_bytes, self._cuts.of(blocks)))
 
 
-def _publish(part: Part, x: Plane, published: Plane) -> bytes:
+def _publish(part: Part, add: Update, x: Plane, published: Plane) -> bytes:
     if not part.chain.exact:
-        return encode_part(part, ADD, Planes(x, published, published))
+        return encode_part(part, add, Planes(x, published, published))
     piece = encode_part(part, SET, Planes(x, x, x))
     source, target = x.reshape(-1), published.reshape(-1)
     for start, size in part.blocks.segments:

@@ -48,13 +48,15 @@ EMPTY: Section = (0, b"")
 class Update(NamedTuple):
     """How a part's state moves: the mode, its weights, and the key of random rounding (0: round to nearest).
 
-    decay: of the residual. eta: weight of the new gradient in the momentum.
+    decay: of the residual. eta: weight of the new gradient in the momentum. density: of what is sent (top-k), where
+    it is not the chain's.
     """
 
     feedback: Feedback
     decay: float = 1.0
     eta: float = 1.0
     key: int = 0
+    density: float | None = None
 
     @property
     def weights(self) -> F32:
@@ -113,7 +115,8 @@ def encode_part(part: Part, update: Update, planes: Planes[Plane]) -> bytes:
     scales = np.empty((blocks.count, chain.values.scales), np.uint16)
     gaps, signs, codes = (np.empty(size, np.uint8) for size in (gap_limit, sign_limit, code_limit))
     gap_bytes, sign_bytes, code_bytes, bad = kernels.encode_blocks(
-        int(update.feedback), update.weights, *planes, blocks.rows, blocks.lengths, part.kept,
+        int(update.feedback), update.weights, *planes, blocks.rows, blocks.lengths,
+        part.kept_at(update.density),
         int(chain.values), np.uint64(update.key), blocks.numbers, counts, scales, gaps, signs, codes,
     )  # fmt: skip
     refuse_not_finite(bad, blocks)
@@ -199,9 +202,10 @@ def _indices(gaps: U8, counts: U16, blocks: Blocks) -> tuple[Indices, Section]:
 def _counts(raw: memoryview, part: Part) -> U16:
     _expect_bytes("counts", raw, 2 * part.blocks.count)
     counts: U16 = np.frombuffer(raw, dtype="<u2").astype(np.uint16)
-    if (counts > part.kept).any():
+    if (counts > part.most_kept).any():
         raise DamagedFrame(
-            f"a block keeps more than density = {part.chain.density} allows: use one configuration everywhere"
+            f"a block keeps more than density = {part.chain.densest or part.chain.density} allows: use one configuration "
+            "everywhere"
         )
     return counts
 

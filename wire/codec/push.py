@@ -11,6 +11,7 @@ from wire.codec.device import device_of
 from wire.codec.feedback import Feedback
 from wire.codec.frame import HEADER, Kind, build_header
 from wire.codec.part import Planes, Update, Values32, decode_parts, max_part_bytes
+from wire.codec.warmup import Warmup
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Push:
     """The composed push codec.
 
     decay: of the residual at each unit. eta: weight of a new gradient in EF21-SGDM. threads: parts that are encoded
-    side by side.
+    side by side. warmup: density by the step of a unit, and `streams`, the units of a step.
     """
 
     chain: Chain
@@ -47,6 +48,8 @@ class Push:
     eta: float = 1.0
     classes: Classes | None = None
     threads: int = 1
+    warmup: Warmup | None = None
+    streams: int = 1
     _cuts: Cuts = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -76,12 +79,16 @@ class Push:
             check_plane(plane, blocks)
         refuse_not_finite(device_of(gradient).first_not_finite(gradient, blocks), blocks)
         sources = Planes(gradient, *((planes[0], planes[-1]) if planes else (gradient, gradient)))
-        update = Update(self.feedback, self.decay, self.eta, self._key(unit))
+        update = Update(self.feedback, self.decay, self.eta, self._key(unit), self._density(unit))
         return self._pieces(blocks, update, sources)
 
     def _key(self, unit: int) -> int:
         """Random rounding where nothing takes the error back, never key 0."""
         return unit + 1 if self.feedback <= Feedback.CARRY else 0
+
+    def _density(self, unit: int) -> float | None:
+        """By the unit's own step, whoever computes it and whenever."""
+        return None if self.warmup is None else self.warmup.density(unit // self.streams)
 
     def _pieces(self, blocks: Blocks, update: Update, sources: Planes[AnyPlane]) -> Iterator[bytes]:
         parts = self._cuts.of(blocks)

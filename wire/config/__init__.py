@@ -2,7 +2,7 @@
 
 Precedence: default < file (TOML) < environment (`SPARSYNC_SECTION__KEY`) < flag (`-s section.key=value`).
 Frozen after loading; the coordinator sends it to the other roles as JSON. `schema.py` says what each key
-is, `tree.py` holds all of them, `sources.py` loads them, `live.py` changes the few that may change in a
+is (`updates.py` those of compression), `tree.py` holds all of them, `sources.py` loads them, `live.py` changes the few that may change in a
 run, `words.py` puts keys, values and faults in words.
 """
 
@@ -10,6 +10,7 @@ from wire.config.live import amend
 from wire.config.schema import DataConfig, OptimizerConfig, RunConfig, SecurityConfig, SyncConfig
 from wire.config.sources import DEFAULT, ENV_PREFIX, Loaded, environment, load
 from wire.config.tree import Config, fields, sections
+from wire.config.updates import PullConfig, PushConfig
 from wire.config.words import accepts, toml_value
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "DataConfig",
     "Loaded",
     "OptimizerConfig",
+    "PullConfig",
+    "PushConfig",
     "RunConfig",
     "SecurityConfig",
     "SyncConfig",

@@ -1,29 +1,15 @@
 """The sections of the configuration: what each key is, what it accepts, and which keys must fit each other.
 
-docs/configuration.md is made from the descriptions below.
+docs/configuration.md is made from the descriptions below, and those of `push` and `pull` in updates.py.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from wire.codec.policy import Rule, rules
-from wire.codec.values import Values
-
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Density = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Weight = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-ValueCode = Literal["auto", "fp32", "fp16", "bf16", "int8", "int4", "sign", "sign1", "sign2"]
-Policy = tuple[str, ...] | None
-
-
-class Section(BaseModel):
-    """What all sections share: frozen, strict types, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+from wire.config.section import Count, Seconds, Section
 
 
 class RunConfig(Section):
@@ -133,92 +119,6 @@ class SyncConfig(Section):
                 f"sync.quorum = {self.quorum} is more than sync.units_per_step = {self.units_per_step}"
             )
         return self
-
-
-class PushConfig(Section):
-    """Updates on their way up, from workers to parameter servers."""
-
-    codec: Literal["topk", "dense"] = Field(
-        "topk", description="`topk` sends the largest elements of each block; `dense` sends all of them"
-    )
-    density: Density = Field(0.25, description="share of each block's elements that `topk` sends")
-    values: ValueCode = Field(
-        "auto",
-        description="how a sent element is written: exactly, rounded, or as its sign with a level of 0, 1 or 2 bits; "
-        "`auto` is `fp32` for `dense` and `sign1` for `topk`",
-    )
-    feedback: Literal["auto", "none", "ef", "ef21"] = Field(
-        "auto",
-        description="what happens to the rest: `ef21` keeps an estimate on both sides, `ef` adds it to the next push, "
-        "`none` is for `dense` with values that lose nothing on average (`int8` is then rounded at random); "
-        "`auto` takes `none` where it may, else `ef21` for AdamW in `sync` without a quorum, else `ef`",
-    )
-    momentum: Weight = Field(
-        1.0, description="share η of the new gradient in the average that `ef21` follows; 1: no averaging"
-    )
-    decay: Weight = Field(
-        1.0,
-        description="share β of the rest that `ef` keeps from unit to unit; below 1 old gradients are forgotten",
-    )
-    policy: Policy = Field(
-        None,
-        description="parameters that are sent whole, as rules `PATTERN=VALUES` of which the first that fits counts; "
-        "a pattern is a glob over names, or `1d` for norms and biases. Without it `1d=fp16`, and no rule where "
-        "the codec is exact",
-    )
-
-    @model_validator(mode="after")
-    def _nothing_is_lost_for_good(self) -> Self:
-        codes = [
-            Values.named(self.values, codec=self.codec),
-            *(rule.values for rule in _rules_of("push", self.policy)),
-        ]
-        if self.feedback == "none" and (self.codec != "dense" or not all(code.unbiased for code in codes)):
-            raise ValueError(
-                f'push.feedback = "none" beside push.codec = "{self.codec}" with '
-                f"{', '.join(code.name.lower() for code in codes)} values would lose what is not sent: "
-                'use "ef" or "ef21", or "dense" with fp32, fp16, bf16 or int8'
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _weights_have_their_feedback(self) -> Self:
-        """A weight that nothing reads is a mistake."""
-        for key, value, reader in (("momentum", self.momentum, "ef21"), ("decay", self.decay, "ef")):
-            if value != 1 and self.feedback not in ("auto", reader):
-                raise ValueError(
-                    f'push.{key} = {value:g} beside push.feedback = "{self.feedback}": only "{reader}" reads it; '
-                    f"leave it at 1, or set push.feedback"
-                )
-        return self
-
-
-class PullConfig(Section):
-    """Deltas on their way down, from parameter servers to workers."""
-
-    codec: Literal["topk", "dense"] = Field(
-        "topk",
-        description="`topk` publishes the largest differences of each block; `dense` publishes all of them, and in "
-        "`fp32` x itself",
-    )
-    density: Density = Field(0.25, description="share of each block's elements that `topk` publishes")
-    values: ValueCode = Field(
-        "auto", description="how a published element is written; as `push.values`, rounded to nearest"
-    )
-    policy: Policy = Field(None, description="parameters that are published whole; as `push.policy`")
-
-    @model_validator(mode="after")
-    def _policy_is_one(self) -> Self:
-        _rules_of("pull", self.policy)
-        return self
-
-
-def _rules_of(section: str, policy: tuple[str, ...] | None) -> tuple[Rule, ...]:
-    """Raises: ValueError for a rule that is none."""
-    try:
-        return rules(policy or ())
-    except ValueError as error:
-        raise ValueError(f"{section}.policy: {error}") from None
 
 
 class OptimizerConfig(Section):

@@ -13,14 +13,13 @@ from wire.config.schema import (
     DurabilityConfig,
     ModelConfig,
     OptimizerConfig,
-    PullConfig,
-    PushConfig,
     RunConfig,
-    Section,
     SecurityConfig,
     SyncConfig,
     TelemetryConfig,
 )
+from wire.config.section import Section
+from wire.config.updates import PullConfig, PushConfig
 from wire.config.words import explain, printable, toml_value
 from wire.errors import ConfigError
 

@@ -34,10 +34,10 @@ class Group:
     inside: torch.Tensor | None
 
     @classmethod
-    def of(cls, parts: Sequence[Part], device: torch.device) -> Group:
-        """The group of these parts, its few numbers a block copied to the device."""
+    def of(cls, parts: Sequence[Part], device: torch.device, density: float | None = None) -> Group:
+        """The group of these parts, its few numbers a block copied to the device; `density`: see `Update`."""
         lengths = np.concatenate([part.blocks.lengths for part in parts])
-        kept = lengths if parts[0].chain.whole else np.concatenate([part.kept for part in parts])
+        kept = lengths if parts[0].chain.whole else np.concatenate([part.kept_at(density) for part in parts])
         rows = np.concatenate([part.blocks.rows for part in parts])
         numbers = np.concatenate([part.blocks.numbers for part in parts])
         return cls(
@@ -54,17 +54,17 @@ class Group:
         return self.parts[0].chain
 
 
-def groups(parts: Sequence[Part], device: torch.device) -> Iterator[Group]:
+def groups(parts: Sequence[Part], device: torch.device, density: float | None = None) -> Iterator[Group]:
     """All parts in order, as many at once as fit."""
     ahead: list[Part] = []
     for part in parts:
         full = sum(p.blocks.count for p in ahead) + part.blocks.count > GROUP_BLOCKS
         if ahead and (full or part.chain != ahead[0].chain):
-            yield Group.of(ahead, device)
+            yield Group.of(ahead, device, density)
             ahead = []
         ahead.append(part)
     if ahead:
-        yield Group.of(ahead, device)
+        yield Group.of(ahead, device, density)
 
 
 def rows_of(rows: np.ndarray[tuple[int], np.dtype[np.int64]], device: torch.device) -> slice | torch.Tensor:

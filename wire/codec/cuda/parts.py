@@ -25,7 +25,7 @@ def encode_parts(
     While a group's are made on the host, the device is at work on the next.
     """
     ahead: tuple[Group, Callable[[], list[U8]]] | None = None
-    for group in groups(parts, planes.source.device):
+    for group in groups(parts, planes.source.device, update.density):
         copy = start_copy(encode_group(group, update, planes))
         if ahead:
             yield from _finish(*ahead, threads)

@@ -1,0 +1,137 @@
+"""The sections `push` and `pull`: how updates are compressed on their way up and down."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from wire.codec.policy import Rule, rules
+from wire.codec.values import Values
+from wire.config.section import Density, Policy, Section, ValueCode, Weight
+
+
+class PushConfig(Section):
+    """Updates on their way up, from workers to parameter servers."""
+
+    codec: Literal["topk", "dense"] = Field(
+        "topk", description="`topk` sends the largest elements of each block; `dense` sends all of them"
+    )
+    density: Density = Field(0.25, description="share of each block's elements that `topk` sends")
+    warmup_density: Density | None = Field(
+        None,
+        description="`topk`: share that the first step's units send; from there it falls, by the same factor a step, to "
+        "`push.density` at step `push.warmup_steps`",
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps over which `push.warmup_density` falls")
+    values: ValueCode = Field(
+        "auto",
+        description="how a sent element is written: exactly, rounded, or as its sign with a level of 0, 1 or 2 bits; "
+        "`auto` is `fp32` for `dense` and `sign1` for `topk`",
+    )
+    feedback: Literal["auto", "none", "ef", "ef21"] = Field(
+        "auto",
+        description="what happens to the rest: `ef21` keeps an estimate on both sides, `ef` adds it to the next push, "
+        "`none` is for `dense` with values that lose nothing on average (`int8` is then rounded at random); "
+        "`auto` takes `none` where it may, else `ef21` for AdamW in `sync` without a quorum, else `ef`",
+    )
+    momentum: Weight = Field(
+        1.0, description="share η of the new gradient in the average that `ef21` follows; 1: no averaging"
+    )
+    decay: Weight = Field(
+        1.0,
+        description="share β of the rest that `ef` keeps from unit to unit; below 1 old gradients are forgotten",
+    )
+    policy: Policy = Field(
+        None,
+        description="parameters that are sent whole, as rules `PATTERN=VALUES` of which the first that fits counts; "
+        "a pattern is a glob over names, or `1d` for norms and biases. Without it `1d=fp16`, and no rule where "
+        "the codec is exact",
+    )
+
+    @model_validator(mode="after")
+    def _nothing_is_lost_for_good(self) -> Self:
+        codes = [
+            Values.named(self.values, codec=self.codec),
+            *(rule.values for rule in _rules_of("push", self.policy)),
+        ]
+        if self.feedback == "none" and (self.codec != "dense" or not all(code.unbiased for code in codes)):
+            raise ValueError(
+                f'push.feedback = "none" beside push.codec = "{self.codec}" with '
+                f"{', '.join(code.name.lower() for code in codes)} values would lose what is not sent: "
+                'use "ef" or "ef21", or "dense" with fp32, fp16, bf16 or int8'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_have_their_feedback(self) -> Self:
+        """A weight that nothing reads is a mistake."""
+        for key, value, reader in (("momentum", self.momentum, "ef21"), ("decay", self.decay, "ef")):
+            if value != 1 and self.feedback not in ("auto", reader):
+                raise ValueError(
+                    f'push.{key} = {value:g} beside push.feedback = "{self.feedback}": only "{reader}" reads it; '
+                    f"leave it at 1, or set push.feedback"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_falls(self) -> Self:
+        _check_warmup("push", self)
+        return self
+
+
+class PullConfig(Section):
+    """Deltas on their way down, from parameter servers to workers."""
+
+    codec: Literal["topk", "dense"] = Field(
+        "topk",
+        description="`topk` publishes the largest differences of each block; `dense` publishes all of them, and in "
+        "`fp32` x itself",
+    )
+    density: Density = Field(0.25, description="share of each block's elements that `topk` publishes")
+    warmup_density: Density | None = Field(
+        None, description="`topk`: share that the first step's delta publishes; as `push.warmup_density`"
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps over which `pull.warmup_density` falls")
+    values: ValueCode = Field(
+        "auto", description="how a published element is written; as `push.values`, rounded to nearest"
+    )
+    policy: Policy = Field(None, description="parameters that are published whole; as `push.policy`")
+
+    @model_validator(mode="after")
+    def _policy_is_one(self) -> Self:
+        _rules_of("pull", self.policy)
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_falls(self) -> Self:
+        _check_warmup("pull", self)
+        return self
+
+
+def _check_warmup(section: str, way: PushConfig | PullConfig) -> None:
+    """Raises: ValueError where the keys of a density warm-up do not fit each other."""
+    first, steps = way.warmup_density, way.warmup_steps
+    if (first is None) != (steps == 0):
+        raise ValueError(
+            f"{section}.warmup_density = {'none' if first is None else f'{first:g}'} beside {section}.warmup_steps = "
+            f"{steps}: set both, or neither"
+        )
+    if first is not None and way.codec != "topk":
+        raise ValueError(
+            f'{section}.warmup_density = {first:g} beside {section}.codec = "{way.codec}": only "topk" leaves '
+            "anything out"
+        )
+    if first is not None and first < way.density:
+        raise ValueError(
+            f"{section}.warmup_density = {first:g} is below {section}.density = {way.density:g}: the first steps are "
+            "denser, or as dense"
+        )
+
+
+def _rules_of(section: str, policy: tuple[str, ...] | None) -> tuple[Rule, ...]:
+    """Raises: ValueError for a rule that is none."""
+    try:
+        return rules(policy or ())
+    except ValueError as error:
+        raise ValueError(f"{section}.policy: {error}") from None
