@@ -59,6 +59,7 @@ def plain(name: str, *, tensors: bool = False) -> list[tuple[float, ...]]:
 
 
 @every_scheduler
+@pytest.mark.parametrize("seed", range(2))
 def test_a_unit_has_the_rates_of_its_step_in_whatever_order_units_come(name: str, seed: int) -> None:
     inner = optimizer()
     schedule, expected = Schedule(inner, SCHEDULERS[name](inner)), plain(name)
