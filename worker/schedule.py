@@ -7,17 +7,21 @@ kept: a unit has the rates of *its own* step, whoever computes it and whenever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from wire.errors import UsageError
-from worker.parameters import learning_rates
+
+DRIVEN = ("lr", "momentum", "betas")
+"""The options of a parameter group that torch's schedulers change."""
+Options = tuple[tuple[Any, ...], ...]
+"""Of each group those of `DRIVEN`; None where it has no such option."""
 
 
 class Schedule:
-    """The rates of `inner`'s parameter groups as `scheduler` sets them; without one they are the loop's own affair.
+    """What `scheduler` makes of the options of `inner`'s groups, by step; without one they are the loop's own affair.
 
     Args:
         scheduler: as it was made, at step 0.
@@ -25,39 +29,39 @@ class Schedule:
 
     def __init__(self, inner: torch.optim.Optimizer, scheduler: Any) -> None:
         self._inner, self._scheduler = inner, scheduler
-        self._rates = [learning_rates(inner)]
+        self._of_step: list[Options] = [_options(inner)]
         self._shown = 0
 
     def stand_at(self, step: int) -> None:
-        """Give `inner` the rates of `step`; a new process is brought from 0 to there."""
+        """Give `inner` the options of `step`; a new process is brought from 0 to there."""
         if self._scheduler is None:
             return
-        newest = len(self._rates) - 1
-        if newest < step:
-            self._show(newest)
-            self._advance(step - newest)
-        else:
-            self._show(step)
+        newest = len(self._of_step) - 1
+        self._show(min(step, newest))
+        for _ in range(step - newest):
+            self._scheduler.step()
+            options = _options(self._inner)
+            self._of_step.append(self._of_step[-1] if options == self._of_step[-1] else options)
         self._shown = step
 
-    def _advance(self, steps: int) -> None:
-        for _ in range(steps):
-            self._scheduler.step()
-            rates = learning_rates(self._inner)
-            self._rates.append(self._rates[-1] if rates == self._rates[-1] else rates)
-
     def _show(self, step: int) -> None:
-        """Rates that stand there already are not touched: what a loop adds to the newest stays, as in plain torch."""
-        if step != self._shown:
-            _set_rates(self._inner, self._rates[step])
+        """Options that stand there already are not touched: what a loop adds to the newest stays, as in plain torch."""
+        if step == self._shown:
+            return
+        for group, values in zip(self._inner.param_groups, self._of_step[step], strict=True):
+            for name, value in zip(DRIVEN, values, strict=True):
+                if isinstance(group.get(name), torch.Tensor):
+                    group[name].fill_(value)
+                elif name in group:
+                    group[name] = value
 
 
-def _set_rates(inner: torch.optim.Optimizer, rates: Sequence[float]) -> None:
-    for group, rate in zip(inner.param_groups, rates, strict=True):
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+def _options(inner: torch.optim.Optimizer) -> Options:
+    return tuple(tuple(_plain(group.get(name)) for name in DRIVEN) for group in inner.param_groups)
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, torch.Tensor) else value
 
 
 def check_scheduler(scheduler: Any) -> None:
