@@ -122,5 +122,7 @@ def test_schedulers_of_more_than_the_clock_are_refused() -> None:
             [lr_scheduler.ExponentialLR(inner, 0.9), lr_scheduler.OneCycleLR(inner, 0.1, 9)], optimizer=inner
         ),
     ):
-        with pytest.raises(UsageError, match="OneCycleLR with cycle_momentum=True.*use cycle_momentum=False"):
+        with pytest.raises(
+            UsageError, match=r"OneCycleLR with cycle_momentum=True.*use cycle_momentum=False"
+        ):
             check_scheduler(cyclic)

@@ -183,5 +183,7 @@ def main_chain(*, codec: str, density: float, values: str, densest: float | None
         return Chain(None, code)
     check_density(density)
     if densest is not None and not density <= densest <= 1:
-        raise ValueError(f"densest = {densest}: expected a share of each block, at least {density:g} and at most 1")
+        raise ValueError(
+            f"densest = {densest}: expected a share of each block, at least {density:g} and at most 1"
+        )
     return Chain(density, code, densest)

@@ -204,8 +204,8 @@ def _counts(raw: memoryview, part: Part) -> U16:
     counts: U16 = np.frombuffer(raw, dtype="<u2").astype(np.uint16)
     if (counts > part.most_kept).any():
         raise DamagedFrame(
-            f"a block keeps more than density = {part.chain.densest or part.chain.density} allows: use one configuration "
-            "everywhere"
+            f"a block keeps more than density = {part.chain.densest or part.chain.density} allows: use one "
+            "configuration everywhere"
         )
     return counts
 

@@ -9,6 +9,7 @@ numba nor torch.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from wire.layout import BLOCK
@@ -25,5 +26,5 @@ class Warmup(NamedTuple):
         """Share of each block that is kept at `step`."""
         if step >= self.steps:
             return self.last
-        falling = self.first * (self.last / self.first) ** (step / self.steps)
+        falling = self.first * math.pow(self.last / self.first, step / self.steps)
         return min(self.first, max(self.last, round(falling * BLOCK) / BLOCK))

@@ -1,9 +1,9 @@
 """The configuration: one tree, checked once, the same in every process of a run.
 
 Precedence: default < file (TOML) < environment (`SPARSYNC_SECTION__KEY`) < flag (`-s section.key=value`).
-Frozen after loading; the coordinator sends it to the other roles as JSON. `schema.py` says what each key
-is (`updates.py` those of compression), `tree.py` holds all of them, `sources.py` loads them, `live.py` changes the few that may change in a
-run, `words.py` puts keys, values and faults in words.
+Frozen after loading; the coordinator sends it to the other roles as JSON. `schema.py` says what each key is
+(`updates.py` those of compression), `tree.py` holds all of them, `sources.py` loads them, `live.py` changes the few
+that may change in a run, `words.py` puts keys, values and faults in words.
 """
 
 from wire.config.live import amend

@@ -20,8 +20,8 @@ class PushConfig(Section):
     density: Density = Field(0.25, description="share of each block's elements that `topk` sends")
     warmup_density: Density | None = Field(
         None,
-        description="`topk`: share that the first step's units send; from there it falls, by the same factor a step, to "
-        "`push.density` at step `push.warmup_steps`",
+        description="`topk`: share that the first step's units send; from there it falls, by the same factor a step, "
+        "to `push.density` at step `push.warmup_steps`",
     )
     warmup_steps: int = Field(0, ge=0, description="steps over which `push.warmup_density` falls")
     values: ValueCode = Field(

@@ -20,9 +20,7 @@ def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
 
 def scheduler_of(name: str, inner: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
     if name == "one_cycle":
-        return lr_scheduler.OneCycleLR(
-            inner, max_lr=[0.1, 0.3], total_steps=LENGTH + 1, cycle_momentum=False
-        )
+        return lr_scheduler.OneCycleLR(inner, max_lr=[0.1, 0.3], total_steps=LENGTH + 1, cycle_momentum=False)
     warm_up = lr_scheduler.LinearLR(inner, start_factor=0.1, total_iters=5)
     falling = lr_scheduler.CosineAnnealingLR(inner, T_max=LENGTH - 5, eta_min=1e-4)
     return lr_scheduler.SequentialLR(inner, [warm_up, falling], milestones=[5])
