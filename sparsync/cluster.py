@@ -140,7 +140,14 @@ class Cluster:
         with log.open("ab") as file:
             self._log_starts[process] = file.tell()
             popen = subprocess.Popen(
-                [*SPARSYNC, role, "--parent-pid", str(os.getpid()), *arguments],
+                [
+                    *self._launch.place(process).within,
+                    *SPARSYNC,
+                    role,
+                    "--parent-pid",
+                    str(os.getpid()),
+                    *arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -16,22 +16,30 @@ WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, BOTTOM = 62, 20, 44, 46
 BAR_LEFT, BAR_HEIGHT, BAR_GAP = 250, 16, 6
 LEGEND_ROW = 18
+SAMPLE, KEY_SAMPLE = 30, 50
+"""Room for the sample before a name in a legend, and after it."""
 LETTER = 6.6
 """Width of a letter of 12 pixels, about."""
 SMALLEST_SPAN = 1e-6
 """Of an axis, relative to its values; what differs by less is drawn as equal."""
 PALETTE = ("#1f5fa8", "#d1495b", "#2e8b57", "#e0a030", "#7b5ea7", "#4fb0c6", "#8c6d46", "#888888")
 
+DASHES = ' stroke-dasharray="6 4"'
+
 Point = tuple[float, float]
 
 
 def document(title: str, body: Iterable[str], *, height: float = HEIGHT) -> str:
     """A whole SVG file."""
+    heading = f'<text x="{LEFT}" y="24" font-size="15" font-weight="600">{escape(title)}</text>'
+    return _file([heading, *body], height=height)
+
+
+def _file(body: Iterable[str], *, height: float) -> str:
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" '
         f'height="{height:g}" font-family="system-ui, sans-serif" font-size="12" fill="#333">',
         f'<rect width="{WIDTH}" height="{height:g}" fill="#fff"/>',
-        f'<text x="{LEFT}" y="24" font-size="15" font-weight="600">{escape(title)}</text>',
     ]
     return "\n".join([*head, *body, "</svg>"]) + "\n"
 
@@ -115,12 +123,12 @@ def axes(
 # ── points and lines ────────────────────────────────────────────────────────────────────────────
 
 
-def line(frame: Frame, points: Sequence[Point], colour: str, width: float) -> str:
+def line(frame: Frame, points: Sequence[Point], colour: str, width: float, *, dashed: bool = False) -> str:
     """One line through all points."""
     places = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
     return (
         f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="{width}" '
-        f'stroke-linejoin="round" stroke-linecap="round"/>'
+        f'stroke-linejoin="round" stroke-linecap="round"{DASHES if dashed else ""}/>'
     )
 
 
@@ -141,6 +149,31 @@ def legend(entries: Iterable[tuple[str, str]]) -> list[str]:
         parts.append(f'<path d="M{WIDTH - 226} {y}h20" stroke="{colour}" stroke-width="3"/>')
         parts.append(f'<text x="{WIDTH - 198}" y="{y + 4}">{escape(name)}</text>')
     return parts
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a line stands for, where several plots share one legend."""
+
+    name: str
+    colour: str
+    dashed: bool = False
+
+
+def keys(entries: Sequence[Key]) -> str:
+    """A whole SVG file: nothing but a legend, as many a line as fit."""
+    rows = _wrapped([entry.name for entry in entries], sample=KEY_SAMPLE)
+    known = {entry.name: entry for entry in entries}
+    parts = list[str]()
+    for number, names in enumerate(rows):
+        x, y = float(LEFT), 14.0 + LEGEND_ROW * number
+        for name in names:
+            entry = known[name]
+            dashes = DASHES if entry.dashed else ""
+            parts.append(f'<path d="M{x:.1f} {y}h24" stroke="{entry.colour}" stroke-width="3"{dashes}/>')
+            parts.append(f'<text x="{x + 30:.1f}" y="{y + 4}">{escape(name)}</text>')
+            x += KEY_SAMPLE + LETTER * len(name)
+    return _file(parts, height=LEGEND_ROW * len(rows) + 8)
 
 
 # ── bars ────────────────────────────────────────────────────────────────────────────────────────
@@ -185,7 +218,7 @@ def bars(title: str, rows: Sequence[Bar], *, unit: str) -> str:
     last = max((part.end for row in rows for part in row.parts), default=0.0)
     ticks = nice_ticks(0.0, last or 1.0, 6)
     named = [name for name in names if name]
-    legend_rows, top = _legend_rows(named), TOP
+    legend_rows, top = _wrapped(named, sample=SAMPLE), TOP
     top += LEGEND_ROW * len(legend_rows)
     bottom = top + len(rows) * (BAR_HEIGHT + BAR_GAP)
     right = RIGHT + LETTER * max((len(row.told) for row in rows), default=0)
@@ -220,11 +253,11 @@ def _row(row: Bar, y: float, x: Callable[[float], float], colours: dict[str, str
     return parts
 
 
-def _legend_rows(names: Sequence[str]) -> list[list[str]]:
+def _wrapped(names: Sequence[str], *, sample: int) -> list[list[str]]:
     """The names, as many a line as fit."""
     rows, used = list[list[str]](), WIDTH
     for name in names:
-        width = round(30 + LETTER * len(name))
+        width = round(sample + LETTER * len(name))
         if used + width > WIDTH - LEFT - RIGHT:
             rows.append([])
             used = 0
@@ -238,5 +271,5 @@ def _legend_line(names: Sequence[str], colours: dict[str, str], y: float) -> lis
     for name in names:
         parts.append(f'<rect x="{x:.1f}" y="{y - 9}" width="12" height="12" fill="{colours[name]}"/>')
         parts.append(f'<text x="{x + 16:.1f}" y="{y + 2}">{escape(name)}</text>')
-        x += 30 + LETTER * len(name)
+        x += SAMPLE + LETTER * len(name)
     return parts

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,43 @@ SPARSYNC = (sys.executable, "-P", "-m", "sparsync")
 """-P keeps the current directory off sys.path: a `worker.py` in it must not hide ours."""
 
 
+ANY_PORT = "127.0.0.1:0"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process runs and listens.
+
+    Attributes:
+        within: words before its command, such as those that enter a network namespace; they must not fork.
+        advertise: the address that the others dial, where it is not `listen`.
+    """
+
+    within: tuple[str, ...] = ()
+    listen: str = ANY_PORT
+    advertise: str | None = None
+
+
+HERE = Place()
+
+
 @dataclass(frozen=True)
 class Launch:
-    """What is to be run, found good. `command`: the user's script and its arguments, or nothing."""
+    """What is to be run, found good.
+
+    Attributes:
+        command: the user's script and its arguments, or nothing.
+        places: of processes that are not simply `HERE`.
+    """
 
     loaded: Loaded
     run: RunDirectory
     checkpoint: Checkpoint | None
     command: tuple[str, ...]
+    places: Mapping[str, Place] = field(default_factory=dict)
+
+    def place(self, process: str) -> Place:
+        return self.places.get(process, HERE)
 
     @property
     def config(self) -> Config:
@@ -201,18 +230,19 @@ def role_arguments(launch: Launch, process: str, *, address: str | None) -> list
 
     `address`: the coordinator's. None for itself, unless it is started again: then it goes on, where it served before.
     """
-    role, run = launch.roles[process], launch.run
+    role, run, place = launch.roles[process], launch.run, launch.place(process)
+    told = ["--advertise", place.advertise] if place.advertise is not None else []
     if role == "coordinator":
         begins = address is None
         resume = ["--resume", str(launch.checkpoint.path)] if launch.checkpoint and begins else []
-        listen = address or "127.0.0.1:0"
-        here = ["--config", str(run.config), "--listen", listen, "--data-dir", str(run.path)]
+        listen = address or place.listen
+        here = ["--config", str(run.config), "--listen", listen, *told, "--data-dir", str(run.path)]
         return ["coordinator", *here, *resume, *security_flags(launch.security)]
     assert address is not None
     named = ["--coordinator", address, "--name", process, "--data-dir", str(run.path / process)]
     named += security_flags(launch.security)
     if role == "ps":
-        return ["ps", *named, "--listen", "127.0.0.1:0"]
+        return ["ps", *named, "--listen", place.listen, *told]
     return ["worker", *named, *launch.command]
 
 

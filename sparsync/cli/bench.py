@@ -1,4 +1,4 @@
-"""`sparsync bench codec` and `wire`: how fast the codecs and the data path are on this machine."""
+"""`sparsync bench codec`, `wire` and `modes`: how fast codecs, data path and whole runs are on this machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sparsync.cli.bench_modes import modes
+
 if TYPE_CHECKING:
     from sparsync.bench.report import Table
 
@@ -17,7 +19,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @click.group()
 def bench() -> None:
-    """Measure this machine: codecs, and the way of a gradient to the servers and back."""
+    """Measure this machine: codecs, the way of a gradient to the servers and back, modes beside baselines."""
+
+
+bench.add_command(modes)
 
 
 def result_options(command: Command) -> Command:

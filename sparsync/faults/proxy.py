@@ -82,7 +82,7 @@ class Proxy:
         self._say = say or (lambda text: None)
         self._links: list[Link] = []
         self._orders: dict[tuple[int | None, Direction], Order] = {}
-        self._paces: dict[tuple[Rule, Direction], Pace] = {}
+        self._paces: dict[tuple[Rule, Direction, tuple[int, ...]], Pace] = {}
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -174,10 +174,11 @@ class Proxy:
 
     def _new_way(self, link: Link, direction: Direction) -> Way:
         lane = self.faults.decide(link.number, direction)
+        of = link.dialled_by[:1] if lane.rule.each else ()
         way = Way(
             direction,
             lane,
-            pace=self._paces.setdefault((lane.rule, direction), Pace(lane.rule.rate)),
+            pace=self._paces.setdefault((lane.rule, direction, of), Pace(lane.rule.rate)),
             look=lambda data: self._look(link, direction, data),
             say=lambda text: self._say(f"connection {link.number} {direction}: {text}"),
             clock=self._clock,

@@ -49,6 +49,7 @@ class Rule:
     Attributes:
         latency_s: from the arrival of a byte to its departure; `jitter_s`: up to so much more, order kept.
         rate: bytes a second, of all connections under this rule together, in each direction.
+        each: the rate is of each process that dials; needs a proxy that finds out who does.
         reset_after: the connection is reset after so many bytes.
         silent_after: all further bytes of that direction are swallowed, and the connection stays.
         flip_at: one bit of the byte at that offset is flipped.
@@ -61,6 +62,7 @@ class Rule:
     latency_s: float = 0.0
     jitter_s: float = 0.0
     rate: float | None = None
+    each: bool = False
     reset_after: Span | None = None
     silent_after: Span | None = None
     flip_at: Span | None = None

@@ -1,0 +1,232 @@
+"""The grid, and one cell of it: a `Case` says all that its result may depend on, and its digest is its name.
+
+Learning rates are tuned for each (method, codec, number of workers), on the grid's first link, straggler pattern and
+seed: `tuning` gives those cases, `rest` all others, at the rate that came out best.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sparsync.bench.modes.links import UNLIMITED, Link
+from sparsync.bench.modes.methods import CLUSTER, NO_CODEC, Method
+from sparsync.bench.modes.stragglers import NOBODY, Pattern
+from wire.config import Config, load
+from wire.errors import UsageError
+
+FORMAT = 1
+"""Of a case and its result: raised when what a case measures changes, so that older results are not taken for it."""
+DIGEST_LETTERS = 16
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every case has in common.
+
+    Attributes:
+        steps: of `streams` units each, counted as inner steps: equal tokens for all methods.
+        copies: how often the model is kept for evaluation, the end aside.
+        unit_s: a unit of a worker that is not slow takes at least so long; 0: as long as it computes.
+        servers: of a cluster. settings: `section.key=value` for all clusters and baselines.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    seq_len: int
+    batch_size: int
+    streams: int
+    steps: int
+    copies: int
+    servers: int
+    unit_s: float
+    source: str
+    settings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run. `settings`: of method and codec, those of the workload not among them."""
+
+    method: str
+    kind: str
+    codec: str
+    settings: tuple[str, ...]
+    workers: int
+    straggler: str
+    link: str
+    lr: float
+    seed: int
+    work: Workload
+
+    @property
+    def digest(self) -> str:
+        text = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LETTERS]
+
+    @property
+    def is_cluster(self) -> bool:
+        return self.kind == CLUSTER
+
+    @property
+    def label(self) -> str:
+        """Method and codec, as they stand in tables and plots."""
+        return self.method if self.codec in (NO_CODEC, "default") else f"{self.method}, {self.codec}"
+
+    @property
+    def words(self) -> str:
+        """For people who watch."""
+        told = [self.label, f"{self.workers} workers" if self.workers > 1 else "1 process"]
+        told += [word for word in (self.link, self.straggler) if word not in (UNLIMITED, NOBODY)]
+        return ", ".join([*told, f"lr {self.lr:g}", f"seed {self.seed}"])
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """Keys that clusters and baselines read alike."""
+        work = self.work
+        return (
+            f"run.seed={self.seed}",
+            f"run.steps={work.steps}",
+            f"model.layers={work.layers}",
+            f"model.width={work.width}",
+            f"model.heads={work.heads}",
+            f"data.source={json.dumps(work.source)}",
+            f"data.seq_len={work.seq_len}",
+            f"data.batch_size={work.batch_size}",
+            f"sync.units_per_step={work.streams}",
+            f"optimizer.lr={self.lr}",
+        )
+
+
+def case_of(told: Mapping[str, Any]) -> Case:
+    """From `asdict`, or from its JSON."""
+    work = Workload(**{**told["work"], "settings": tuple(told["work"]["settings"])})
+    return Case(**{**told, "settings": tuple(told["settings"]), "work": work})
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is measured.
+
+    Attributes:
+        every_lr: all learning rates everywhere, not only where they are tuned.
+        cross: every link with every straggler pattern and number of workers; else these vary one at a time, beside the
+            first of the others.
+    """
+
+    methods: tuple[Method, ...]
+    codecs: tuple[tuple[str, tuple[str, ...]], ...]
+    workers: tuple[int, ...]
+    stragglers: tuple[Pattern, ...]
+    links: tuple[Link, ...]
+    lrs: tuple[float, ...]
+    seeds: tuple[int, ...]
+    work: Workload
+    every_lr: bool = False
+    cross: bool = False
+
+    def check(self) -> None:
+        """Raises: UsageError, ConfigError."""
+        for workers in self.workers:
+            if not workers or self.work.streams % workers:
+                raise UsageError(
+                    f"--workers {workers}: expected a divisor of --streams {self.work.streams}, so that the ranks of "
+                    "the baselines have as many units each"
+                )
+        for case in self.all():
+            if case.is_cluster:
+                cluster_config(case)
+
+    def all(self) -> list[Case]:
+        """Every case at every learning rate."""
+        return self._at(self.workers, self.stragglers, self.links, self.lrs, self.seeds)
+
+    def tuning(self) -> list[Case]:
+        """The cases that the learning rates are chosen by."""
+        return self._at(self.workers, self.stragglers[:1], self.links[:1], self.lrs, self.seeds[:1])
+
+    def rest(self, best: Mapping[tuple[str, str, int], float]) -> list[Case]:
+        """All others that are measured. best: (method, codec, workers) -> learning rate; see `best_lrs`."""
+        known = {case.digest for case in self.tuning()}
+        return [
+            case
+            for case in self.all()
+            if case.digest not in known and (self.every_lr or best.get(tuned_as(case)) == case.lr)
+        ]
+
+    def _at(
+        self,
+        workers: Sequence[int],
+        stragglers: Sequence[Pattern],
+        links: Sequence[Link],
+        lrs: Sequence[float],
+        seeds: Sequence[int],
+    ) -> list[Case]:
+        """In an order in which what is compared stands close together; methods innermost, as machines drift."""
+        found = dict[str, Case]()
+        for link, straggler, count, seed, lr in itertools.product(links, stragglers, workers, seeds, lrs):
+            varied = (link != self.links[0]) + (straggler != self.stragglers[0]) + (count != self.workers[0])
+            if varied > 1 and not self.cross:
+                continue
+            for case in self._cases(count, straggler, link, lr, seed):
+                found.setdefault(case.digest, case)
+        return list(found.values())
+
+    def _cases(self, workers: int, straggler: Pattern, link: Link, lr: float, seed: int) -> Iterator[Case]:
+        for method in self.methods:
+            codecs = self.codecs if method.is_cluster else ((NO_CODEC, ()),)
+            for codec, settings in codecs:
+                case = Case(
+                    method=method.name,
+                    kind=method.kind,
+                    codec=codec,
+                    settings=(*settings, *method.settings),
+                    workers=workers,
+                    straggler=straggler.name,
+                    link=link.name,
+                    lr=lr,
+                    seed=seed,
+                    work=self.work,
+                )
+                yield replace(case, workers=1, straggler=NOBODY, link=UNLIMITED) if method.alone else case
+
+
+def tuned_as(case: Case) -> tuple[str, str, int]:
+    """What has a learning rate of its own."""
+    return case.method, case.codec, case.workers
+
+
+def best_lrs(losses: Iterable[tuple[Case, float | None]]) -> dict[tuple[str, str, int], float]:
+    """The learning rate with the lowest loss of each; None: it diverged. Where all did, the lowest rate."""
+    ranked = sorted(losses, key=lambda one: (math.inf if one[1] is None else one[1], one[0].lr))
+    best = dict[tuple[str, str, int], float]()
+    for case, _ in ranked:
+        best.setdefault(tuned_as(case), case.lr)
+    return best
+
+
+# ── what a cluster is told ──────────────────────────────────────────────────────────────────────
+
+
+def cluster_settings(case: Case) -> tuple[str, ...]:
+    """Keys of the cluster's configuration; the later ones win."""
+    return (
+        *case.common,
+        f"cluster.workers={case.workers}",
+        f"cluster.servers={case.work.servers}",
+        "run.eval_every=0",
+        "telemetry.live=off",
+        *case.settings,
+        *case.work.settings,
+    )
+
+
+def cluster_config(case: Case) -> Config:
+    """Raises: ConfigError."""
+    return load(None, cluster_settings(case), {}).config

@@ -1,0 +1,141 @@
+"""What a process of a case writes while it trains: how its time went, its bytes, and copies of the model.
+
+The same for a worker of a cluster and for a rank of a baseline. Time is one of five: `computed_s` (forward, backward,
+clipping), `slept_s` (made slow), `sent_s` (handing the unit over: encoding, or the optimizer), `waited_s` (until the
+next batch is there: for others, for the network, applying what came), `kept_s` (copies). Nobody evaluates while the
+clock runs: the copies are evaluated afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sparsync.bench.modes.stragglers import Pattern
+from wire.clock import monotonic_clock
+from wire.rpc.meter import SocketMeter
+
+LOOK_EVERY_S = 0.25
+"""Between two lines; each takes a look at the sockets, under a millisecond."""
+DATA = "data"
+COPY = "copy-{step}.safetensors"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What makes this worker slow: a pattern, who this is, and the seed."""
+
+    pattern: Pattern
+    worker: int
+    seed: int
+    unit_s: float
+
+
+class Recorder:
+    """Lines of cumulative figures in DIRECTORY/worker-N.jsonl.
+
+    Args:
+        meter: of this process; the class `DATA` is counted.
+    """
+
+    def __init__(self, directory: Path, pace: Pace, meter: SocketMeter) -> None:
+        self._file = (directory / f"worker-{pace.worker}.jsonl").open("a", buffering=1)
+        self._pace, self._meter = pace, meter
+        self._mark = self._looked = monotonic_clock.now()
+        self._begun = False
+        self._unit_s = 0.0
+        self.units = self.tokens = 0
+        self.spent = {"computed_s": 0.0, "slept_s": 0.0, "sent_s": 0.0, "waited_s": 0.0, "kept_s": 0.0}
+
+    def begin(self) -> None:
+        """The batch is there."""
+        if self._begun:
+            self.pass_to("waited_s")
+            if self._mark - self._looked >= LOOK_EVERY_S:
+                self.look()
+            return
+        self._begun = True
+        self._mark = monotonic_clock.now()
+        self.look()
+
+    def sleep(self) -> None:
+        """As the straggler that this is to be."""
+        pace = self._pace
+        seconds = pace.pattern.sleep_s(
+            worker=pace.worker,
+            unit=self.units,
+            seed=pace.seed,
+            computed_s=self._unit_s or pace.unit_s,
+            unit_s=pace.unit_s,
+        )
+        if seconds > 0:
+            threading.Event().wait(seconds)
+        self.pass_to("slept_s")
+
+    def computed(self, *, waited_s: float = 0.0) -> None:
+        """The gradient is there. waited_s: of this time, for the network."""
+        self._unit_s = self.pass_to("computed_s") - waited_s
+        self.spent["computed_s"] -= waited_s
+        self.spent["waited_s"] += waited_s
+
+    def sent(self, tokens: int) -> None:
+        """The unit is handed over."""
+        self.pass_to("sent_s")
+        self.units += 1
+        self.tokens += tokens
+
+    def pass_to(self, kind: str) -> float:
+        """The time since the last call was of that kind; its seconds."""
+        now = monotonic_clock.now()
+        seconds, self._mark = now - self._mark, now
+        self.spent[kind] += seconds
+        return seconds
+
+    def look(self) -> None:
+        """One more line."""
+        self._looked = now = monotonic_clock.now()
+        up, down = self._meter.sample().get(DATA, (0, 0))
+        line = {"at": now, "units": self.units, "tokens": self.tokens, **self.spent, "up": up, "down": down}
+        self._file.write(json.dumps(line) + "\n")
+
+
+class Copies:
+    """Parameters of the model at some steps, in DIRECTORY/copy-STEP.safetensors."""
+
+    def __init__(self, directory: Path, *, steps: int, count: int) -> None:
+        self._directory = directory
+        self._every = max(1, steps // count)
+        self._seen = -1
+
+    def due(self, step: int) -> bool:
+        """Whether nobody has kept this step's; asked before each unit."""
+        newer, self._seen = step > self._seen, max(step, self._seen)
+        return newer and step % self._every == 0 and not self._path(step).exists()
+
+    def keep(self, model: nn.Module, step: int) -> float:
+        """Write them; the moment before, in seconds of the monotonic clock."""
+        at = monotonic_clock.now()
+        path = self._path(step)
+        beside = path.with_suffix(".part")
+        save_file(parameters(model), beside)
+        beside.replace(path)
+        return at
+
+    def _path(self, step: int) -> Path:
+        return self._directory / COPY.format(step=step)
+
+
+def parameters(model: nn.Module) -> dict[str, Tensor]:
+    """By name, tied ones once."""
+    return {name: p.detach().clone().contiguous() for name, p in model.named_parameters()}
+
+
+def loads(text: str) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON lines."""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

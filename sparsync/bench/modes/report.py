@@ -1,0 +1,298 @@
+"""What `bench modes` found, for people. Pure: groups and the result in, tables and plots out.
+
+A method has one colour throughout; baselines are dashed. Every seed is a line of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sparsync.bench.modes.comparing import SLACK, Group, Row, Series, groups
+from sparsync.bench.modes.figures import along
+from sparsync.bench.modes.links import NOT_SHAPED, PROXY
+from sparsync.bench.modes.methods import CLUSTER
+from sparsync.bench.modes.results import measured_of
+from sparsync.bench.report import Section, Table, page
+from sparsync.drawing import (
+    PALETTE,
+    Bar,
+    Frame,
+    Key,
+    axes,
+    bars,
+    document,
+    dot,
+    keys,
+    line,
+    note,
+    single,
+    stacked,
+)
+from sparsync.quantities import show_bytes
+
+TITLE = "sparsync bench modes"
+EARLY = 0.1
+"""Share of the tokens before which losses are too high to be drawn beside those that count."""
+WIDTH = 1.6
+SHARES = {
+    "computed": "computing",
+    "slept": "made slow",
+    "sent": "encoding, optimizer",
+    "waited": "waiting, receiving",
+    "kept": "copies for evaluation",
+}
+STALE = ((0, 0, "0"), (1, 1, "1"), (2, 2, "2"), (3, 4, "3 to 4"), (5, 8, "5 to 8"), (9, math.inf, "over 8"))
+AXES = {"seconds": "seconds since the first unit began", "tokens": "tokens", "bytes": "bytes, both ways"}
+
+Result = Mapping[str, Any]
+
+
+def groups_of(result: Result) -> list[Group]:
+    """From the JSON object of the whole benchmark."""
+    best = {(m, codec, workers): one["lr"] for one in result["best"] for m, codec, workers in [one["key"]]}
+    return groups((measured_of(told) for told in result["cases"]), best)
+
+
+# ── tables ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def percent(value: float | None, *, sign: bool = False) -> str | None:
+    if value is None:
+        return None
+    return f"{value:+.2%}" if sign else f"{value:.0%}"
+
+
+def times(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3g}x"
+
+
+def reached(row: Row) -> list[object]:
+    """Loss and time."""
+    return [
+        *(row.label, f"{row.lr:g}", row.loss, percent(row.against, sign=True)),
+        *(row.seconds_to, times(row.sooner), row.seconds_to_slack, times(row.sooner_slack)),
+        row.loss_at_time,
+    ]
+
+
+def moved(row: Row) -> list[object]:
+    """Rates and bytes."""
+    waiting = row.waiting
+    return [
+        *(row.label, row.tokens_per_s, percent(row.efficiency), percent(row.of_unlimited)),
+        f"{waiting.mean:.1%}" if waiting else None,
+        show_bytes(row.bytes_up.mean) if row.bytes_up else None,
+        show_bytes(row.bytes_down.mean) if row.bytes_down else None,
+        *(times(row.fewer_bytes), row.staleness, row.recoveries, row.shaped),
+    ]
+
+
+def tables_of(group: Group) -> tuple[Table, Table]:
+    first = (
+        *("method", "lr", f"loss at {group.tokens:,.0f} tokens", f"against {group.reference}"),
+        *("s to its loss", "sooner", f"s to its loss + {SLACK:.0%}", "sooner"),
+        f"loss at {group.seconds:.3g} s",
+    )
+    second = (
+        *("method", "tokens/s", "efficiency", "of unlimited", "waiting", "up", "down"),
+        *("fewer bytes", "staleness", "recoveries", "shaped by"),
+    )
+    return Table(first, [*map(reached, group.rows)]), Table(second, [*map(moved, group.rows)])
+
+
+def learning_rates(result: Result) -> Table:
+    """Every rate that was tried."""
+    rows = [
+        [f"{one['method']}, {one['workers']} workers", f"{one['lr']:g}", one["val_loss"], _verdict(one)]
+        for one in result["learning_rates"]
+    ]
+    return Table(("tuned", "learning rate", "loss in the end", ""), rows)
+
+
+def _verdict(one: Mapping[str, Any]) -> str:
+    if one["error"]:
+        return "failed"
+    return "best" if one["best"] else ("diverged" if one["val_loss"] is None else "")
+
+
+def tables(result: Result) -> list[Table]:
+    """For a terminal."""
+    return [table for group in groups_of(result) for table in _titled(group)]
+
+
+def _titled(group: Group) -> list[Table]:
+    first, second = tables_of(group)
+    return [Table((group.title,), []), first, second]
+
+
+# ── plots ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def colours(found: Sequence[Group]) -> dict[str, Key]:
+    """By label, the same in every group."""
+    labels = dict.fromkeys((s.label, s.kind != CLUSTER) for group in found for s in group.series)
+    own = {False: 0, True: 0}
+    entries = dict[str, Key]()
+    for label, is_baseline in labels:
+        at = own[is_baseline] + (3 if is_baseline else 0)
+        own[is_baseline] += 1
+        entries[label] = Key(label, PALETTE[at % len(PALETTE)], is_baseline)
+    return entries
+
+
+def loss_plot(group: Group, axis: str, known: Mapping[str, Key]) -> str:
+    """Every run's loss along an axis; bytes in powers of ten."""
+    title = f"Loss against {axis}: {group.title}"
+    cut = max((_late(s, group.tokens) for s in group.series), default=math.inf)
+    lines = [
+        (known[s.label], points)
+        for s in group.series
+        for run in s.runs
+        if (points := drawn(run.result, axis, cut))
+    ]
+    if not lines:
+        return document(title, [note("nothing to draw")])
+    frame = Frame.around([point for _, points in lines for point in points])
+    scale = _power if axis == "bytes" else (_thousands if axis == "tokens" else None)
+    texts = {"x_text": scale} if scale else {}
+    body = axes(frame, x=AXES[axis], y="validation loss", **texts)
+    for key, points in lines:
+        body.append(line(frame, points, key.colour, WIDTH, dashed=key.dashed))
+        body.append(dot(frame, points[-1], key.colour, f"{key.name}: {points[-1][1]:.4f}"))
+    return document(title, body)
+
+
+def drawn(result: Mapping[str, Any], axis: str, cut: float) -> list[tuple[float, float]]:
+    """The points below `cut`, in the units of the plot."""
+    found = [
+        (along(p, axis), p["loss"]) for p in result["curve"] if p["loss"] is not None and p["loss"] <= cut
+    ]
+    return [(math.log10(x), y) for x, y in found if x > 0] if axis == "bytes" else found
+
+
+def _late(series: Series, tokens: float) -> float:
+    """The highest loss behind the early part."""
+    losses = [
+        p["loss"]
+        for run in series.runs
+        for p in run.result["curve"]
+        if p["loss"] is not None and p["tokens"] >= EARLY * tokens
+    ]
+    return max(losses, default=0.0)
+
+
+def _power(value: float) -> str:
+    return show_bytes(10**value)
+
+
+def _thousands(value: float) -> str:
+    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k"
+
+
+def waiting_plot(group: Group) -> str:
+    rows = [stacked(s.label, _shares(s), _told(row)) for s, row in zip(group.series, group.rows, strict=True)]
+    return bars(
+        f"Where the time goes: {group.title}", rows, unit="share of the workers' time, warm-up dropped"
+    )
+
+
+def _shares(series: Series) -> list[tuple[str, float]]:
+    found = [run.result["shares"] for run in series.runs if run.result["shares"]]
+    return [
+        (name, sum(shares[key] for shares in found) / len(found) if found else 0.0)
+        for key, name in SHARES.items()
+    ]
+
+
+def _told(row: Row) -> str:
+    return f"{row.waiting.mean:.0%} waiting" if row.waiting else ""
+
+
+def staleness_plot(group: Group) -> str:
+    """Of the clusters; a baseline has none."""
+    rows = [_stale_bar(s) for s in group.series if s.kind == CLUSTER]
+    return bars(f"Staleness of units, in steps: {group.title}", rows, unit="share of the units")
+
+
+def _stale_bar(series: Series) -> Bar:
+    units = dict.fromkeys((name for _, _, name in STALE), 0)
+    for run in series.runs:
+        for steps, n in (run.result["staleness"] or {}).items():
+            units[next(name for low, high, name in STALE if low <= int(steps) <= high)] += n
+    total = sum(units.values()) or 1
+    return stacked(series.label, [(name, n / total) for name, n in units.items()])
+
+
+def rate_plot(group: Group) -> str:
+    rows = [
+        single(row.label, row.tokens_per_s.mean, str(row.tokens_per_s))
+        for row in group.rows
+        if row.tokens_per_s
+    ]
+    return bars(f"Tokens a second: {group.title}", rows, unit="tokens/s")
+
+
+# ── the page ────────────────────────────────────────────────────────────────────────────────────
+
+
+def sections(result: Result) -> list[Section]:
+    found = groups_of(result)
+    known = colours(found)
+    return [
+        *(section(group, known) for group in found),
+        Section(
+            "Learning rates",
+            "Every method was tried at each of these, on the first link, straggler pattern and seed; what is compared "
+            "above is each at its best.",
+            [learning_rates(result)],
+        ),
+        *failures(result),
+    ]
+
+
+def section(group: Group, known: Mapping[str, Key]) -> Section:
+    entries = [known[s.label] for s in group.series]
+    is_stale = any(s.kind == CLUSTER for s in group.series)
+    plots = [
+        *(drawing for axis in AXES for drawing in (keys(entries), loss_plot(group, axis, known))),
+        *(rate_plot(group), waiting_plot(group)),
+        *([staleness_plot(group)] if is_stale else []),
+    ]
+    return Section(group.title, words(group), tables_of(group), plots)
+
+
+def words(group: Group) -> str:
+    """How to read it, and what was not as it should be."""
+    seeds = min(row.seeds for row in group.rows)
+    told = [
+        f"Mean and standard deviation over {seeds} seeds." if seeds > 1 else "One seed: no spread is known.",
+        "Losses at equal tokens and at equal time lie on straight lines between evaluated copies of the model; "
+        "nobody evaluates while the clock runs. Seconds count from the first unit's begin; rates and shares leave out "
+        "the first tenth. Efficiency is against so many times the one process. Waiting of DDP is communication that "
+        "no computing hides.",
+    ]
+    shaped = {row.shaped for row in group.rows}
+    if PROXY in shaped or NOT_SHAPED in shaped:
+        told.append(
+            "The link of the clusters was shaped by a proxy in user space, which takes CPU of its own; THE BASELINES "
+            "WERE NOT SHAPED, since there are no network namespaces here: do not compare their times."
+        )
+    return " ".join(told)
+
+
+def failures(result: Result) -> Iterable[Section]:
+    rows = [
+        (measured_of(told).case.words, told["error"].splitlines()[0])
+        for told in result["cases"]
+        if told["error"]
+    ]
+    if rows:
+        yield Section(
+            "Failed", "Left out above; the same command tries them again.", [Table(("case", "why"), rows)]
+        )
+
+
+def html(result: Result) -> str:
+    return page(TITLE, result, sections(result))

@@ -1,0 +1,184 @@
+"""`sparsync bench modes`: modes and baselines train the same model, beside each other."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sparsync.cli.options import set_option
+
+if TYPE_CHECKING:
+    from sparsync.bench.modes.cases import Grid
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+LISTS = {
+    "modes": (
+        "MODE[+key=value]…",
+        "Modes; keys of the configuration may follow, as local+sync.local_steps=30.",
+    ),
+    "baselines": ("NAME[+key=value]…", "one, ddp, ddp-fp16, ddp-powersgd, diloco; or none."),
+    "codecs": ("NAME[+key=value]…", "default, dense, bf16, int8, int4."),
+    "workers": ("N", "Numbers of workers, or ranks; divisors of --streams."),
+    "stragglers": ("PATTERN", "none, slow:1/1/2/4, pauses:0.05/2, stop:10/8 (docs/benchmarks.md)."),
+    "links": ("RATE", "Of each worker, both ways: unlimited, 100mbit, 10mbit."),
+    "lrs": ("LR", "Learning rates, on which each method is tuned."),
+    "seeds": ("N", "Seeds."),
+}
+"""Option -> (what stands in it, help); lists with commas."""
+NONE = "none"
+
+
+def grid_options(command: Command) -> Command:
+    """What can be varied, passed as texts, or None."""
+    for name, (metavar, text) in reversed(LISTS.items()):
+        command = click.option(f"--{name}", metavar=f"{metavar}[,…]", help=text)(command)
+    return command
+
+
+@click.command()
+@click.option(
+    "--quick", is_flag=True, help="Ten minutes on two cores, a small model, one seed (the default)."
+)
+@click.option("--full", is_flag=True, help="The default model, 2,000 steps, three seeds: days.")
+@grid_options
+@click.option("--cross", is_flag=True, help="Every link with every straggler pattern and number of workers.")
+@click.option("--every-lr", is_flag=True, help="Every learning rate everywhere, not only where it is tuned.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), help="Steps, counted as inner ones: equal tokens for all."
+)
+@click.option("--model", metavar="LAYERSxWIDTHxHEADS", help="The built-in language model.")
+@click.option("--seq-len", type=click.IntRange(min=1), help="Tokens a sample.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Samples a unit.")
+@click.option(
+    "--streams",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Units a step, whoever computes.",
+)
+@click.option("--servers", type=click.IntRange(min=1), default=1, show_default=True, help="Of a cluster.")
+@click.option("--copies", type=click.IntRange(min=1), help="How often a run's model is kept and evaluated.")
+@click.option(
+    "--unit-s",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Seconds that a unit takes at least, by sleeping.",
+)
+@click.option(
+    "--data", "source", default="stdlib", show_default=True, help="What is trained on (data.source)."
+)
+@set_option
+@click.option(
+    "--limit-s",
+    type=click.FloatRange(min=1),
+    default=14_400.0,
+    show_default=True,
+    help="Of one run; then it failed.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("bench-modes"),
+    show_default=True,
+    help="Where results are kept; what is there is not measured again.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def modes(
+    quick: bool,
+    full: bool,
+    source: str,
+    overrides: tuple[str, ...],
+    limit_s: float,
+    out: Path,
+    as_json: bool,
+    **asked: Any,
+) -> int:
+    """Train one model in every mode, and with DDP and DiLoCo, and compare loss, time and bytes.
+
+    In real processes, behind links that are shaped where this machine lets us (root). Nothing
+    else should run meanwhile. The same command goes on where it was interrupted.
+    """
+    from wire.errors import UsageError
+
+    if quick and full:
+        raise UsageError("--quick and --full: choose one")
+    grid = grid_of(asked, full=full, source=source, overrides=overrides)
+    from sparsync.bench.modes import report
+    from sparsync.bench.modes.measuring import measure
+    from sparsync.cli.bench import hand_over, say
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as for an interrupt: what was begun is cleaned up
+    result = measure(grid, out, say, limit_s=limit_s)
+    hand_over(result, report.tables(result), report.html(result), out=out, as_json=as_json)
+    return 1 if any(case["error"] for case in result["cases"]) else 0
+
+
+def grid_of(asked: dict[str, Any], *, full: bool, source: str, overrides: Sequence[str]) -> Grid:
+    """The preset, with what was asked for in its place. Raises: UsageError, ConfigError."""
+    from sparsync.bench.modes import links, methods, stragglers
+    from sparsync.bench.modes.cases import Grid, Workload
+    from sparsync.bench.modes.presets import FULL, QUICK
+
+    preset = FULL if full else QUICK
+    wanted = dict(preset) | {key: value for key, value in asked.items() if value is not None}
+    listed = {
+        name: methods.words([asked[name]]) if asked[name] is not None else [*map(str, preset[name])]
+        for name in LISTS
+    }
+    baselines = [] if listed["baselines"] == [NONE] else listed["baselines"]
+    modes = [] if listed["modes"] == [NONE] else listed["modes"]
+    layers, width, heads = model_of(wanted["model"])
+    work = Workload(
+        layers=layers,
+        width=width,
+        heads=heads,
+        **{
+            key: wanted[key]
+            for key in ("seq_len", "batch_size", "streams", "steps", "copies", "servers", "unit_s")
+        },
+        source=source,
+        settings=tuple(overrides),
+    )
+    return Grid(
+        methods=(*map(methods.mode, modes), *map(methods.baseline, baselines)),
+        codecs=tuple(map(methods.codec, listed["codecs"])),
+        workers=tuple(numbers("--workers", listed["workers"], int)),
+        stragglers=tuple(map(stragglers.pattern, listed["stragglers"])),
+        links=tuple(map(links.link, listed["links"])),
+        lrs=tuple(numbers("--lrs", listed["lrs"], float)),
+        seeds=tuple(numbers("--seeds", listed["seeds"], int)),
+        work=work,
+        every_lr=wanted["every_lr"],
+        cross=wanted["cross"],
+    )
+
+
+def model_of(text: str) -> tuple[int, int, int]:
+    """Layers, width, heads. Raises: UsageError."""
+    from wire.errors import UsageError
+
+    try:
+        layers, width, heads = map(int, text.split("x"))
+    except ValueError:
+        raise UsageError(f"--model {text}: expected LAYERSxWIDTHxHEADS, such as 4x256x4") from None
+    return layers, width, heads
+
+
+def numbers(option: str, words: Sequence[str], kind: Callable[[str], Any]) -> list[Any]:
+    """Raises: UsageError."""
+    from wire.errors import UsageError
+
+    try:
+        found = [kind(word) for word in words]
+    except ValueError:
+        found = []
+    if not found or not all(0 <= n < 2**31 for n in found):
+        raise UsageError(
+            f"{option} {','.join(words)}: expected numbers of 0 or more, with commas between them"
+        )
+    return found
