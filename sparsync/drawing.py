@@ -107,9 +107,10 @@ def axes(
     for tick in frame.x_ticks:
         at = frame.x(tick)
         parts.append(f'<path d="M{at:.1f} {HEIGHT - BOTTOM}v5" stroke="#888"/>')
-        parts.append(
-            f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{x_text(tick)}</text>'
-        )
+        text = x_text(tick)
+        anchor = "end" if at + LETTER * len(text) / 2 > WIDTH - 2 else "middle"
+        place = at if anchor == "middle" else WIDTH - 2.0
+        parts.append(f'<text x="{place:.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="{anchor}">{text}</text>')
     parts.append(f'<path d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}" stroke="#888"/>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x)}</text>')

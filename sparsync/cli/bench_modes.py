@@ -80,6 +80,7 @@ def grid_options(command: Command) -> Command:
     show_default=True,
     help="Of one run; then it failed.",
 )
+@click.option("--no-namespaces", is_flag=True, help="Shape clusters in user space, baselines not at all.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -94,6 +95,7 @@ def modes(
     source: str,
     overrides: tuple[str, ...],
     limit_s: float,
+    no_namespaces: bool,
     out: Path,
     as_json: bool,
     **asked: Any,
@@ -109,11 +111,13 @@ def modes(
         raise UsageError("--quick and --full: choose one")
     grid = grid_of(asked, full=full, source=source, overrides=overrides)
     from sparsync.bench.modes import report
+    from sparsync.bench.modes.links import Network
     from sparsync.bench.modes.measuring import measure
     from sparsync.cli.bench import hand_over, say
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as for an interrupt: what was begun is cleaned up
-    result = measure(grid, out, say, limit_s=limit_s)
+    network = Network("--no-namespaces" if no_namespaces else "")
+    result = measure(grid, out, network, say, limit_s=limit_s)
     hand_over(result, report.tables(result), report.html(result), out=out, as_json=as_json)
     return 1 if any(case["error"] for case in result["cases"]) else 0
 

@@ -80,12 +80,15 @@ class Lines:
 class Network:
     """Makes the lines of one case after the other.
 
+    Args:
+        refused: why namespaces are not to be used, though they may be possible.
+
     Attributes:
-        why_not: why there are no namespaces here; empty where there are.
+        why_not: why there are no namespaces; empty where there are.
     """
 
-    def __init__(self) -> None:
-        self.why_not = _why_no_namespaces()
+    def __init__(self, refused: str = "") -> None:
+        self.why_not = refused or _why_no_namespaces()
 
     @contextmanager
     def lines(self, link: Link, *, workers: int, cluster: bool) -> Iterator[Lines]:

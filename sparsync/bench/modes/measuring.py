@@ -66,10 +66,9 @@ class Campaign:
         return f"{loss} after {show_seconds(told['seconds'])}, {rate}{', known' if known else ''}"
 
 
-def measure(grid: Grid, out: Path, say: Say, *, limit_s: float) -> dict[str, Any]:
+def measure(grid: Grid, out: Path, network: Network, say: Say, *, limit_s: float) -> dict[str, Any]:
     """The whole benchmark as one JSON object. Raises: UsageError, ConfigError, SparsyncError."""
     grid.check()
-    network = Network()
     if network.why_not and any(link.rate is not None for link in grid.links):
         say(
             f"no network namespaces ({network.why_not}): clusters go through a proxy, baselines are NOT shaped"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparsync.bench.modes.comparing import SLACK, Group, Row, Series, groups
-from sparsync.bench.modes.figures import along
+from sparsync.bench.modes.figures import Spread, along
 from sparsync.bench.modes.links import NOT_SHAPED, PROXY
 from sparsync.bench.modes.methods import CLUSTER
 from sparsync.bench.modes.results import measured_of
@@ -68,6 +68,13 @@ def times(value: float | None) -> str | None:
     return None if value is None else f"{value:.3g}x"
 
 
+def whole(found: Spread | None) -> str | None:
+    """Of large numbers."""
+    if found is None:
+        return None
+    return f"{found.mean:,.0f}" + (f" ± {found.sd:,.0f}" if found.n > 1 else "")
+
+
 def reached(row: Row) -> list[object]:
     """Loss and time."""
     return [
@@ -81,7 +88,7 @@ def moved(row: Row) -> list[object]:
     """Rates and bytes."""
     waiting = row.waiting
     return [
-        *(row.label, row.tokens_per_s, percent(row.efficiency), percent(row.of_unlimited)),
+        *(row.label, whole(row.tokens_per_s), percent(row.efficiency), percent(row.of_unlimited)),
         f"{waiting.mean:.1%}" if waiting else None,
         show_bytes(row.bytes_up.mean) if row.bytes_up else None,
         show_bytes(row.bytes_down.mean) if row.bytes_down else None,
@@ -227,7 +234,7 @@ def _stale_bar(series: Series) -> Bar:
 
 def rate_plot(group: Group) -> str:
     rows = [
-        single(row.label, row.tokens_per_s.mean, str(row.tokens_per_s))
+        single(row.label, row.tokens_per_s.mean, whole(row.tokens_per_s) or "")
         for row in group.rows
         if row.tokens_per_s
     ]

@@ -100,6 +100,7 @@ class Bench:
     def keep(self, copies: Copies, step: int) -> None:
         """A copy for evaluation, where it is due."""
         if self._ledger is not None and copies.due(step):
+            self.recorder.begin()
             self._ledger.write("scalars", step=step, copied_at=copies.keep(self.model, step))
             self.recorder.pass_to("kept_s")
 

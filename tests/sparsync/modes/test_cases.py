@@ -1,0 +1,113 @@
+"""The grid: which cases, in which order, under which names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from sparsync.bench.modes import links, methods, stragglers
+from sparsync.bench.modes.cases import Grid, best_lrs, case_of, cluster_config, tuned_as
+from tests.sparsync.modes.curves import WORK, case
+from wire.errors import ConfigError, UsageError
+
+
+def grid(**other: object) -> Grid:
+    told = {
+        "methods": (
+            methods.mode("sync"),
+            methods.mode("async"),
+            methods.baseline("ddp"),
+            methods.baseline("one"),
+        ),
+        "codecs": (methods.codec("default"),),
+        "workers": (2,),
+        "stragglers": tuple(map(stragglers.pattern, ("none", "slow:1/4"))),
+        "links": tuple(map(links.link, ("unlimited", "10mbit"))),
+        "lrs": (1e-3, 2e-3),
+        "seeds": (0, 1),
+        "work": WORK,
+    }
+    return Grid(**{**told, **other})  # type: ignore[arg-type]
+
+
+def test_a_digest_is_of_all_that_a_case_says() -> None:
+    one = case()
+    others = [replace(one, seed=1), replace(one, lr=2e-3), replace(one, work=replace(WORK, steps=101))]
+    assert len({one.digest, *(other.digest for other in others)}) == 4
+    assert case_of(json.loads(json.dumps(asdict(one)))) == one
+    assert case_of(json.loads(json.dumps(asdict(one)))).digest == one.digest
+
+
+def test_rates_are_tuned_once_and_the_best_is_taken_everywhere_else() -> None:
+    whole = grid()
+    tuning = whole.tuning()
+    assert {(c.link, c.straggler, c.seed) for c in tuning} == {("unlimited", "none", 0)}
+    assert len(tuning) == 4 * 2
+    best = best_lrs((c, 3.0 - 100 * c.lr) for c in tuning)
+    assert set(best.values()) == {2e-3}
+    rest = whole.rest(best)
+    assert {c.lr for c in rest} == {2e-3}
+    # 3 methods with others at 3 pairs of link and pattern and 2 seeds, without the tuned ones; one process at 2 seeds.
+    assert len(rest) == 3 * (3 * 2 - 1) + 1
+    assert not {c.digest for c in tuning} & {c.digest for c in rest}
+
+
+def test_links_and_patterns_vary_one_at_a_time_unless_crossed() -> None:
+    pairs = {(c.link, c.straggler) for c in grid().all()}
+    assert pairs == {("unlimited", "none"), ("10mbit", "none"), ("unlimited", "slow:1/4")}
+    assert ("10mbit", "slow:1/4") in {(c.link, c.straggler) for c in grid(cross=True).all()}
+
+
+def test_one_process_is_the_same_case_everywhere() -> None:
+    alone = [c for c in grid(cross=True).all() if c.kind == "one"]
+    assert {(c.workers, c.link, c.straggler) for c in alone} == {(1, "unlimited", "none")}
+    assert len(alone) == 2 * 2
+
+
+def test_a_rate_that_diverged_is_worse_than_any_other() -> None:
+    found = best_lrs([(case(lr=1e-3), None), (case(lr=2e-3), 9.0), (case(lr=4e-3), None)])
+    assert found == {tuned_as(case()): 2e-3}
+    assert best_lrs([(case(lr=2e-3), None), (case(lr=1e-3), None)]) == {tuned_as(case()): 1e-3}
+
+
+def test_a_clusters_configuration_is_that_of_its_case() -> None:
+    one = case("async", codec="dense", settings=("push.codec=dense", "sync.mode=async"), lr=3e-3, seed=5)
+    config = cluster_config(one)
+    assert (config.sync.mode, config.push.codec, config.optimizer.lr) == ("async", "dense", 3e-3)
+    assert (config.run.seed, config.run.steps, config.model.width) == (5, WORK.steps, WORK.width)
+    assert config.run.eval_every == 0
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_runs() -> None:
+    with pytest.raises(UsageError, match="divisor of --streams 4"):
+        grid(workers=(3,)).check()
+    with pytest.raises(ConfigError, match=r"push\.density"):
+        grid(work=replace(WORK, settings=("push.density=7",))).check()
+    grid().check()
+
+
+@pytest.mark.parametrize("text", ["synk", "sync+push.nothing=1"])
+def test_an_unknown_mode_or_key_is_refused(text: str) -> None:
+    with pytest.raises((UsageError, ConfigError)):
+        methods.mode(text)
+
+
+@pytest.mark.parametrize("text", ["dpp", "ddp+rank=1", "diloco+local_steps=many"])
+def test_an_unknown_baseline_or_key_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        methods.baseline(text)
+
+
+def test_a_baseline_says_all_its_keys() -> None:
+    assert methods.values(methods.baseline("diloco+local_steps=30").settings) == {
+        "local_steps": 30.0,
+        "outer_lr": 0.7,
+        "outer_momentum": 0.9,
+    }
+
+
+def test_commas_inside_brackets_part_nothing() -> None:
+    text = "sync, local+optimizer.betas=[0.9,0.95] ,async"
+    assert methods.words([text]) == ["sync", "local+optimizer.betas=[0.9,0.95]", "async"]

@@ -1,0 +1,96 @@
+"""Groups, references and rows, of results made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparsync.bench.modes.cases import best_lrs, tuned_as
+from sparsync.bench.modes.comparing import Row, groups
+from sparsync.bench.modes.results import Measured, measured_of
+from tests.sparsync.modes.curves import case, curve, measured
+
+DDP = {"kind": "ddp", "codec": "none", "settings": ()}
+ONE = {"kind": "one", "codec": "none", "settings": (), "workers": 1}
+
+
+def rows(runs: list[Measured]) -> dict[str, Row]:
+    best = {tuned_as(m.case): m.case.lr for m in runs}
+    (group,) = groups(runs, best)
+    return {row.label: row for row in group.rows}
+
+
+def example() -> list[Measured]:
+    """DDP comes to 4 in 100 s; sync to 4.04 in 20 s, with a tenth of the bytes."""
+    ddp = curve((0.0, 0, 6.0), (50.0, 500, 5.0), (100.0, 1000, 4.0))
+    sync = curve((0.0, 0, 6.0), (10.0, 500, 5.0), (20.0, 1000, 4.04))
+    for point in sync:
+        point["bytes_up"], point["bytes_down"] = point["bytes_up"] / 10, point["bytes_down"] / 10
+    alone = [point | {"bytes_up": 0, "bytes_down": 0} for point in curve((0.0, 0, 6.0), (40.0, 1000, 4.0))]
+    return [
+        measured(case("ddp", **DDP), ddp),
+        measured(case("sync"), sync),
+        measured(case("one", **ONE), alone),
+    ]
+
+
+def test_a_method_stands_beside_ddp() -> None:
+    found = rows(example())
+    sync = found["sync"]
+    assert sync.against == pytest.approx(0.01)
+    assert sync.seconds_to is None and sync.sooner is None
+    assert sync.sooner_slack == pytest.approx(98.0 / 20.0)
+    assert sync.fewer_bytes == pytest.approx(10.0)
+    assert sync.efficiency == pytest.approx(50.0 / (2 * 25.0))
+    assert found["ddp"].sooner == pytest.approx(1.0)
+    assert found["one"].fewer_bytes is None
+
+
+def test_equal_time_is_the_end_of_the_fastest_that_has_company() -> None:
+    assert {name: row.loss_at_time.mean for name, row in rows(example()).items() if row.loss_at_time} == {
+        "sync": pytest.approx(4.04),
+        "ddp": pytest.approx(5.6),
+        "one": pytest.approx(5.0),
+    }
+
+
+def test_without_ddp_the_one_process_is_the_reference() -> None:
+    runs = example()[1:]
+    (group,) = groups(runs, {tuned_as(m.case): m.case.lr for m in runs})
+    assert group.reference == "one"
+
+
+def test_a_slow_link_is_held_against_the_same_method_without_limit() -> None:
+    fast, slow = (curve((0.0, 0, 6.0), (end, 1000, 4.0)) for end in (10.0, 40.0))
+    runs = [measured(case("sync"), fast), measured(case("sync", link="10mbit"), slow)]
+    found = groups(runs, {tuned_as(m.case): m.case.lr for m in runs})
+    assert {group.link: group.rows[0].of_unlimited for group in found} == {
+        "unlimited": pytest.approx(1.0),
+        "10mbit": pytest.approx(0.25),
+    }
+
+
+def test_only_the_best_learning_rate_is_compared_and_failures_are_not() -> None:
+    end = curve((0.0, 0, 6.0), (10.0, 1000, 4.0))
+    worse = curve((0.0, 0, 6.0), (10.0, 1000, 5.0))
+    runs = [
+        *(measured(case("sync", lr=2e-3, seed=seed), end) for seed in (0, 1)),
+        measured(case("sync", lr=1e-3), worse),
+        Measured(case("async"), {}, "a process ended with 1"),
+    ]
+    best = best_lrs((m.case, m.loss) for m in runs if not m.error)
+    (group,) = groups(runs, best)
+    assert [(row.label, row.lr, row.seeds) for row in group.rows] == [("sync", 2e-3, 2)]
+
+
+def test_a_seed_that_diverged_leaves_no_mean() -> None:
+    end = curve((0.0, 0, 6.0), (10.0, 1000, 4.0))
+    runs = [
+        measured(case("sync"), end),
+        measured(case("sync", seed=1), curve((0.0, 0, 6.0), (10.0, 1000, None))),
+    ]
+    assert rows(runs)["sync"].loss is None
+
+
+def test_what_is_told_as_json_comes_back() -> None:
+    for one in example():
+        assert measured_of(one.told()) == one
