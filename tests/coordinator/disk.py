@@ -92,10 +92,16 @@ class Disk:
         world.after(world.fate.uniform(0.0005, 0.01) * self._slow, written, owner)
 
     def crash(self, rnd: random.Random) -> None:
-        """The process, or the machine, is gone: what waited in memory is lost, of what was under way a part."""
+        """The process, or the machine, is gone: what waited in memory is lost, of what was under way a part.
+
+        An image may outlive records before its position; the log, which would have a hole, then goes, as in ps/log.py.
+        """
         sure = self._written if self.level == "os" else self._synced
         left = rnd.randint(sure, self._under_way)
         del self._records[left - self._base :]
+        if self._images and self._images[-1][0] > left:
+            self._base, self._records, self._images = self._images[-1][0], [], self._images[-1:]
+            left = self._base
         self._written = self._synced = self._under_way = left
 
     def recover(self, rnd: random.Random) -> Shard | None:

@@ -89,7 +89,7 @@ class Laws:
             raise Broken(f"{told} more than {ahead} steps ahead of the slowest clock {slowest}")
 
     def accepts(self, shard: Shard, worker: Worker, number: int, attempt: int) -> None:
-        """A shard is about to accept a unit."""
+        """A shard is about to accept a unit. What one does whose place was taken while it stood still is never told."""
         told = f"shard {shard.index} accepts unit {number} of {worker.name} (#{worker.incarnation})"
         if number in shard.accepts:
             raise Broken(f"{told} a second time")
@@ -97,7 +97,8 @@ class Laws:
             raise Broken(f"{told}, behind a boundary")
         if shard.segment.elastic:
             others = [w for w in self._begun.get(number, ()) if w is not worker and self._present(w)]
-            if others and not self._present(worker):
+            serves = shard is self._world.shards[shard.index]
+            if serves and others and not self._present(worker):
                 raise Broken(f"{told}, which was given up, while {others[0].name} computes it again")
         elif attempt < shard.ledger.fences.get(number % self._streams, 0):
             raise Broken(f"{told} attempt {attempt} behind fence {shard.ledger.fences}")
