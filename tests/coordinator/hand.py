@@ -91,7 +91,6 @@ class Worker:
             return
         self.incarnation = value.incarnation
         self.beat()
-        self.up.send(e.Attending(self.incarnation))
         self.declare()
 
     def declare(self) -> None:
@@ -110,6 +109,7 @@ class Worker:
             return  # the answer to a repeat
         else:
             self.calls.places = [(placed.address, placed.term) for placed in value.placement]
+            self.up.send(e.Attending(self.incarnation))  # what has moved meanwhile is told on this line
             if value.upload:
                 self.told = True
                 self.world.after(self.world.random.uniform(0.1, 1.0), self.upload, self)
