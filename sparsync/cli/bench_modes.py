@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -115,11 +114,16 @@ def modes(
     from sparsync.bench.modes.measuring import measure
     from sparsync.cli.bench import hand_over, say
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as for an interrupt: what was begun is cleaned up
+    signal.signal(signal.SIGTERM, _interrupt)
     network = Network("--no-namespaces" if no_namespaces else "")
     result = measure(grid, out, network, say, limit_s=limit_s)
     hand_over(result, report.tables(result), report.html(result), out=out, as_json=as_json)
     return 1 if any(case["error"] for case in result["cases"]) else 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """As Ctrl-C: what was begun is cleaned up on the way out."""
+    raise KeyboardInterrupt
 
 
 def grid_of(asked: dict[str, Any], *, full: bool, source: str, overrides: Sequence[str]) -> Grid:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sparsync.launch_plan import (
     Launch,
+    Place,
     create_run,
     error_with_code,
     forget_shards,
@@ -153,6 +155,24 @@ def test_how_the_roles_are_called(tmp_path: Path) -> None:
         "worker", "--coordinator", ADDRESS, "--name", "worker-0", "--data-dir", f"{here}/worker-0",
         f"{tmp_path}/my.py", "--lr", "3",
     ]  # fmt: skip
+
+
+def test_each_process_listens_at_its_place(tmp_path: Path) -> None:
+    places = {
+        "coordinator": Place(listen="10.0.0.1:0"),
+        "ps-0": Place(within=("ip", "netns", "exec", "there"), listen="10.0.0.2:7", advertise="10.0.0.3:8"),
+    }
+    launch = replace(plan(out=tmp_path / "run"), places=places)
+    coordinator, *servers = (
+        role_arguments(launch, p, address=ADDRESS) for p in ("coordinator", "ps-0", "ps-1")
+    )
+    assert coordinator[coordinator.index("--listen") + 1] == ADDRESS, "where it served before"
+    begins = role_arguments(launch, "coordinator", address=None)
+    assert begins[begins.index("--listen") + 1] == "10.0.0.1:0"
+    assert servers[0][-4:] == ["--listen", "10.0.0.2:7", "--advertise", "10.0.0.3:8"]
+    assert servers[1][-2:] == ["--listen", "127.0.0.1:0"]
+    assert launch.place("ps-0").within == ("ip", "netns", "exec", "there")
+    assert launch.place("worker-0") == Place()
 
 
 def test_a_resumed_coordinator_is_given_the_checkpoint(tmp_path: Path) -> None:

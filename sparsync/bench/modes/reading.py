@@ -49,7 +49,7 @@ def result(
     Args:
         events: of events.jsonl, in their order. summary: of the run.
         workers: lines of each recorder.
-        losses: validation loss of the copy of each step; None where it is not finite.
+        losses: validation loss of each copy by its number; None where it is not finite.
 
     Raises: ValueError where something that every case has is not there.
     """
@@ -115,7 +115,7 @@ def points(
     closed = [seconds for seconds, _, _ in steps]
     found = []
     for event in events:
-        if "copied_at" not in event or event["step"] not in losses:
+        if "copied_at" not in event or int(event["copy"]) not in losses:
             continue
         seconds = event["copied_at"] - offset - begun
         before = bisect_right(closed, seconds + ROUNDED_S)
@@ -125,7 +125,7 @@ def points(
                 "tokens": steps[before - 1][1] if before else 0,
                 "bytes_up": moved(lines.values(), event["copied_at"], "up"),
                 "bytes_down": moved(lines.values(), event["copied_at"], "down"),
-                "loss": losses[event["step"]],
+                "loss": losses[int(event["copy"])],
             }
         )
     return sorted(found, key=lambda point: float(point["seconds"]))

@@ -24,7 +24,9 @@ from wire.rpc.meter import SocketMeter
 LOOK_EVERY_S = 0.25
 """Between two lines; each takes a look at the sockets, under a millisecond."""
 DATA = "data"
-COPY = "copy-{step}.safetensors"
+COPY = "copy-{}.safetensors"
+MOST_COPIES = 100_000
+"""Of one worker: what parts their numbers."""
 
 
 @dataclass(frozen=True)
@@ -104,31 +106,41 @@ class Recorder:
         line = {"at": now, "units": self.units, "tokens": self.tokens, **self.spent, "up": up, "down": down}
         self._file.write(json.dumps(line) + "\n")
 
+    def close(self) -> None:
+        """With a last line."""
+        self.look()
+        self._file.close()
+
 
 class Copies:
-    """Parameters of the model at some steps, in DIRECTORY/copy-STEP.safetensors."""
+    """Parameters of the model now and then, in DIRECTORY/copy-ID.safetensors.
 
-    def __init__(self, directory: Path, *, steps: int, count: int) -> None:
+    When is counted in units of this worker: in asynchronous modes it knows no other progress than its own.
+
+    Args:
+        units: that this worker computes in all, about. count: of copies.
+    """
+
+    def __init__(self, directory: Path, *, worker: int, units: int, count: int) -> None:
         self._directory = directory
-        self._every = max(1, steps // count)
-        self._seen = -1
+        self._every = max(1, units // count)
+        self._due = 0
+        self._id = MOST_COPIES * worker
 
-    def due(self, step: int) -> bool:
-        """Whether nobody has kept this step's; asked before each unit."""
-        newer, self._seen = step > self._seen, max(step, self._seen)
-        return newer and step % self._every == 0 and not self._path(step).exists()
+    def due(self, units: int) -> bool:
+        """Before each unit. units: that this worker has computed."""
+        return units >= self._due
 
-    def keep(self, model: nn.Module, step: int) -> float:
-        """Write them; the moment before, in seconds of the monotonic clock."""
-        at = monotonic_clock.now()
-        path = self._path(step)
+    def keep(self, model: nn.Module, units: int) -> dict[str, float]:
+        """Write them; the copy's number, and the moment before, in seconds of the monotonic clock."""
+        told = {"copied_at": monotonic_clock.now()}
+        self._due = units + self._every
+        while (path := self._directory / COPY.format(self._id)).exists():  # of a process before this one
+            self._id += 1
         beside = path.with_suffix(".part")
         save_file(parameters(model), beside)
         beside.replace(path)
-        return at
-
-    def _path(self, step: int) -> Path:
-        return self._directory / COPY.format(step=step)
+        return told | {"copy": self._id}
 
 
 def parameters(model: nn.Module) -> dict[str, Tensor]:

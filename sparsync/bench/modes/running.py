@@ -24,7 +24,6 @@ from sparsync.bench.modes.reading import result
 from sparsync.bench.modes.recorder import loads
 from wire.clock import Deadline, monotonic_clock
 from wire.config import ENV_PREFIX, environment, load
-from wire.errors import SparsyncError
 
 SCRIPTS = "sparsync.bench.modes.scripts"
 POLL_S = 0.1
@@ -35,14 +34,14 @@ SHOWN = 1500
 STAYS = ("events.jsonl", "summary.json", "config.toml")
 
 
-class Failed(SparsyncError):
+class Failed(Exception):
     """A case did not come to its end; what its processes said last."""
 
 
 def run(case: Case, directory: Path, *, network: Network, limit_s: float) -> dict[str, Any]:
     """The result of a case, and how its link was shaped.
 
-    Raises: Failed, SparsyncError.
+    Raises: Failed; SparsyncError where the link cannot be made.
     """
     shutil.rmtree(directory, ignore_errors=True)
     (directory / "run").mkdir(parents=True)
@@ -139,7 +138,7 @@ def story(directory: Path) -> str:
 
 
 def evaluated(case: Case, directory: Path) -> dict[int, float | None]:
-    """The validation loss of each copy, by step, as all methods are evaluated at the end of their runs."""
+    """The validation loss of each copy, by its number, as all methods are evaluated at the end of their runs."""
     import torch
     from safetensors.torch import load_file
 

@@ -28,6 +28,15 @@ for word in sys.stdin:
     line.sendall(word.encode())
     print(line.recv(100).decode(), end="", flush=True)
 """
+RECEIVE_ALL = """
+import socket, sys, time
+line, size = socket.create_connection(("127.0.0.1", int(sys.argv[1]))), int(sys.argv[2])
+began, found = time.monotonic(), 0
+line.sendall(bytes(size))
+while found < size:
+    found += len(line.recv(1 << 16))
+print(time.monotonic() - began)
+"""
 SMALL, LARGE = 100, 1 << 20
 UP, DOWN = frozenset({Direction.UP}), frozenset({Direction.DOWN})
 Made = Callable[..., ProxyThread]
@@ -307,6 +316,16 @@ def test_new_connections_of_a_silent_process_are_silent_too(made: Made, echo: st
         line.sendall(b"one")
         with pytest.raises(TimeoutError):
             line.recv(100)
+
+
+def test_a_rate_may_be_of_each_process(made: Made, echo: str) -> None:
+    rate, size = 4e4, 60_000
+    address = made(Rule(rate=rate, each=True, directions=DOWN)).forward(echo)
+    words = [sys.executable, "-c", RECEIVE_ALL, str(port(address)), str(size)]
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
+    took_s = [float(one.communicate(timeout=30)[0]) for one in both]
+    assert min(took_s) >= 0.9 * size / rate
+    assert max(took_s) <= 0.9 * 2 * size / rate, "as long as if they shared it"
 
 
 def test_what_a_process_sends_is_kept_back_and_sent_on(

@@ -18,7 +18,7 @@ def step(s: float, number: int, tokens: int = 100) -> dict[str, Any]:
 
 def copied(at: float, number: int, *, delay: float = 0.0) -> dict[str, Any]:
     """Made at `at` seconds of the event log, told `delay` later."""
-    return {"s": at + delay, "event": "scalars", "step": number, "copied_at": CLOCK + at}
+    return {"s": at + delay, "event": "scalars", "step": 7, "copy": float(number), "copied_at": CLOCK + at}
 
 
 def look(at: float, units: int, up: int = 0, **spent: float) -> dict[str, Any]:

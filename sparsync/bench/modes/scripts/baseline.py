@@ -93,15 +93,15 @@ class Bench:
         self._directory = directory
         self._ledger = Ledger(directory / "run") if rank == 0 else None
         self._stops = self._pattern.stops(rank, case.workers)
+        units = config.run.steps * len(self.streams)
+        self._copies = Copies(directory, worker=rank, units=units, count=case.work.copies)
 
-    def copies(self, steps: int) -> Copies:
-        return Copies(self._directory, steps=steps, count=self.case.work.copies)
-
-    def keep(self, copies: Copies, step: int) -> None:
+    def keep(self, step: int) -> None:
         """A copy for evaluation, where it is due."""
-        if self._ledger is not None and copies.due(step):
+        units = self.recorder.units
+        if self._ledger is not None and self._copies.due(units):
             self.recorder.begin()
-            self._ledger.write("scalars", step=step, copied_at=copies.keep(self.model, step))
+            self._ledger.write("scalars", step=step, **self._copies.keep(self.model, units))
             self.recorder.pass_to("kept_s")
 
     def loss(self, model: Callable[..., Any], step: int, stream: int) -> tuple[Any, int]:
@@ -128,7 +128,7 @@ class Bench:
 
     def finish(self) -> None:
         """The loss of the final model, and what became of it all; behind the last step."""
-        self.recorder.look()
+        self.recorder.close()
         moved = torch.tensor(SocketMeter(lambda *ends: DATA).sample().get(DATA, (0, 0)), dtype=torch.float64)
         if self.case.workers > 1:
             dist.all_reduce(moved)
@@ -158,9 +158,8 @@ def alone(bench: Bench) -> None:
     model, recorder, steps = bench.model, bench.recorder, bench.config.run.steps
     optimizer = build_optimizer(model, bench.config.optimizer)
     scheduler = build_scheduler(optimizer, bench.config.optimizer, total_steps=steps)
-    copies = bench.copies(steps)
     for step in range(steps):
-        bench.keep(copies, step)
+        bench.keep(step)
         totals, losses, tokens = [torch.zeros_like(p) for p in model.parameters()], list[float](), 0
         for stream in bench.streams:
             loss, size = bench.loss(model, step, stream)
@@ -188,12 +187,12 @@ def ddp(bench: Bench) -> None:
     model, recorder, steps = bench.model, bench.recorder, bench.config.run.steps
     optimizer = build_optimizer(model, bench.config.optimizer)
     scheduler = build_scheduler(optimizer, bench.config.optimizer, total_steps=steps)
-    copies, watch = bench.copies(steps), Watch()
+    watch = Watch()
     parallel = DistributedDataParallel(model)
     state, hook = HOOKS[bench.case.kind](bench.keys)
     parallel.register_comm_hook(state, watch.around(hook))
     for step in range(steps):
-        bench.keep(copies, step)
+        bench.keep(step)
         losses, tokens = list[float](), 0
         for stream in bench.streams:
             last = stream == bench.streams[-1]
@@ -260,9 +259,8 @@ def diloco(bench: Bench) -> None:
     )
     replicas = [Replica(bench, stream) for stream in bench.streams]
     rounds = range(0, steps, local_steps)
-    copies = bench.copies(len(rounds))
-    for number, first in enumerate(rounds):
-        bench.keep(copies, number)
+    for first in rounds:
+        bench.keep(first)
         last = min(first + local_steps, steps)
         x = [p.detach().clone() for p in model.parameters()]
         mean = [torch.zeros_like(p) for p in x]

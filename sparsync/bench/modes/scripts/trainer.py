@@ -41,7 +41,9 @@ def main() -> None:
 
     pattern, worker = stragglers.pattern(case.straggler), int(environment()["LOCAL_RANK"])
     recorder = Recorder(directory, Pace(pattern, worker, case.seed, case.work.unit_s), SocketMeter())
-    copies = Copies(directory, steps=steps, count=case.work.copies)
+    units = steps * config.sync.units_per_step // case.workers
+    copies = Copies(directory, worker=worker, units=units, count=case.work.copies)
+    steps_a_round = getattr(config.sync, "steps_a_round", 1)
     stops = pattern.stops(worker, case.workers)
 
     with sparsync.join(model, optimizer, scheduler=scheduler) as session:
@@ -51,8 +53,9 @@ def main() -> None:
             if stops:
                 stopper.start(pattern.stop_after_s, pattern.stop_for_s)
                 stops = False
-            if copies.due(session.clock) and session.is_first:
-                session.log(copied_at=copies.keep(model, session.clock))
+            at_published = session.clock % steps_a_round == 0
+            if at_published and session.is_first and copies.due(recorder.units):
+                session.log(**copies.keep(model, recorder.units))
                 recorder.pass_to("kept_s")
             recorder.sleep()
             _, loss = model(x, y)
@@ -61,7 +64,7 @@ def main() -> None:
             recorder.computed()
             session.step(loss, tokens=y.numel())
             recorder.sent(y.numel())
-        recorder.look()
+        recorder.close()
 
 
 if __name__ == "__main__":

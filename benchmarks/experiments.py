@@ -1,0 +1,316 @@
+"""Experiments on what the modes promise: each is one grid of `sparsync bench modes`, and a rule for its verdict.
+
+    python benchmarks/experiments.py 12 [--steps 2000] [--seeds 0,1,2] [--lrs 1e-3,2e-3,4e-3,8e-3] [--out DIR]
+
+Every method is tuned on the same learning rates (`sparsync bench modes` says how). Runs are kept under DIR/NUMBER, and
+the same command goes on where it was interrupted. Writes benchmarks/results/experiment-NUMBER.{json,md}: all figures,
+and the verdict. Losses are means over the seeds at equal tokens; ratios of bytes count both ways at the sockets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import ROOT, table, write
+
+Result = Mapping[str, Any]
+COMMON = "--model 4x160x4 --seq-len 128 --batch-size 4 --copies 40"
+LOCAL = "local+sync.local_steps=15"
+NO_MEMORY = "push.feedback=ef+push.decay=0.000001"
+"""Error feedback that forgets: β = 0, as near as the configuration lets us."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim. `kept`: None where it cannot be said."""
+
+    claim: str
+    found: float | None
+    limit: float
+    kept: bool | None
+
+
+def at_most(claim: str, found: float | None, limit: float) -> Finding:
+    return Finding(claim, found, limit, None if found is None else found <= limit)
+
+
+def at_least(claim: str, found: float | None, limit: float) -> Finding:
+    return Finding(claim, found, limit, None if found is None else found >= limit)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`words`: of `sparsync bench modes`."""
+
+    claim: str
+    words: str
+    verdict: Callable[[Result], list[Finding]]
+
+
+# --- verdicts ----------------------------------------------------------------------------
+
+
+def rows(result: Result, **of: object) -> dict[str, dict[str, Any]]:
+    """Of the first group that has these properties, by label."""
+    group = next(g for g in result["groups"] if all(g[key] == value for key, value in of.items()))
+    return {row["label"]: row for row in group["rows"]}
+
+
+def worse(found: Mapping[str, Mapping[str, Any]], label: str, than: str) -> float | None:
+    """How much higher a method's loss is than another's, as a share."""
+    ours, theirs = found[label]["loss"], found[than]["loss"]
+    return None if ours is None or theirs is None else ours["mean"] / theirs["mean"] - 1.0
+
+
+def faster(found: Mapping[str, Mapping[str, Any]], label: str, than: str) -> float | None:
+    ours, theirs = found[label]["tokens_per_s"], found[than]["tokens_per_s"]
+    return None if ours is None or theirs is None else ours["mean"] / theirs["mean"]
+
+
+def moved(row: Mapping[str, Any]) -> float:
+    """Bytes of both ways."""
+    return float(row["bytes_up"]["mean"] + row["bytes_down"]["mean"])
+
+
+def same_bits(result: Result) -> list[Finding]:
+    """Of each seed all runs must come to one model."""
+    digests = dict[tuple[int, float], set[str]]()
+    for case in result["cases"]:
+        at = (case["case"]["seed"], case["case"]["lr"])
+        digests.setdefault(at, set()).add(case.get("params_digest", case["error"]))
+    most = max(map(len, digests.values()))
+    return [at_most("different models of one seed", most, 1)]
+
+
+def near_ddp(result: Result) -> list[Finding]:
+    """The method with the fewest bytes of those whose loss is within 1%."""
+    found = rows(result)
+    dense = {c["case"]["method"]: c["bytes_dense"] for c in result["cases"] if not c["error"]}
+    near = [
+        dense[label] / moved(row)
+        for label, row in found.items()
+        if label.startswith("local") and (gap := worse(found, label, "ddp")) is not None and gap <= 0.01
+    ]
+    best = max(near, default=0.0)
+    return [
+        at_least("fewer bytes than dense fp32, both ways, within 1% of DDP", best, 300),
+        at_least("the same, stretched", best, 1000),
+    ]
+
+
+def near_diloco(result: Result) -> list[Finding]:
+    found = rows(result)
+    theirs = "diloco+local_steps=15"
+    return [
+        at_most(f"{LOCAL} against {theirs}", worse(found, LOCAL, theirs), 0.005),
+        at_least("fewer bytes", moved(found[theirs]) / moved(found[LOCAL]), 16),
+    ]
+
+
+def feedback(result: Result) -> list[Finding]:
+    return [at_least("loss without error feedback", worse(rows(result), f"{LOCAL}+{NO_MEMORY}", LOCAL), 0.03)]
+
+
+SPARSE = f"{LOCAL}+push.density=0.015625"
+MOMENTUM = f"{SPARSE}+optimizer.outer_momentum=0.9+optimizer.outer_nesterov=true"
+
+
+def momentum(result: Result) -> list[Finding]:
+    gain = worse(rows(result), SPARSE, MOMENTUM)
+    return [at_most("gain by outer momentum at a density of 1/64", gain, 0.003)]
+
+
+GAMMAS = {gamma: f"{SPARSE}+optimizer.aggregate=count+optimizer.count_power={gamma}" for gamma in (0, 0.5, 1)}
+
+
+def gamma(result: Result) -> list[Finding]:
+    found = rows(result)
+    gains = [worse(found, GAMMAS[0], GAMMAS[power]) for power in (0.5, 1)]
+    best = max((gain for gain in gains if gain is not None), default=None)
+    return [at_least("gain of γ ≥ 1/2 over γ = 0, R = 8", best, 0.005)]
+
+
+PULLS = {kept: f"{LOCAL}+pull.density={kept / 4096}" for kept in (128, 64)}
+DENSE_PULL = f"{LOCAL}+pull.codec=dense"
+
+
+def pull(result: Result) -> list[Finding]:
+    found = rows(result, workers=2)
+    egress = [rows(result, workers=w)[PULLS[128]]["bytes_down"]["mean"] / w for w in (2, 4, 8)]
+    return [
+        at_most("k_d = 128 against a dense pull", worse(found, PULLS[128], DENSE_PULL), 0.005),
+        at_most("k_d = 64 against a dense pull", worse(found, PULLS[64], DENSE_PULL), 0.01),
+        at_most("egress a worker, most to least of 2, 4 and 8 workers", max(egress) / min(egress), 1.05),
+    ]
+
+
+def speeds(result: Result) -> list[Finding]:
+    found = rows(result)
+    return [
+        at_most("async against sync at equal tokens", worse(found, "async", "sync"), 0.01),
+        at_least("async's tokens a second against sync's", faster(found, "async", "sync"), 1.6),
+    ]
+
+
+STALE = {8: "slow:1/1/1/1/1/1/1/2", 32: "slow:1/1/1/1/1/1/1/8"}
+
+
+def stale(result: Result) -> list[Finding]:
+    """Limits are for a staleness of 2, 4 and 8 steps; which one came about is in the rows."""
+    findings = []
+    for group in result["groups"]:
+        found = {row["label"]: row for row in group["rows"]}
+        reached = max(
+            (
+                int(steps)
+                for case in result["cases"]
+                if not case["error"] and case["case"]["straggler"] == group["straggler"]
+                for steps, units in case["staleness"].items()
+                if units
+            ),
+            default=0,
+        )
+        limit = next((share for most, share in ((2, 0.007), (4, 0.015)) if reached <= most), 0.03)
+        claim = f"async against sync, up to {reached} steps stale ({group['straggler']})"
+        findings.append(at_most(claim, worse(found, "async", "sync"), limit))
+        if reached >= 4:
+            gain = worse(found, "async+push.feedback=ef+push.decay=0.000001", "async")
+            findings.append(at_least(f"gain of what is returned ({group['straggler']})", gain, 0.0))
+    return findings
+
+
+ALIKE = "--stragglers none --links unlimited"
+EXPERIMENTS = {
+    1: Experiment(
+        "sync with dense codecs computes what one process computes",
+        f"--modes sync --codecs dense --baselines one --workers 1,2,4 {ALIKE}",
+        same_bits,
+    ),
+    3: Experiment(
+        "local steps come within 1% of DDP at a three-hundredth of the bytes",
+        f"--modes local+sync.local_steps=4,local+sync.local_steps=8,{LOCAL},local+sync.local_steps=30,{SPARSE} "
+        f"--baselines ddp --workers 4 {ALIKE}",
+        near_ddp,
+    ),
+    4: Experiment(
+        "sparse local steps come within 0.5% of dense DiLoCo at a sixteenth of the bytes",
+        f"--modes {LOCAL} --baselines ddp,diloco+local_steps=15 --workers 4 {ALIKE}",
+        near_diloco,
+    ),
+    5: Experiment(
+        "error feedback is needed",
+        f"--modes {LOCAL},{LOCAL}+{NO_MEMORY} --baselines ddp --workers 4 {ALIKE}",
+        feedback,
+    ),
+    6: Experiment(
+        "outer momentum does not help sparse pushes",
+        f"--modes {SPARSE},{MOMENTUM} --baselines ddp --workers 4 {ALIKE}",
+        momentum,
+    ),
+    7: Experiment(
+        "counting who sent an element helps",
+        f"--modes {','.join(GAMMAS.values())} --baselines ddp --workers 4 --streams 8 {ALIKE}",
+        gamma,
+    ),
+    10: Experiment(
+        "sparse deltas cost little, and a worker's share of egress does not grow",
+        f"--modes {','.join(PULLS.values())},{DENSE_PULL} --baselines one --workers 2,4,8 --streams 8 {ALIKE}",
+        pull,
+    ),
+    12: Experiment(
+        "async outruns sync where speeds are 1:1:2:4, at its loss",
+        "--modes sync,async --baselines one --workers 4 --unit-s 0.4 --stragglers slow:1/1/2/4 --links unlimited",
+        speeds,
+    ),
+    13: Experiment(
+        "stale units cost little, and what is returned is worth it",
+        "--modes sync,async,async+push.feedback=ef+push.decay=0.000001 --baselines one --workers 8 --streams 8 "
+        f"--unit-s 0.4 --stragglers {','.join(STALE.values())} --links unlimited",
+        stale,
+    ),
+}
+"""Number -> experiment. The second is a test: tests/cluster/test_mass.py."""
+
+
+# --- the program -------------------------------------------------------------------------
+
+
+def main() -> None:
+    known = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    known.add_argument("number", type=int, choices=EXPERIMENTS)
+    known.add_argument("--steps", default="2000")
+    known.add_argument("--seeds", default="0,1,2")
+    known.add_argument("--lrs", default="1e-3,2e-3,4e-3,8e-3")
+    known.add_argument("--out", type=Path, default=ROOT / "bench-experiments")
+    chosen = known.parse_args()
+    experiment = EXPERIMENTS[chosen.number]
+    words = [*experiment.words.split(), *COMMON.split(), "--steps", chosen.steps, "--seeds", chosen.seeds]
+    result = bench([*words, "--lrs", chosen.lrs, "--out", str(chosen.out / str(chosen.number))])
+    findings = experiment.verdict(result)
+    told = {
+        "experiment": chosen.number,
+        "claim": experiment.claim,
+        "command": "sparsync bench modes " + " ".join(words),
+        "findings": [vars(finding) for finding in findings],
+        **{key: result[key] for key in ("about", "options", "learning_rates", "groups")},
+    }
+    write(f"experiment-{chosen.number}", told, page(told, findings))
+    print(page(told, findings))
+
+
+def bench(words: Sequence[str]) -> Result:
+    """The whole result; failed cases are in it."""
+    command = [sys.executable, "-P", "-m", "sparsync", "bench", "modes", "--json", *words]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    if not done.stdout:
+        raise SystemExit(done.returncode)
+    found: Result = json.loads(done.stdout)
+    return found
+
+
+def page(told: Mapping[str, Any], findings: Sequence[Finding]) -> str:
+    about = told["about"]
+    verdicts = [(f.claim, _figure(f.found), f"{f.limit:g}", VERDICTS[f.kept]) for f in findings]
+    return (
+        f"# Experiment {told['experiment']}: {told['claim']}\n\n"
+        f"`{told['command']}`; {about['machine']['cpu']}, {about['machine']['cores']} cores, "
+        f"commit {about['commit']}.\n\n"
+        + table(("claim", "found", "limit", ""), verdicts)
+        + "".join(map(_group, told["groups"]))
+    )
+
+
+def _group(group: Mapping[str, Any]) -> str:
+    title = f"{group['workers']} workers, link {group['link']}, stragglers {group['straggler']}"
+    return f"\n## {title}\n\n" + table(HEADER, map(_row, group["rows"]))
+
+
+VERDICTS = {None: "–", True: "kept", False: "MISSED"}
+HEADER = ("method", "lr", "seeds", "loss", "±", "against", "tokens/s", "waiting", "fewer bytes", "staleness")
+
+
+def _row(row: Mapping[str, Any]) -> list[object]:
+    def mean(name: str, digits: int) -> str:
+        return "–" if row[name] is None else f"{row[name]['mean']:.{digits}f}"
+
+    spread = "–" if row["loss"] is None else f"{row['loss']['sd']:.4f}"
+    against = "–" if row["against"] is None else f"{row['against']:+.2%}"
+    return [
+        *(row["label"], f"{row['lr']:g}", row["seeds"], mean("loss", 4), spread, against),
+        *(mean("tokens_per_s", 0), mean("waiting", 3), _figure(row["fewer_bytes"]), mean("staleness", 2)),
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Experiments: their grids are grids, and their verdicts follow from rows made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.experiments import EXPERIMENTS, LOCAL, NO_MEMORY, Finding, page
+from sparsync.bench.modes.methods import modes
+from sparsync.cli.bench_modes import grid_of
+from sparsync.cli.bench_modes import modes as command
+
+
+def row(label: str, loss: float, rate: float = 100.0, bytes_up: float = 10.0) -> dict[str, Any]:
+    def spread(mean: float) -> dict[str, float]:
+        return {"mean": mean, "sd": 0.01}
+
+    return {
+        "label": label,
+        "lr": 1e-3,
+        "seeds": 3,
+        "loss": spread(loss),
+        "against": None,
+        "tokens_per_s": spread(rate),
+        "waiting": spread(0.1),
+        "bytes_up": spread(bytes_up),
+        "bytes_down": spread(bytes_up),
+        "fewer_bytes": 1.0,
+        "staleness": spread(0.0),
+    }
+
+
+def result(*rows: dict[str, Any], cases: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    return {
+        "groups": [{"workers": 4, "link": "unlimited", "straggler": "none", "rows": list(rows)}],
+        "cases": cases or [],
+    }
+
+
+def kept(number: int, found: dict[str, Any]) -> list[bool | None]:
+    return [finding.kept for finding in EXPERIMENTS[number].verdict(found)]
+
+
+@pytest.mark.parametrize("number", EXPERIMENTS)
+def test_a_grid_is_one(number: int) -> None:
+    words = EXPERIMENTS[number].words.split()
+    if "local" in EXPERIMENTS[number].words and "local" not in modes():
+        pytest.skip("no local steps yet")
+    context = command.make_context("modes", words)
+    asked = {key: value for key, value in context.params.items() if key not in ("source", "overrides")}
+    grid_of(asked, full=False, source="stdlib", overrides=()).check()
+
+
+def test_one_model_of_each_seed() -> None:
+    def case(seed: int, digest: str) -> dict[str, Any]:
+        return {"case": {"seed": seed, "lr": 1e-3}, "params_digest": digest, "error": ""}
+
+    assert kept(1, result(cases=[case(0, "a"), case(0, "a"), case(1, "b")])) == [True]
+    assert kept(1, result(cases=[case(0, "a"), case(0, "c")])) == [False]
+
+
+def test_bytes_count_only_of_those_that_are_near_enough() -> None:
+    rows = [
+        row("ddp", 2.0),
+        row("local+sync.local_steps=4", 2.01, bytes_up=10.0),
+        row(LOCAL, 2.1, bytes_up=1.0),
+    ]
+    cases = [{"case": {"method": r["label"]}, "bytes_dense": 10_000.0, "error": ""} for r in rows]
+    assert kept(3, result(*rows, cases=cases)) == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("loss", "bytes_up", "verdict"), [(2.0, 10.0, [True, True]), (2.02, 100.0, [False, False])]
+)
+def test_against_diloco(loss: float, bytes_up: float, verdict: list[bool]) -> None:
+    assert (
+        kept(
+            4, result(row("diloco+local_steps=15", 2.0, bytes_up=200.0), row(LOCAL, loss, bytes_up=bytes_up))
+        )
+        == verdict
+    )
+
+
+def test_without_feedback_it_must_be_worse() -> None:
+    assert kept(5, result(row(LOCAL, 2.0), row(f"{LOCAL}+{NO_MEMORY}", 2.1))) == [True]
+    assert kept(5, result(row(LOCAL, 2.0), row(f"{LOCAL}+{NO_MEMORY}", 2.0))) == [False]
+
+
+def test_async_must_be_as_good_and_faster() -> None:
+    assert kept(12, result(row("sync", 2.0), row("async", 2.01, 170.0))) == [True, True]
+    assert kept(12, result(row("sync", 2.0), row("async", 2.1, 120.0))) == [False, False]
+
+
+def test_what_diverged_says_nothing() -> None:
+    diverged = {**row("async", 2.0), "loss": None}
+    (first, _) = EXPERIMENTS[12].verdict(result(row("sync", 2.0), diverged))
+    assert first == Finding(first.claim, None, 0.01, None)
+
+
+def test_the_page_says_verdicts_and_rows() -> None:
+    found = result(row("sync", 2.0), row("async", 2.1, 170.0))
+    findings = EXPERIMENTS[12].verdict(found)
+    about = {"machine": {"cpu": "one", "cores": 2}, "commit": "abc"}
+    text = page({**found, "experiment": 12, "claim": "c", "command": "sparsync", "about": about}, findings)
+    assert "MISSED" in text and "kept" in text and "| async | 0.001 | 3 | 2.1000 |" in text

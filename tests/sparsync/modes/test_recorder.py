@@ -1,0 +1,47 @@
+"""What a process of a case writes while it trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from sparsync.bench.modes.recorder import Copies, Pace, Recorder, loads
+from sparsync.bench.modes.stragglers import pattern
+from wire.rpc.meter import SocketMeter
+
+
+def test_copies_are_made_by_own_units_and_never_replace_one(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    copies = Copies(tmp_path, worker=1, units=40, count=4)
+    made = []
+    for units in range(40):
+        if copies.due(units):
+            with torch.no_grad():
+                model.weight.fill_(float(units))
+            made.append((units, copies.keep(model, units)["copy"]))
+    assert made == [(0, 100_000), (10, 100_001), (20, 100_002), (30, 100_003)]
+    later = Copies(tmp_path, worker=1, units=40, count=4)  # the same worker, started again
+    assert later.keep(model, 5)["copy"] == 100_004
+    kept = load_file(tmp_path / "copy-100002.safetensors")
+    assert set(kept) == {"weight", "bias"} and kept["weight"][0, 0] == 20.0
+
+
+def test_time_goes_to_what_it_was_spent_on(tmp_path: Path) -> None:
+    pace = Pace(pattern("slow:3"), worker=0, seed=0, unit_s=0.02)
+    recorder = Recorder(tmp_path, pace, SocketMeter())
+    for _ in range(3):
+        recorder.begin()
+        recorder.sleep()
+        recorder.computed(waited_s=0.0)
+        recorder.sent(7)
+    recorder.close()
+    first, *_, last = loads((tmp_path / "worker-0.jsonl").read_text())
+    assert (first["units"], last["units"], last["tokens"]) == (0, 3, 21)
+    spent = {key: value for key, value in last.items() if key.endswith("_s")}
+    assert sum(spent.values()) == pytest.approx(last["at"] - first["at"], abs=0.01)
+    assert spent["slept_s"] >= 3 * 0.04
+    assert loads('{"a": 1}\n{"torn"') == [{"a": 1}]
