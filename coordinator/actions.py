@@ -96,6 +96,8 @@ class Plan:
     ahead: int | None = None
     first: bool = False
     leave: bool = False
+    lag: int = 0
+    drained: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class CloseStep:
     retain_from: int
     late: tuple[int, ...] = ()
     pause: bool = False
+    drain: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class BeginSegment:
     step: int
     elastic: bool
     arrival: bool
+    lag: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator.desk import Desk
+from coordinator.desk import Desk, every
 from coordinator.records import Checkpointed, Unwritten
 from coordinator.wishes import Wishes
 from wire.errors import NotWritten
@@ -27,6 +27,9 @@ class Kind:
     @property
     def any(self) -> bool:
         return self.final or self.checkpoint or self.pause
+
+
+NOTHING = Kind(final=False, checkpoint=False, pause=False)
 
 
 class Boundary:
@@ -57,6 +60,12 @@ class Boundary:
             checkpoint=final or self.wishes.open or every(following, rules.checkpoint_every),
             pause=state.switching is not None and not final,
         )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody asked for a boundary, wherever it comes next."""
+        state = self._desk.state
+        return state.stopping is not None or state.switching is not None or self.wishes.open
 
     def settle(self, shard: int, step: int) -> None:
         """A shard has closed every step before `step`."""
@@ -110,7 +119,3 @@ class Boundary:
         self._desk.note("checkpoint_failed", step=event.step, error=event.message)
         self.wishes.answer(NotWritten(f"the checkpoint of step {event.step} failed: {event.message}"))
         self._writing = False
-
-
-def every(step: int, interval: int) -> bool:
-    return interval > 0 and step % interval == 0

@@ -226,11 +226,12 @@ class Core:
 
     def _say_again(self, event: e.ShardAttached, now: float) -> None:
         """What a shard may have missed while its line was broken, in the order in which it was decided."""
-        last, segment = self.state.last_close, self.state.segment
+        segment = self.state.segment
         self.boundary.settle(event.shard, event.step)
         self.retirements.again(event.shard)
-        if last is not None and self.boundary.settled(event.shard) <= last.step:
-            self.desk.actions.append(a.Command(event.shard, close_of(last)))
+        for closed in self.state.last_closes:
+            if self.boundary.settled(event.shard) <= closed.step:
+                self.desk.actions.append(a.Command(event.shard, close_of(closed)))
         if event.segment < segment.number:
             self.desk.actions.append(a.Command(event.shard, begin_of(segment)))
         self.segments.begun_on(event.shard, event.segment, now)

@@ -69,6 +69,24 @@ class Desk:
         """Have every shard settle what `record` says."""
         self.command_all(close_of(record))
 
+    def drained(self, step: int) -> bool:
+        """Whether the units of `step` are computed on all before it: no later unit is begun before it opens.
+
+        A boundary can only be there. Where units lag, such a step was announced two closes before it. The second step
+        of a segment is known to be one from the beginning, or is none.
+        """
+        state = self.state
+        begins = state.segment.step
+        if not pace_of(state.segment).lag or step <= begins or step in state.drained:
+            return True
+        return step == begins + 1 and (state.anew or self.planned(step))
+
+    def planned(self, step: int) -> bool:
+        """Whether the configuration alone has a boundary at `step`."""
+        rules, dataset = self.rules, self.state.dataset
+        over = dataset is not None and step >= dataset.total_steps
+        return over or every(step, rules.checkpoint_every) or every(step, rules.stream_state_every)
+
     def next_plan(self) -> int:
         """The number of one more plan; answers to older ones are told apart by it."""
         self._plans += 1
@@ -91,6 +109,11 @@ class Desk:
         return member
 
 
+def every(step: int, interval: int) -> bool:
+    """Whether what happens every `interval` steps (0: never) happens at `step`."""
+    return interval > 0 and step % interval == 0
+
+
 def close_of(record: Closed) -> a.CloseStep:
     """The command that carries a decided close out."""
     return a.CloseStep(
@@ -101,13 +124,16 @@ def close_of(record: Closed) -> a.CloseStep:
         retain_from=record.retain_from,
         late=record.late,
         pause=record.pause,
+        drain=record.drain,
     )
 
 
 def begin_of(segment: Segment) -> a.BeginSegment:
     """The command that tells a shard of a decided segment."""
     pace = pace_of(segment)
-    return a.BeginSegment(segment.number, segment.step, elastic=not pace.exact, arrival=pace.arrival)
+    return a.BeginSegment(
+        segment.number, segment.step, elastic=not pace.exact, arrival=pace.arrival, lag=pace.lag
+    )
 
 
 def error_of(ended: Ended) -> SparsyncError:

@@ -16,9 +16,9 @@ from dataclasses import replace
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.arrivals import Arrivals, Sums
-from coordinator.boundary import Boundary, Kind, every
+from coordinator.boundary import Boundary, Kind
 from coordinator.crew import Crew
-from coordinator.desk import Desk
+from coordinator.desk import Desk, every
 from coordinator.leases import Leases
 from coordinator.leavers import Leavers
 from coordinator.pace import Pace, Standing

@@ -39,7 +39,8 @@ class Ending:
     def stop(self, event: e.StopAsked) -> None:
         """Somebody asks for the end: after a checkpoint of the next closed step, or at once where there can be none."""
         state = self._desk.state
-        self._desk.answer(event.key, a.Stopped(state.open_step))
+        too_late = not self._desk.drained(state.open_step + 1)
+        self._desk.answer(event.key, a.Stopped(state.open_step + too_late))
         if state.final:
             self._wait_no_more(event.reason)
         elif state.ended is None:

@@ -423,6 +423,8 @@ def _order(order: a.Plan | a.End | a.Redirect, *, first_step: int) -> coordinato
             ahead=order.ahead,
             first=order.first,
             leave=order.leave,
+            lag=order.lag,
+            drained=order.drained,
         )
     )
 

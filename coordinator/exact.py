@@ -18,6 +18,7 @@ class Exact:
         self._desk = desk
         self._boundary = boundary
         self.lanes = Lanes(desk, crew)
+        self._pace = pace
         self.steps = Steps(desk, boundary, pace)
         self.welcome = self.lanes.welcome
         self.remind = self.lanes.remind
@@ -44,7 +45,8 @@ class Exact:
         return None
 
     def staleness(self, incarnation: int) -> float | None:
-        return 0.0
+        """Of those of a step that drained it is 0."""
+        return float(self._pace.lag)
 
     def retired(self, incarnation: int) -> None:
         """Attempts fence what a worker pushed."""

@@ -16,6 +16,7 @@ from coordinator import events as e
 from coordinator import units
 from coordinator.crew import Crew
 from coordinator.desk import Desk
+from coordinator.pace import pace_of
 from coordinator.records import Assigned, Deposited
 from coordinator.state import NOBODY, Lane
 
@@ -249,6 +250,8 @@ class Lanes:
             segment=state.segment.number,
             begins=state.segment.step,
             total_steps=state.dataset.total_steps if state.dataset else 0,
+            lag=pace_of(state.segment).lag,
+            drained=self._drained(),
             first=any(lane.stream == 0 for lane in state.held_by(incarnation)),
             assignments=tuple(
                 a.Assignment(
@@ -262,6 +265,13 @@ class Lanes:
                 for lane in state.held_by(incarnation)
             ),
         )
+
+    def _drained(self) -> tuple[int, ...]:
+        """Where units lag: the steps whose units have all before them, as far as is decided."""
+        state, second = self._desk.state, self._desk.state.segment.step + 1
+        if not pace_of(state.segment).lag:
+            return ()
+        return tuple(sorted({*state.drained, *([second] if self._desk.drained(second) else [])}))
 
     def _tell(self, incarnation: int) -> None:
         self._desk.tell(incarnation, self.plan(incarnation))

@@ -56,6 +56,7 @@ class Pace(Protocol):
         exact: streams are carried, deposited and replayed: bits do not depend on who computes. Else units are leased.
         arrival: units are settled as they arrive, by the shards; no step is closed but at boundaries.
         ahead: steps that a unit may be ahead of the slowest; None: without a bound.
+        lag: exact: steps that the model which a unit is computed on stands behind the unit; 0: it has all before it.
     """
 
     @property
@@ -66,6 +67,9 @@ class Pace(Protocol):
 
     @property
     def ahead(self) -> int | None: ...
+
+    @property
+    def lag(self) -> int: ...
 
     def slots(self, streams: int, workers: int) -> int:
         """Interleaved spans that the units are cut into, to be leased one by one."""
@@ -78,11 +82,19 @@ class Pace(Protocol):
 
 @dataclass(frozen=True)
 class SyncPace:
-    """Bulk-synchronous: a step closes when every unit of it stands on every shard."""
+    """Bulk-synchronous: a step closes when every unit of it stands on every shard.
 
+    With a `lag` of 1 (delayed) the units of step t are computed on x̂ as step t - 1 began: pushes and deltas are on
+    their way while the next units are computed. It drains before boundaries (`Steps`).
+    """
+
+    lag: int = 0
     exact: bool = True
     arrival: bool = False
-    ahead: int | None = 0
+
+    @property
+    def ahead(self) -> int:
+        return self.lag
 
     def slots(self, streams: int, workers: int) -> int:
         return streams
@@ -108,6 +120,7 @@ class QuorumPace:
     exact: bool = False
     arrival: bool = False
     ahead: int | None = 0
+    lag: int = 0
 
     def slots(self, streams: int, workers: int) -> int:
         return streams
@@ -133,6 +146,7 @@ class ArrivalPace:
     ahead: int | None
     exact: bool = False
     arrival: bool = True
+    lag: int = 0
 
     def slots(self, streams: int, workers: int) -> int:
         return max(SLOTS, SLOTS_A_WORKER * workers) if self.ahead is None else streams
@@ -145,6 +159,8 @@ def pace_of(segment: Segment | Switching) -> Pace:
     """The policy of a segment; two whose other keys do not matter to it have equal ones."""
     if segment.mode == "sync":
         return SyncPace() if segment.quorum is None else QuorumPace(segment.quorum, segment.deadline_s)
+    if segment.mode == "delayed":
+        return SyncPace(lag=1)
     if segment.mode == "ssp":
         return ArrivalPace(DEFAULT_STALENESS if segment.staleness is None else segment.staleness)
     return ArrivalPace(None)

@@ -243,7 +243,7 @@ class Closed:
 
     Where units settle on arrival there are no streams: `step` is the last one before a boundary, and
     its units are in `Counted`. `late`: numbers of units of earlier steps; `pause`: the segment ends; `checkpoint`:
-    one of the following step is written before the run goes on.
+    one of the following step is written before the run goes on; `drain`: of the step after next, where units lag.
     """
 
     step: int
@@ -260,6 +260,7 @@ class Closed:
     staleness: tuple[tuple[int, int], ...] = ()
     returned: float = 0.0
     checkpoint: bool = False
+    drain: bool = False
 
 
 @dataclass(frozen=True)

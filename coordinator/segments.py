@@ -83,6 +83,7 @@ class Segments:
             or self._beginning
             or not self._boundary.segment_over
             or self._retirements.pending
+            or self._hands_on(switching)
         ):
             return
         segment = r.Segment(
@@ -97,6 +98,12 @@ class Segments:
         self._desk.note("segment", number=segment.number, mode=segment.mode, step=segment.step)
         self._desk.command_all(begin_of(segment))
         self._stand_still()
+
+    def _hands_on(self, switching: r.Switching) -> bool:
+        """Whether streams go on behind the boundary with their state, which is not on every shard yet."""
+        state = self._desk.state
+        exact = pace_of(state.segment).exact and pace_of(switching).exact
+        return exact and not state.deposited
 
     def _stand_still(self) -> None:
         self.work = Standstill(self._desk, self._crew)

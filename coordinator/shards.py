@@ -123,6 +123,7 @@ class ShardLine:
                         retain_from=command.retain_from,
                         late=command.late,
                         pause=command.pause,
+                        drain=command.drain,
                     )
                 )
             case a.BeginSegment():
@@ -297,7 +298,11 @@ class ShardLine:
 
 def _segment(command: a.BeginSegment) -> shard_pb2.Segment:
     return shard_pb2.Segment(
-        number=command.number, step=command.step, elastic=command.elastic, arrival=command.arrival
+        number=command.number,
+        step=command.step,
+        elastic=command.elastic,
+        arrival=command.arrival,
+        lag=command.lag,
     )
 
 

@@ -164,6 +164,12 @@ class State:
     open_step: int = 0
     final: bool = False
     last_close: r.Closed | None = None
+    last_closes: list[r.Closed] = field(default_factory=list)
+    """Those that a shard may not have heard of: the last one and, where units lag, as many before it."""
+    drained: list[int] = field(default_factory=list)
+    """Steps of this segment that were announced to have all before them in the model of their units."""
+    anew: bool = False
+    """Whether streams began this segment without a state, and their initial one is not the run's."""
     bases: list[int] = field(default_factory=list)
     due: int | None = None
     """The step whose checkpoint must be written, or fail, before the run goes on."""
@@ -323,13 +329,15 @@ class State:
         self.recoveries += record.carried
 
     def _begin_segment(self, record: r.Segment) -> None:
-        """Streams begin anew, without a state; what was leased is settled."""
+        """Streams begin anew, from one exact segment to the next with their state; what was leased is settled."""
+        self.anew = record.number > 0 and not (pace_of(self.segment).exact and pace_of(record).exact)
         if record.number > 0:
             for lane in self.lanes:
                 lane.attempt += 1
                 lane.holder, lane.step, lane.send_to = NOBODY, record.step, ()
-                lane.deposit = lane.fencing = None
+                lane.deposit, lane.fencing = None if self.anew else record.step, None
             self.bases = [record.step]
+        self.drained = []
         self.segment, self.switching, self.barred, self.dealt = record, None, None, False
         self.elastic = self.elastic or not pace_of(record).exact
         self.leases.clear()
@@ -379,6 +387,11 @@ class State:
         self.open_step = record.step + 1
         self.final = record.final
         self.last_close = record
+        lag = pace_of(self.segment).lag
+        self.last_closes = [*self.last_closes[len(self.last_closes) - lag :], record]
+        self.drained = [n for n in self.drained if n >= record.retain_from]
+        if record.drain:
+            self.drained.append(record.step + 2)
         self.due = record.step + 1 if record.checkpoint else None
         if record.final:
             self.witnesses = frozenset(m.incarnation for m in self.present("worker"))
@@ -449,8 +462,13 @@ class State:
         return self.segment.step if lane.deposit is None else lane.deposit
 
     def base_of(self, lane: Lane) -> int:
-        """The newest version that the shards keep whole, at or before the deposit of `lane`."""
-        return max(base for base in self.bases if base <= self.reached(lane))
+        """The newest version that the shards keep whole, at or before what the unit behind the deposit is computed on.
+
+        Bases are kept where nothing lags; a stream may be handed over, and so deposited, anywhere.
+        """
+        reached = self.reached(lane)
+        needs = reached if reached in self.bases else reached - pace_of(self.segment).lag
+        return max(base for base in self.bases if base <= needs)
 
     @property
     def closed(self) -> int:

@@ -2,7 +2,8 @@
 
 One ledger for each kind of segment, with one signature. Exact: everything below the open step
 is settled, so the low-water mark is the step itself and the exceptions are the accepted units
-of the open step. Elastic: units have numbers, a low-water mark and exceptions. Pure: no I/O, no clock.
+of the open step, and of the next ones where units lag. Elastic: units have numbers, a low-water
+mark and exceptions. Pure: no I/O, no clock.
 """
 
 from __future__ import annotations
@@ -35,15 +36,17 @@ class Ledger:
         timeline: the only timeline whose units are admitted.
         streams: number of fixed streams (R).
         step: the open step; units of earlier steps are settled.
-        accepted: stream -> attempt that was accepted, of the open step.
+        accepted: (step, stream) -> attempt that was accepted, of the open step and `lag` more.
         fences: stream -> lowest attempt that is still admitted, kept across steps.
+        lag: units of so many steps beyond the open one are admitted.
     """
 
     timeline: int
     streams: int
     step: int
-    accepted: dict[int, int] = field(default_factory=dict)
+    accepted: dict[tuple[int, int], int] = field(default_factory=dict)
     fences: dict[int, int] = field(default_factory=dict)
+    lag: int = 0
 
     @property
     def clock(self) -> int:
@@ -64,33 +67,36 @@ class Ledger:
             return Verdict.FOREIGN
         if unit.step < self.step:
             return Verdict.SETTLED
-        if unit.step > self.step:
+        if unit.step > self.step + self.lag:
             return Verdict.EARLY
-        if unit.stream in self.accepted:
-            return Verdict.ACCEPTED if attempt >= self.accepted[unit.stream] else Verdict.FENCED
+        accepted = self.accepted.get((unit.step, unit.stream))
+        if accepted is not None:
+            return Verdict.ACCEPTED if attempt >= accepted else Verdict.FENCED
         return Verdict.FENCED if attempt < self.fences.get(unit.stream, 0) else Verdict.ADMIT
 
     def accept(self, unit: UnitId, attempt: int) -> None:
         assert self.judge(unit, attempt) is Verdict.ADMIT, (unit, attempt)
-        self.accepted[unit.stream] = attempt
+        self.accepted[unit.step, unit.stream] = attempt
 
     def fence(self, step: int, stream: int, attempt: int) -> bool:
         """Admit only attempts ≥ `attempt` of `stream` from now on; say whether its unit of `step` stands here."""
         self.fences[stream] = max(attempt, self.fences.get(stream, 0))
-        return step < self.step or (step == self.step and stream in self.accepted)
+        return step < self.step or (step, stream) in self.accepted
 
     def close(self, step: int) -> None:
         """Settle the open step and open the next one."""
         assert step == self.step, (step, self.step)
-        self.accepted.clear()
+        self.accepted = {unit: attempt for unit, attempt in self.accepted.items() if unit[0] > step}
         self.step += 1
 
     def image(self) -> State:
-        return {"step": self.step, "accepted": pairs(self.accepted), "fences": pairs(self.fences)}
+        accepted = [[*unit, attempt] for unit, attempt in sorted(self.accepted.items())]
+        return {"step": self.step, "accepted": accepted, "fences": pairs(self.fences)}
 
     def restore(self, tree: State) -> None:
         self.step = tree["step"]
-        self.accepted, self.fences = dict(tree["accepted"]), dict(tree["fences"])
+        self.accepted = {(step, stream): attempt for step, stream, attempt in tree["accepted"]}
+        self.fences = dict(tree["fences"])
 
 
 @dataclass

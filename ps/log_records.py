@@ -85,13 +85,18 @@ def _close(record: Close, timeline: int) -> Encoded:
         retain_from=record.retain_from,
         late=record.late,
         pause=record.pause,
+        drain=record.drain,
     )
     return log_pb2.LogRecord(close=close), ()
 
 
 def _segment(record: Segment, timeline: int) -> Encoded:
     segment = shard_pb2.Segment(
-        number=record.number, step=record.step, elastic=record.elastic, arrival=record.arrival
+        number=record.number,
+        step=record.step,
+        elastic=record.elastic,
+        arrival=record.arrival,
+        lag=record.lag,
     )
     return log_pb2.LogRecord(segment=segment), ()
 
@@ -139,6 +144,7 @@ def close_from_proto(message: shard_pb2.Close) -> Close:
         message.retain_from,
         late=tuple(message.late),
         pause=message.pause,
+        drain=message.drain,
     )
 
 

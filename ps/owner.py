@@ -152,11 +152,12 @@ class Owner:
             return
         holdings = make()
         shard = holdings.shard
-        needed = shard.spec.streams * shard.max_frame_bytes
+        steps = 1 + shard.segment.lag
+        needed = steps * shard.spec.streams * shard.max_frame_bytes
         if needed > self.admit_bytes:
             raise ProtocolMismatch(
-                f"one step's pushes can have {needed} bytes on shard {shard.spec.shard}, cluster.admit_bytes allows "
-                f"{self.admit_bytes}; raise it to {needed} or use more servers"
+                f"the pushes of {steps} step{'s' * (steps > 1)} can have {needed} bytes on shard {shard.spec.shard}, "
+                f"cluster.admit_bytes allows {self.admit_bytes}; raise it to {needed} or use more servers"
             )
         self._holdings, self.serves = holdings, True
 
@@ -373,14 +374,14 @@ class Owner:
 
     # --- room -------------------------------------------------------------------------
 
-    def admit(self, frame_bytes: int) -> None:
-        """Take room for a frame before its bytes are read.
+    def admit(self, frame_bytes: int, *, kept: int = 0) -> None:
+        """Take room for a frame before its bytes are read; `kept` bytes must stay free for what goes before it.
 
         Raises: Busy when the room is taken, or nothing can be logged; try again.
         """
         if self.stalled:
             raise Busy(f"nothing is acknowledged: {self.stalled}; try again")
-        if self._admitted + frame_bytes > self.admit_bytes:
+        if self._admitted + frame_bytes + kept > self.admit_bytes:
             raise Busy(
                 f"{self._admitted} bytes of pushes are held, {frame_bytes} more would pass cluster.admit_bytes = "
                 f"{self.admit_bytes}; try again"

@@ -32,6 +32,7 @@ class Delta:
         step: the one that is open until then; with `closes`, the one that it closes.
         clock: after it; every unit of earlier steps stands here.
         pause: the segment ends here.
+        drain: the units of step + 2 are computed on all that is settled before them, though units lag here.
     """
 
     version: int
@@ -43,6 +44,7 @@ class Delta:
     closes: bool = True
     clock: int = 0
     pause: bool = False
+    drain: bool = False
 
     @cached_property
     def frame_bytes(self) -> int:
@@ -62,6 +64,7 @@ def _delta_to_tree(delta: Delta) -> State:
         "closes": delta.closes,
         "clock": delta.clock,
         "pause": delta.pause,
+        "drain": delta.drain,
     }
 
 

@@ -21,12 +21,14 @@ class Segment:
     Attributes:
         elastic: units of any step are accepted, in any order; estimates begin at zero, one a worker.
         arrival: elastic: units are settled in log order, at publications; else at closes.
+        lag: exact: units of so many steps beyond the open one are accepted.
     """
 
     number: int
     step: int
     elastic: bool = False
     arrival: bool = False
+    lag: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Close:
     """Settle `late` and then exactly `streams` of `step`, in that order, and publish.
 
     Where units settle on arrival it names none: all that is accepted is settled, which is every unit up to `step`.
+    `drain` is only handed on to those who compute.
     """
 
     step: int
@@ -100,6 +103,7 @@ class Close:
     retain_from: int
     late: tuple[int, ...] = ()
     pause: bool = False
+    drain: bool = False
 
 
 @dataclass(frozen=True)

@@ -148,11 +148,11 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         chunks = aiter(request_iterator)
         header: shard_pb2.PushHeader = await _read_header(chunks, "push")
         self._check_term(header.term)
-        known = await self._judge(header)
+        known, kept = await self._judge(header)
         if known is not Verdict.ADMIT:
             await self._owner.reveal(lambda: None)
             return shard_pb2.PushReply(outcome=outcome_of(known, header))
-        self._owner.admit(header.frame_bytes)
+        self._owner.admit(header.frame_bytes, kept=kept)
         try:
             frame, commit = await _read_frame(chunks, header.frame_bytes)
         except BaseException:
@@ -163,8 +163,11 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         assert isinstance(verdict, Verdict)
         return shard_pb2.PushReply(outcome=outcome_of(verdict, header))
 
-    async def _judge(self, header: shard_pb2.PushHeader) -> Verdict:
-        """What is known before the frame is read; a push that is refused now sends its bytes for nothing."""
+    async def _judge(self, header: shard_pb2.PushHeader) -> tuple[Verdict, int]:
+        """What is known before the frame is read, and the bytes of room that must stay for others.
+
+        A push that is refused now sends its bytes for nothing.
+        """
         shard = self._owner.served()
         if header.shard != shard.spec.shard or header.plan != shard.spec.plan:
             raise StaleIncarnation(
@@ -172,13 +175,14 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 f"{shard.spec.plan}; join the run anew"
             )
         if header.WhichOneof("what") == "flush":
-            return await self._judge_flush(header)
+            return await self._judge_flush(header), 0
         self._control.check_timeline(header.unit.timeline)
         largest = shard.max_frame_bytes
         if header.frame_bytes > largest:
             raise DamagedFrame(f"a frame of {header.frame_bytes} bytes; for this shard at most {largest}")
+        unit = unit_from_proto(header.unit)
         return await self._owner.read(
-            lambda: shard.judge(unit_from_proto(header.unit), header.attempt, header.incarnation)
+            lambda: (shard.judge(unit, header.attempt, header.incarnation), shard.bytes_before(unit))
         )
 
     async def _judge_flush(self, header: shard_pb2.PushHeader) -> Verdict:
@@ -225,6 +229,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             closes=delta.closes,
             clock=delta.clock,
             pause=delta.pause,
+            drain=delta.drain,
         )
 
     async def Snapshot(

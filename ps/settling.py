@@ -2,7 +2,7 @@
 
 | discipline | segment          | a frame is            | settled by                            | makes           |
 |------------|------------------|-----------------------|---------------------------------------|-----------------|
-| Exact      | exact            | held                  | the close of its step, stream order   | a step          |
+| Exact      | exact, lag       | held                  | the close of its step, stream order   | a step          |
 | Named      | elastic          | held                  | the close that names it               | a step          |
 | Arrival    | elastic, arrival | added when it arrives | the next publication, in log order    | k / R of a step |
 
@@ -35,7 +35,7 @@ Plane = NDArray[np.float32]
 
 
 DECODED_BYTES = 256 << 20
-"""Of one step's pushes that are kept decoded until it is closed; what goes beyond is decoded again then."""
+"""Of pushes that are kept decoded until their step is closed; what goes beyond is decoded again then."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,13 @@ class Exact:
         spec = shop.spec
         self._shop = shop
         self._aggregate = Aggregate(shop.codec, rows=shop.rows, streams=spec.streams, rule=spec.aggregate)
-        self.ledger = Ledger(spec.timeline, spec.streams, segment.step, fences=fences)
+        self.ledger = Ledger(spec.timeline, spec.streams, segment.step, fences=fences, lag=segment.lag)
         self.held: dict[int, Held] = {}
         self._decoded_bytes = 0
+
+    def go_on(self, segment: Segment) -> None:
+        """Another exact segment begins: streams go on with their state, and so do the sums of their estimates."""
+        self.ledger.lag = segment.lag
 
     def weigh(self, record: Accept, version: int) -> tuple[int, float]:
         return 0, 1.0
@@ -196,8 +200,9 @@ class Exact:
         return Move(gradient, filled[0].unit.commit.learning_rates)
 
     def settled(self, units: Iterable[Accepted]) -> None:
-        self.held.clear()
-        self._decoded_bytes = 0
+        for unit in units:
+            held = self.held.pop(unit.unit.number(self._shop.spec.streams))
+            self._decoded_bytes -= held.decoded.memory_bytes if held.decoded is not None else 0
 
     def retire(self, incarnation: int) -> None:
         """Estimates are the streams', whoever carries them."""

@@ -35,7 +35,7 @@ from ps.records import (
     Segment,
     ShardSpec,
 )
-from ps.settling import Held, Workshop, discipline
+from ps.settling import Exact, Held, Workshop, discipline
 from ps.trees import (
     State,
     accepted_from_tree,
@@ -77,7 +77,7 @@ class Shard:
         self._rows = rows
         self._discipline = discipline(self._workshop(spec.segment), spec.segment, {}, self.deltas.version)
         self.accepted: dict[int, Accepted] = {}
-        """What the coordinator may be told again, by unit number: of the open step; elastic: what is not counted."""
+        """What the coordinator may be told again, by unit number: of steps not closed; elastic: what is not counted."""
         self._retired: set[int] = set()
         self._flushes = Flushes()
         self._begun = False
@@ -133,6 +133,17 @@ class Shard:
     def max_frame_bytes(self) -> int:
         """Most bytes that a push to this shard can have."""
         return self._push.max_frame_bytes(self.trainable)
+
+    def bytes_before(self, unit: UnitId) -> int:
+        """Most bytes that are still to come of the open step, where `unit` is of a later one and must not crowd it out.
+
+        Of an elastic segment none: nothing is closed before all of it fits.
+        """
+        if self.segment.elastic or unit.step <= self.ledger.step:
+            return 0
+        first = self.ledger.step * self.spec.streams
+        here = sum(number < first + self.spec.streams for number in self._discipline.held)
+        return (self.spec.streams - here) * self.max_frame_bytes
 
     @property
     def flush_bytes(self) -> int:
@@ -254,12 +265,13 @@ class Shard:
             deposit=record.deposit,
             final=record.final,
             pause=record.pause,
+            drain=record.drain,
         )
         self._discipline.trim(self.deltas, record.retain_from)
         self.ledger.close(record.step)
         self._segment_over = record.pause or record.final
         if not self.segment.elastic:
-            self.accepted.clear()
+            self._advance(self.ledger.step * self.spec.streams)
         return delta
 
     def _publish_pending(self) -> Delta | None:
@@ -280,6 +292,7 @@ class Shard:
         deposit: bool = False,
         final: bool = False,
         pause: bool = False,
+        drain: bool = False,
     ) -> Delta:
         """Take the optimizer's step that `units` make, and publish."""
         move = self._discipline.move(units)
@@ -295,6 +308,7 @@ class Shard:
             closes=closes,
             clock=clock,
             pause=pause,
+            drain=drain,
         )
         self.deltas.append(delta)
         self._discipline.settled(units)
@@ -309,7 +323,9 @@ class Shard:
                 f"at step {self.ledger.step} and holds {len(self.held)} unsettled units; a segment follows where every "
                 "unit of earlier steps is settled, and no other"
             )
-        if record.elastic or self.segment.elastic:
+        if isinstance(self._discipline, Exact) and not record.elastic:
+            self._discipline.go_on(record)
+        else:
             fences = self.ledger.fences
             self._discipline = discipline(self._workshop(record), record, fences, self.deltas.version)
         self.segment = record

@@ -38,6 +38,7 @@ class Delta:
     deposit: bool = False
     final: bool = False
     pause: bool = False
+    drain: bool = False
     outcomes: tuple[Outcome, ...] = ()
     move: DecodedDelta | None = None
     """The frame, decoded ahead of its turn."""
@@ -54,6 +55,7 @@ def delta_from_proto(header: shard_pb2.DeltaHeader, frame: tuple[Buffer, ...]) -
         deposit=header.deposit,
         final=header.final,
         pause=header.pause,
+        drain=header.drain,
         outcomes=tuple(Outcome(unit_from_proto(o.unit), o.factor) for o in header.outcomes),
     )
 

@@ -198,6 +198,9 @@ class Driver:
             self._report_progress()
 
     def _prepare(self, task: Task) -> None:
+        if task.kind is Kind.COMPUTE and isinstance(self._segment, ExactSegment):
+            while self._segment.pass_by(task):
+                self._evaluate_if_due()
         if self._segment.stand_at(task):
             self._report_progress()
         self._schedule.stand_at(task.step)
@@ -207,9 +210,9 @@ class Driver:
 
     def _wait(self) -> None:
         """Nothing can be computed: bring x̂ forward, evaluate what no unit waits for, wait for news."""
-        if self._segment.catch_up():
+        if moved := self._segment.catch_up():
             self._report_progress()
-        if self._segment.final or self._segment.elastic:
+        if self._segment.final or self._segment.elastic or (moved and self._segment.lags):
             self._evaluate_if_due()
         began = self._clock.now()
         self._mailbox.wait(deltas=self._route.open)

@@ -39,6 +39,7 @@ class ElasticSegment:
     """
 
     elastic = True
+    lags = False
 
     def __init__(
         self,

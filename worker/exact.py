@@ -32,6 +32,8 @@ class ExactSegment:
 
     Args:
         number: of the segment.
+        begins: its first step.
+        lag: steps that units lag in it (`Carrier`).
         streams: units of a step (R).
         origin: the extra that a stream without a deposit begins with.
         held: what the segment before held back; the first stream without a deposit begins with it.
@@ -44,6 +46,8 @@ class ExactSegment:
         self,
         number: int,
         *,
+        begins: int,
+        lag: int,
         transfer: Transfer,
         parameters: Parameters,
         replica: Replica,
@@ -63,9 +67,11 @@ class ExactSegment:
         self._origin = origin
         self._residual = "" if codec.estimates or not codec.state_planes else codec.state_planes[-1]
         self._inherited = held if self._residual else None
-        self._carrier = Carrier()
+        self._carrier = Carrier(begins=begins, lag=lag)
         self._states: dict[int, StreamState] = {}
-        if replica.held:
+        if lag and replica.step > begins:
+            self._pull_again(max(replica.step - 1 - lag, begins))
+        elif replica.held:
             self._carrier.reached(replica.step, deposit=False, final=False)
 
     # --- what is to be done ------------------------------------------------------------------------
@@ -84,6 +90,11 @@ class ExactSegment:
     def clock(self) -> int:
         """The step that x̂ holds."""
         return max(self._replica.step, 0)
+
+    @property
+    def lags(self) -> bool:
+        """Whether x̂ may pass a step that no unit is computed on."""
+        return self._carrier.lag > 0
 
     @property
     def residual_norm(self) -> float:
@@ -106,9 +117,9 @@ class ExactSegment:
 
     def take(self, plan: Plan) -> None:
         """Follow a plan; the first one with a stream has x̂ pulled."""
-        self._carrier.take(plan.assignments)
+        self._carrier.take(plan.assignments, plan.drained)
         if not self._replica.held and plan.assignments:
-            self._first_pull(min(a.deposit for a in plan.assignments))
+            self._first_pull(min(self._carrier.need(a.deposit) for a in plan.assignments))
 
     def _first_pull(self, step: int) -> None:
         self._replica.seek(step)
@@ -116,6 +127,11 @@ class ExactSegment:
         self._carrier.reached(step, deposit=False, final=False)
         versions = self._replica.versions
         self._transfer.begin_following(versions, [step] * len(versions), self._replica.opened)
+
+    def _pull_again(self, step: int) -> None:
+        """x̂ was pulled as it was, within this segment: what deltas before it told of steps to come was not heard."""
+        self._replica.forget()
+        self._first_pull(step)
 
     def enter(self, deltas: Sequence[Delta]) -> None:
         """A step was closed on every shard; x̂ follows when a unit needs it."""
@@ -125,7 +141,9 @@ class ExactSegment:
     def _reached(self, deltas: Sequence[Delta]) -> None:
         head = deltas[0]
         if head.closes:
-            self._carrier.reached(head.step + 1, deposit=head.deposit, final=head.final, pause=head.pause)
+            self._carrier.reached(
+                head.step + 1, deposit=head.deposit, final=head.final, pause=head.pause, drain=head.drain
+            )
 
     def next(self) -> Task:
         return self._carrier.next()
@@ -155,9 +173,17 @@ class ExactSegment:
 
     # --- units --------------------------------------------------------------------------------------
 
+    def pass_by(self, task: Task) -> bool:
+        """Where the pipeline drains before a unit, x̂ passes a step that no unit is computed on; whether it is there."""
+        steps = self._carrier.need(task.step) - self._replica.step
+        if not 1 < steps <= 1 + self._carrier.lag:
+            return False
+        self._seek(self._replica.step + 1)
+        return True
+
     def stand_at(self, task: Task) -> bool:
-        """Bring x̂ to the step of the unit at hand; whether that is the newest step, just entered."""
-        return self._seek(task.step)
+        """Bring x̂ to what the unit at hand is computed on; whether that is the newest step, just entered."""
+        return self._seek(self._carrier.need(task.step))
 
     def begin(self, task: Task) -> None:
         """Buffers, scaler and objects as the stream left them."""

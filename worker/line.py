@@ -175,4 +175,6 @@ def order_from_proto(order: coordinator_pb2.WorkerOrder) -> Order:
         ahead=plan.ahead if plan.HasField("ahead") else None,
         first=plan.first,
         leave=plan.leave,
+        lag=plan.lag,
+        drained=tuple(plan.drained),
     )

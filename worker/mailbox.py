@@ -28,7 +28,7 @@ AHEAD_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole of what this worker is to do. `ahead` None: without a bound."""
+    """The whole of what this worker is to do. `ahead` None: without a bound. `lag`, `drained`: see `Carrier.need`."""
 
     assignments: tuple[Assignment, ...] = ()
     total_steps: int = 0
@@ -40,6 +40,8 @@ class Plan:
     first: bool = False
     begins: int = 0
     leave: bool = False
+    lag: int = 0
+    drained: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

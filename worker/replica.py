@@ -93,6 +93,11 @@ class Replica:
         self._begin(parts)
         return [part.step for part in parts]
 
+    def forget(self) -> None:
+        """Hold nothing any more, until it is pulled again."""
+        self._ahead.clear()
+        self.step = self.newest = -1
+
     def catch_up(self) -> list[Sequence[Delta]]:
         """Apply all that was received; what that was."""
         applied = list(self._ahead)

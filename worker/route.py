@@ -56,7 +56,7 @@ class Route:
         self.origin = origin
         _, pull = codecs_of(config, parameters.layout, optimizer=self._optimizer)
         self.replica = Replica(parameters.published, parameters.layout, transfer.placement, pull, transfer)
-        self.segment = self._make(NOWHERE, elastic=False)
+        self.segment = self._make(NOWHERE, Plan())
         self._reached = NOWHERE
         self._plan: Plan | None = None
         self.total_steps: int | None = None
@@ -116,8 +116,9 @@ class Route:
             self._parameters.refresh()
         self.origin = self.origin_now()
         self.dropped_norm += self.segment.finish()
-        held = self.segment.held
-        self.segment = self._make(plan.segment, elastic=plan.elastic, held=held)
+        goes_on = not (self.segment.elastic or plan.elastic)  # streams are deposited, whoever carries them
+        held = None if goes_on else self.segment.held
+        self.segment = self._make(plan.segment, plan, held=held)
         if held is not None and self.segment.held is None:
             self.dropped_norm += float(np.linalg.norm(held))
 
@@ -125,11 +126,9 @@ class Route:
         """What a stream without a deposit would begin with: behind an elastic segment, as the model is."""
         return self._extras.save(USER_STREAM) if self.segment.elastic else self.origin
 
-    def _make(
-        self, number: int, *, elastic: bool, held: Plane | None = None
-    ) -> ExactSegment | ElasticSegment:
+    def _make(self, number: int, plan: Plan, *, held: Plane | None = None) -> ExactSegment | ElasticSegment:
         codec, _ = codecs_of(
-            self._config, self._parameters.layout, optimizer=self._optimizer, elastic=elastic
+            self._config, self._parameters.layout, optimizer=self._optimizer, elastic=plan.elastic
         )
         shared: dict[str, Any] = {
             "transfer": self._transfer,
@@ -140,6 +139,6 @@ class Route:
             "streams": self._config.sync.units_per_step,
             "held": held,
         }
-        if elastic:
+        if plan.elastic:
             return ElasticSegment(number, **shared)
-        return ExactSegment(number, **shared, origin=self.origin)
+        return ExactSegment(number, begins=plan.begins, lag=plan.lag, **shared, origin=self.origin)

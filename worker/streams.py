@@ -3,11 +3,14 @@
 The session asks `next()` again and again and does what it says. A stream that was handed to
 this worker is loaded from its newest deposit, the units since are *replayed* (computed
 without pushing, so that its state becomes what it was), then it goes on with the others.
+
+Where units *lag* (delayed), the unit of step t is computed on x̂ as step t - 1 began, while the units of that step are
+still being settled; but where the pipeline *drains*, on x̂ as t begins. Which steps those are is told two steps ahead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -66,11 +69,17 @@ class _Carried:
 class Carrier:
     """The streams of one worker.
 
+    Args:
+        begins: the segment's first step.
+        lag: steps that units lag, but for those of steps that drain.
+
     Attributes:
         version: the open step: every shard's delta that closes the one before has arrived.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, begins: int = 0, lag: int = 0) -> None:
+        self._begins, self.lag = begins, lag
+        self._drained: set[int] = set()
         self.version = 0
         self.final = False
         self._paused = False
@@ -82,8 +91,14 @@ class Carrier:
     def streams(self) -> tuple[int, ...]:
         return tuple(sorted(self._streams))
 
-    def take(self, plan: Sequence[Assignment]) -> None:
+    def need(self, step: int) -> int:
+        """The step whose x̂ the unit of `step` is computed on: certain once x̂ is there."""
+        drains = step <= self._begins or step in self._drained
+        return step if drains else step - self.lag
+
+    def take(self, plan: Sequence[Assignment], drained: Iterable[int] = ()) -> None:
         """Follow a plan: keep what it repeats, drop what it leaves out, take what is new."""
+        self._drained.update(drained)
         carried: dict[int, _Carried] = {}
         for assignment in plan:
             if (assignment.stream, assignment.attempt) in self._released:
@@ -96,8 +111,10 @@ class Carrier:
                 carried[assignment.stream] = _Carried(assignment)
         self._streams = carried
 
-    def reached(self, version: int, *, deposit: bool, final: bool, pause: bool = False) -> None:
-        """Step `version` is open; what the delta that closed the one before says of it.
+    def reached(
+        self, version: int, *, deposit: bool, final: bool, pause: bool = False, drain: bool = False
+    ) -> None:
+        """Step `version` is open; what the delta that closed the one before says of it, and of the one after.
 
         Behind a `pause` nothing is begun: what comes is another segment's.
         """
@@ -106,14 +123,19 @@ class Carrier:
         self._paused = self._paused or pause
         if deposit:
             self._deposit_at.add(version)
+        if drain:
+            self._drained.add(version + 1)
 
     def next(self) -> Task:
-        """The next thing to do. Streams that are behind come first, one after the other."""
-        for stream in sorted(self._streams, key=lambda s: (self._streams[s].at >= self.version, s)):
+        """The next thing to do. Streams that are behind come first, one after the other; then x̂ goes one way."""
+        for stream in sorted(self._streams, key=self._turn):
             task = self._task(stream, self._streams[stream])
             if task is not WAIT:
                 return task
         return WAIT
+
+    def _turn(self, stream: int) -> tuple[int, int]:
+        return max(self._streams[stream].at - self.version, -1), stream
 
     def _task(self, stream: int, carried: _Carried) -> Task:
         a = carried.assignment
@@ -123,11 +145,11 @@ class Carrier:
             return Task(Kind.RELEASE, stream, carried.at, a.attempt)
         if carried.at in self._deposit_at and carried.deposited < carried.at <= self.version:
             return Task(Kind.DEPOSIT, stream, carried.at, a.attempt)
-        if carried.at < a.step:
-            return Task(Kind.REPLAY, stream, carried.at, a.attempt) if carried.at <= self.version else WAIT
-        if carried.at > self.version:
+        if self.need(carried.at) > self.version:
             return WAIT
-        if self.final or self._paused:
+        if carried.at < a.step:
+            return Task(Kind.REPLAY, stream, carried.at, a.attempt)
+        if a.release or self.final or self._paused:
             return WAIT
         send_to = a.send_to if carried.at == a.step else ()
         return Task(Kind.COMPUTE, stream, carried.at, a.attempt, send_to)

@@ -35,6 +35,7 @@ MODES: dict[str, dict[str, object]] = {
     "sync": {"sync.mode": "sync"},
     "ssp": {"sync.mode": "ssp", "sync.staleness": 2},
     "async": {"sync.mode": "async"},
+    "delayed": {"sync.mode": "delayed"},
     "quorum": {"sync.mode": "sync", "sync.quorum": 3, "sync.deadline_s": 0.1},
 }
 Proxies = list[Front]
@@ -165,7 +166,7 @@ def begin(by_hand: ByHand, changes: dict[str, object], *, steps: int = STEPS, wo
     return cluster
 
 
-@pytest.mark.parametrize("mode", ["async", slow("quorum"), slow("sync"), slow("ssp")])
+@pytest.mark.parametrize("mode", ["async", slow("quorum"), slow("sync"), slow("ssp"), slow("delayed")])
 def test_each_unit_counts_once(mode: str, by_hand: ByHand, seed: int) -> None:
     cluster = begin(by_hand, MODES[mode])
     history = History(cluster, ["w-0", "w-1", "w-2"], random.Random(seed))
@@ -173,13 +174,16 @@ def test_each_unit_counts_once(mode: str, by_hand: ByHand, seed: int) -> None:
     check_audit(cluster, cluster.halt())
 
 
-def test_the_mode_is_switched_to_and_fro(by_hand: ByHand, seed: int) -> None:
-    """sync -> async -> ssp -> sync while a worker is killed, one comes, and one is sent away."""
+@pytest.mark.parametrize(
+    "way", [("async", "ssp", "sync"), slow(("delayed", "async", "delayed", "sync"))], ids=" ".join
+)
+def test_the_mode_is_switched_to_and_fro(by_hand: ByHand, seed: int, way: tuple[str, ...]) -> None:
+    """From sync on through other modes and back while a worker is killed, one comes, and one is sent away."""
     cluster = begin(by_hand, MODES["sync"])
     history = History(cluster, ["w-0", "w-1", "w-2"], random.Random(seed))
-    acts = [history.kill, history.add, history.drain]
+    acts = [history.kill, history.add, history.drain, history.add][: len(way)]
     history.draw.shuffle(acts)
-    for mode, act in zip(("async", "ssp", "sync"), acts, strict=True):
+    for mode, act in zip(way, acts, strict=True):
         cluster.command("set", f"sync.mode={mode}")
         history.pause(0.3)
         act()
@@ -237,7 +241,7 @@ def proxies() -> Iterator[Proxies]:
         proxy.close()
 
 
-@pytest.mark.parametrize("mode", [slow("async"), slow("sync"), slow("ssp")])
+@pytest.mark.parametrize("mode", [slow("async"), slow("sync"), slow("ssp"), slow("delayed")])
 def test_a_unit_that_stands_on_one_shard_only(mode: str, by_hand: ByHand, proxies: Proxies) -> None:
     """Its worker is stopped before the other shard has it; another redoes it there; then the first goes on.
 
@@ -310,7 +314,7 @@ def test_long_histories(mode: str, by_hand: ByHand, seed: int) -> None:
     began = time.monotonic()
     while time.monotonic() - began < 120:
         if mode == "all of them":
-            cluster.command("set", f"sync.mode={draw.choice(['sync', 'ssp', 'async'])}")
+            cluster.command("set", f"sync.mode={draw.choice(['sync', 'delayed', 'ssp', 'async'])}")
         history.everything()
         while len(history.working) < 4:
             history.add()

@@ -1,7 +1,8 @@
 """With dense push and pull, a cluster computes what one process computes with plain PyTorch, bit for bit.
 
 The loop below is the oracle: the units of a step one after the other, summed in stream order, divided
-once by the number of those that are not empty, then one step of torch's own fused optimizer.
+once by the number of those that are not empty, then one step of torch's own fused optimizer. In `delayed` it computes
+them on the parameters of one step before, but for the steps at which the run is whole.
 """
 
 from __future__ import annotations
@@ -46,9 +47,14 @@ def train_alone(config: Config) -> nn.Module:
     scheduler = build_scheduler(optimizer, config.optimizer, total_steps=config.run.steps)
     streams = config.sync.units_per_step
     order = Order(config.run.seed, len(dataset), config.data.batch_size, streams)
+    before = parameters_of(model)
     for step in range(config.run.steps):
         samples = [order.indices(step, stream).tolist() for stream in range(streams)]
+        now = parameters_of(model)
+        put(model, before if lags(config, step) else now)
         gradients = [unit_gradient(model, dataset, indices) for indices in samples if indices]
+        put(model, now)
+        before = now
         for parameter, units in zip(model.parameters(), zip(*gradients, strict=True), strict=True):
             total = torch.zeros_like(parameter)
             for unit in units:
@@ -57,6 +63,23 @@ def train_alone(config: Config) -> nn.Module:
         optimizer.step()
         scheduler.step()
     return model
+
+
+def lags(config: Config, step: int) -> bool:
+    """Whether the units of a step are computed on the parameters of the step before."""
+    intervals = (config.run.checkpoint_every, config.durability.stream_state_every)
+    whole = step == 0 or any(interval and step % interval == 0 for interval in intervals)
+    return config.sync.mode == "delayed" and not whole
+
+
+def parameters_of(model: nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def put(model: nn.Module, values: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), values, strict=True):
+            parameter.copy_(value)
 
 
 def unit_gradient(model: nn.Module, dataset: TokenDataset, indices: list[int]) -> list[torch.Tensor]:
@@ -88,6 +111,22 @@ def test_the_small_run(
     summary = undisturbed("dense")
     assert summary["params_digest"] == expected
     assert summary["published_digest"] == expected
+
+
+def test_one_step_behind(train: Starter, settings: dict[str, object]) -> None:
+    """With checkpoints and deposits on the way, before which the pipeline drains."""
+    changes = {
+        "sync.mode": "delayed",
+        "run.checkpoint_every": 7,
+        "durability.stream_state_every": 5,
+        "push.codec": "dense",
+        "pull.codec": "dense",
+    }
+    summary = train(changes, flags=["--workers", "3"]).finish()
+    assert summary["params_digest"] == digest(train_alone(config_of({**settings, **changes})))
+    assert summary["pure"] and summary["staleness"] == {"0": 4 * 7, "1": 4 * 13}, (
+        "0 5 7 10 14 15 and 20 drain"
+    )
 
 
 @pytest.mark.slow

@@ -187,5 +187,6 @@ def _received(shard: int, delta: Delta) -> received.Delta:
         delta.deposit,
         delta.final,
         delta.pause,
+        delta.drain,
         outcomes,
     )

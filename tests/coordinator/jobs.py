@@ -12,6 +12,7 @@ from tests.coordinator.calls import Following
 from tests.coordinator.ground import Broken
 from wire.ids import UnitId
 from worker.deltas import Delta
+from worker.streams import Carrier
 
 if TYPE_CHECKING:
     from tests.coordinator.hand import Worker
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Job:
-    """A stream at work on a worker: `at` is the unit that its state stands before."""
+    """A stream at work on a worker: `at` is the unit that its state stands before, `base` the first step of x̂ here."""
 
     stream: int
     attempt: int
     first: int
     deposit: int | None
     send_to: tuple[int, ...]
-    start: int
+    base: int
     at: int
     release: bool = False
     released: bool = False
@@ -51,8 +52,16 @@ class Jobs:
     def __init__(self, worker: Worker) -> None:
         self.worker, self.world = worker, worker.world
         self.jobs: dict[int, Job] = {}
+        self.needs = Carrier()
+        """Knows what each unit is computed on; streams are carried here."""
+
+    def begin(self, plan: a.Plan) -> None:
+        """A segment begins."""
+        self.drop_all()
+        self.needs = Carrier(begins=plan.begins, lag=plan.lag)
 
     def obey(self, plan: a.Plan) -> None:
+        self.needs.take((), plan.drained)
         kept = {s.stream: s for s in plan.assignments}
         for stream, job in list(self.jobs.items()):
             if stream not in kept or kept[stream].attempt != job.attempt:
@@ -85,6 +94,7 @@ class Jobs:
         if (lane.attempt, lane.holder, state.segment.number) != mine:
             return  # an old plan reaches a worker that was given up meanwhile; the shards refuse it politely
         start = state.segment.step if s.deposit is None else s.deposit
+        base = self.needs.need(start)
         if start > s.step:
             raise Broken(f"{s} starts before its deposit")
         for shard in self.world.shards:
@@ -93,13 +103,13 @@ class Jobs:
                     f"{s}: no such deposit on shard {shard.index}: {sorted(shard.deposits[s.stream])}"
                 )
         job = Job(
-            s.stream, s.attempt, s.step, s.deposit, s.send_to, start, start, s.release, deposited=s.deposit
+            s.stream, s.attempt, s.step, s.deposit, s.send_to, base, start, s.release, deposited=s.deposit
         )
         self.jobs[s.stream] = job
-        versions = [shard.version_at(start) for shard in self.world.shards]
+        versions = [shard.version_at(base) for shard in self.world.shards]
         if not self.worker.held:
-            self.worker.clocks = [start] * len(versions)
-            self.worker.follow(versions, [start] * len(versions))
+            self.worker.clocks = [base] * len(versions)
+            self.worker.follow(versions, [base] * len(versions))
         for index, version in enumerate(versions):
             following = self.worker.calls.follow(index, version, lambda delta, j=job: self.closed(j, delta))
             job.followings.append(following)
@@ -109,26 +119,40 @@ class Jobs:
         if delta.closes:
             job.heard.setdefault(delta.step + 1, set()).add(delta.shard)
             job.closing[delta.step + 1] = delta
+            self.needs.reached(delta.step + 1, deposit=False, final=False, drain=delta.drain)
             self.go_on(job)
+
+    def stands(self, job: Job, step: int) -> bool:
+        """Whether x̂ as `step` begins is here for a stream, from every shard."""
+        heard = step <= job.base or len(job.heard.get(step, ())) == self.worker.servers
+        if step > self.worker.step or not heard:
+            return False
+        if any(shard.ledger.step < step for shard in self.world.shards):
+            raise Broken(f"{self.worker.name} entered step {step} before every shard had it")
+        return True
 
     def go_on(self, job: Job) -> None:
         """The next thing to do for a stream, if its version is here from every shard."""
-        if job.over or job.busy or job.blocked or job.released or job.at > self.worker.step:
+        if job.over or job.busy or job.blocked or job.released:
             return
-        if job.at > job.start and len(job.heard.get(job.at, ())) < self.worker.servers:
-            return
-        if any(shard.ledger.step < job.at for shard in self.world.shards):
-            raise Broken(f"{self.worker.name} entered step {job.at} before every shard had it")
-        if job.release or (job.says("deposit") and job.at not in (job.depositing, job.deposited)):
-            if job.depositing is not None:
-                return  # a deposit begins only when the last one stands on every shard
-            self.deposit(job)
-            if job.blocked:
+        if self.stands(job, job.at):
+            if job.release or (job.says("deposit") and job.at not in (job.depositing, job.deposited)):
+                if job.depositing is not None:
+                    return  # a deposit begins only when the last one stands on every shard
+                self.deposit(job)
+                if job.blocked:
+                    return
+            if job.says("final") or (self.worker.final and job.at >= self.worker.step):
+                if job.stream == 0 and not self.worker.evaluated:
+                    self.worker.evaluate(job.at)
                 return
-        if job.says("final") or (self.worker.final and job.at >= self.worker.step):
-            if job.stream == 0 and not self.worker.evaluated:
-                self.worker.evaluate(job.at)
-        elif not job.says("pause"):
+            if job.says("pause"):
+                return
+        elif job.release:
+            return
+        need = self.needs.need(job.at)
+        if self.stands(job, need):
+            self.world.laws.computes(self.worker, job.at, need)
             job.busy = True
             seconds = self.world.random.uniform(0.05, 0.6)
             self.world.after(seconds, lambda: self.send(job), self.worker)

@@ -46,6 +46,9 @@ class Laws:
         self._begun: dict[int, list[Worker]] = {}
         self._fences: dict[int, int] = {}
         self._told: defaultdict[int, Told] = defaultdict(Told)
+        self._boundaries: set[int] = set()
+        self.computed: dict[int, int] = {}
+        """Steps of exact segments -> the step whose x̂ their units were computed on."""
 
     def _present(self, worker: Worker) -> bool:
         member = self._world.state.members.get(worker.incarnation)
@@ -63,6 +66,26 @@ class Laws:
         return bar is not None and number >= bar * self._streams
 
     # --- units
+
+    def computes(self, worker: Worker, step: int, on: int) -> None:
+        """A worker begins a unit of an exact segment, on x̂ as step `on` begins: as everybody else does (P4)."""
+        segment = self._world.state.segment
+        if not self._present(worker) or worker.segment != segment.number:
+            return  # it does not know yet; the shards know
+        told = f"{worker.name} (#{worker.incarnation}) computes step {step} on {on}"
+        first = self.computed.setdefault(step, on)
+        if on != first:
+            raise Broken(f"{told}, others on {first}: a torn step")
+        if not step - pace_of(segment).lag <= on <= step or (step in self._boundaries and on < step):
+            raise Broken(f"{told} in {segment}, boundaries {sorted(self._boundaries)}")
+
+    def _closes(self, close: a.CloseStep) -> None:
+        """Behind a boundary nothing was begun on less than all before it."""
+        following = close.step + 1
+        if close.deposit or close.final or close.pause:
+            self._boundaries.add(following)
+            if self.computed.get(following, following) < following:
+                raise Broken(f"{close} is a boundary, and step {following} was begun before it")
 
     def begins(self, worker: Worker, number: int, send_to: tuple[int, ...]) -> None:
         """A worker begins a unit of an elastic segment."""
@@ -196,7 +219,8 @@ class Laws:
             case a.Tell(incarnation, a.End() as end):
                 known = end.error == "" or shadow.ended is not None or not shadow.members[incarnation].present
                 self._check_let_go(incarnation, end)
-            case a.Command(_, a.CloseStep(step=step)):
+            case a.Command(_, a.CloseStep(step=step) as close):
+                self._closes(close)
                 known = shadow.last_close is not None and shadow.last_close.step >= step
             case a.Command(_, a.BeginSegment(number=number)):
                 known = shadow.segment.number == number

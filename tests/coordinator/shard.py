@@ -50,7 +50,7 @@ class Shard:
         self.applied: Counter[int] = Counter()
         self.flushed: list[tuple[int, float]] = []
         self._frames: dict[int, tuple[int, float]] = {}
-        self._begin(Segment(segment.number, segment.step, segment.elastic, segment.arrival), {})
+        self._begin(Segment(**vars(segment)), {})
 
     # --- records -------------------------------------------------------------------------
 
@@ -99,6 +99,8 @@ class Shard:
         self.over = False
         self.ledger: Ledger | ElasticLedger = kind(1, self.streams, segment.step)
         self.ledger.fences.update(fences)
+        if isinstance(self.ledger, Ledger):
+            self.ledger.lag = segment.lag
         self.held: dict[int, e.UnitAccepted] = {}
         self.accepted: dict[int, e.UnitAccepted] = {}
         self._lanes: set[int] = set()
@@ -122,12 +124,13 @@ class Shard:
             close.final,
             clock=close.step + 1,
             pause=close.pause,
+            drain=close.drain,
         )
         self._publish(delta)
         self.ledger.close(close.step)
         self.over = close.pause or close.final
         if not self.segment.elastic:
-            self.accepted.clear()
+            self.accepted = {n: told for n, told in self.accepted.items() if n in self.held}
             self._trim(close)
         return delta
 
@@ -146,7 +149,9 @@ class Shard:
             raise Broken(
                 f"shard {self.index} at {self.ledger.step} closes {close} while it holds {sorted(self.held)}"
             )
-        elif not self.segment.elastic and set(named) != set(self.held):
+        elif not self.segment.elastic and set(named) != {
+            n for n in self.held if n < (close.step + 1) * self.streams
+        }:
             raise Broken(f"shard {self.index} closes {close} while it holds {sorted(self.held)}")
         return [Outcome(self.held[n].unit, self.held[n].factor) for n in named]
 
@@ -315,7 +320,7 @@ class Shard:
         shard = cls(
             world,
             image["index"],
-            a.BeginSegment(segment.number, segment.step, segment.elastic, segment.arrival),
+            a.BeginSegment(**vars(segment)),
         )
         shard.over = image["over"]
         shard.ledger.restore(image["ledger"])

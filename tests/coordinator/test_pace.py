@@ -54,5 +54,6 @@ def test_only_async_is_cut_finely() -> None:
 def test_a_segment_has_its_pace() -> None:
     assert pace_of(Segment(0, 0, "sync", None, None, 2.0)) == SyncPace()
     assert pace_of(Segment(0, 0, "sync", None, 3, 2.0)) == QuorumPace(3, 2.0)
+    assert pace_of(Segment(0, 0, "delayed", 1, None, 2.0)) == SyncPace(lag=1) != SyncPace()
     assert pace_of(Switching("ssp", 7, None, 2.0)) == ArrivalPace(7)
     assert pace_of(Switching("async", 7, None, 2.0)) == ArrivalPace(None)

@@ -143,3 +143,131 @@ def test_the_streams_that_the_run_waits_for() -> None:
     run.hear(e.StreamDeposited(4, 3, 1, False))
     run.accept(1, 0)
     assert run.core.work.steps.owed() == set()
+
+
+# --- where units lag --------------------------------------------------------------------------
+
+DELAYED = r.Switching("delayed", None, None, 1.0)
+
+
+def delayed(**changes: object) -> Run:
+    return Run(mode=DELAYED, **({"stream_state_every": 50} | changes)).begin()  # type: ignore[arg-type]
+
+
+def closed(run: Run, step: int) -> r.Closed:
+    (record,) = closes(run, run.accept(step, 0, 1, 2, 3))
+    assert record.step == step
+    return record
+
+
+def test_units_of_the_next_step_are_kept_until_their_turn() -> None:
+    run = delayed()
+    assert closes(run, run.accept(1, 0, 1, 2, 3)) == []
+    assert closes(run, run.accept(2, 0)) == [], "that one cannot have been computed yet"
+    assert run.core.work.steps.standing_on(0) == {4, 5, 6, 7}
+    assert [c.step for c in closes(run, run.accept(0, 0, 1, 2, 3))] == [0, 1]
+    assert run.core.work.steps.standing_on(0) == set()
+
+
+def test_both_closes_that_a_shard_may_have_missed_are_sent_again() -> None:
+    run = delayed()
+    run.accept(1, 0, 1, 2, 3)
+    run.accept(0, 0, 1, 2, 3)
+    again = run.only(a.Command, run.hear(e.ShardAttached(1, 2, True, 0)))
+    assert [c.command.step for c in again if isinstance(c.command, a.CloseStep)] == [0, 1]
+    again = run.only(a.Command, run.hear(e.ShardAttached(1, 2, True, 1)))
+    assert [c.command.step for c in again if isinstance(c.command, a.CloseStep)] == [1]
+    run.accept(2, 0, 1, 2, 3)
+    run.hear(e.ShardAttached(1, 2, True, 0))
+    assert run.core.state.ended is not None and run.core.state.ended.error == "ServerLost"
+
+
+def test_deposits_are_announced_two_closes_before() -> None:
+    run = delayed(stream_state_every=4)
+    told = [closed(run, step) for step in range(6)]
+    assert [c.drain for c in told] == [False, False, True, False, False, False]
+    assert [c.deposit for c in told] == [False, False, False, True, False, False]
+    assert [c.staleness for c in told] == [((0, 4),), *[((1, 4),)] * 3, ((0, 4),), ((1, 4),)]
+
+
+def test_the_second_step_needs_no_announcement() -> None:
+    run = delayed(stream_state_every=1)
+    assert [closed(run, step).deposit for step in range(3)] == [True, True, True]
+    assert run.core.state.drained == [2, 3, 4]
+
+
+def test_the_plan_tells_what_was_announced() -> None:
+    run = delayed(stream_state_every=5)
+    for step in range(4):
+        closed(run, step)
+    plan = run.plans(run.hear(e.Attending(3)))[3]
+    assert (plan.lag, plan.drained) == (1, (5,))
+    plan = delayed(stream_state_every=1).plans(run.hear(e.Attending(3)))[3]
+    sync = Run().begin()
+    assert sync.plans(sync.hear(e.Attending(3)))[3].drained == ()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [e.StopAsked("", "why"), e.CheckpointAsked("k"), e.SetAsked("", r.Switching("sync", None, None, 1.0))],
+)
+def test_what_is_asked_for_happens_a_step_later(ask: e.Event) -> None:
+    run = delayed()
+    closed(run, 0)
+    run.hear(ask)
+    first = closed(run, 1)
+    assert first.drain and not (first.final or first.pause or first.checkpoint or first.deposit)
+    second = closed(run, 2)
+    assert second.deposit and not second.drain and (second.final or second.pause or second.checkpoint)
+
+
+def test_a_stop_tells_the_step_that_it_comes_with() -> None:
+    run = delayed(stream_state_every=4)
+    closed(run, 0)
+    assert run.answer(run.hear(e.StopAsked("", "why"))) == a.Stopped(2)
+    run = delayed(stream_state_every=2)
+    assert closed(run, 0).drain
+    assert run.answer(run.hear(e.StopAsked("", "why"))) == a.Stopped(1), "a boundary is on its way"
+    assert closed(run, 1).final
+
+
+def test_a_mode_that_is_set_back_before_the_boundary_ends_nothing() -> None:
+    run = delayed()
+    closed(run, 0)
+    run.hear(e.SetAsked("", r.Switching("sync", None, None, 1.0)))
+    assert closed(run, 1).drain
+    run.hear(e.SetAsked("", DELAYED))
+    assert not closed(run, 2).pause and not closed(run, 3).drain
+
+
+def test_from_one_exact_segment_to_the_next_streams_keep_their_state() -> None:
+    run = Run(stream_state_every=50).begin()
+    closed(run, 0)
+    run.hear(e.SetAsked("", DELAYED))
+    pausing = closed(run, 1)
+    assert pausing.pause and pausing.deposit
+    run.settle(1)
+    assert run.core.state.segment.number == 0, "their deposits are waited for"
+    actions = run.hear(*(e.StreamDeposited(3 + s // 2, s, 2, False) for s in range(4)))
+    (begin, _) = [c.command for c in run.only(a.Command, actions) if isinstance(c.command, a.BeginSegment)]
+    assert begin == a.BeginSegment(1, 2, elastic=False, arrival=False, lag=1)
+    plan = run.plans(run.hear(*(e.SegmentBegun(shard, 1) for shard in range(2))))[3]
+    assert {s.deposit for s in plan.assignments} == {2} and not plan.drained
+    assert [closed(run, step).drain for step in (2, 3)] == [False, False]
+
+
+def test_a_deposit_between_two_boundaries_needs_the_step_before_it() -> None:
+    """The unit behind it was, or will be, computed on x̂ as the step before began."""
+    run = delayed(stream_state_every=2)
+    for step in range(3):
+        closed(run, step)
+        if step == 1:
+            run.hear(*(e.StreamDeposited(3 + s // 2, s, 2, False) for s in range(4)))
+    state = run.core.state
+    lane = state.lanes[0]
+    assert state.bases == [2] and state.base_of(lane) == 2
+    lane.deposit = 3
+    assert state.base_of(lane) == 2
+    state.bases.append(4)
+    lane.deposit = 5
+    assert state.base_of(lane) == 4

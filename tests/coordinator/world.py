@@ -31,7 +31,7 @@ from wire.errors import SparsyncError
 TICK_S = 0.25
 ENDLESS_S = 900.0
 LET_GO_S = 120.0
-MODES = ("sync", "quorum", "ssp", "async")
+MODES = ("sync", "quorum", "ssp", "async", "delayed")
 
 
 class World:
@@ -117,7 +117,7 @@ class World:
             return r.Switching("sync", None, quorum, rnd.choice([0.2, 1.0]))
         if kind == "ssp":
             return r.Switching("ssp", rnd.randint(0, 3), None, 1.0)
-        return r.Switching("async", None, None, 1.0) if kind == "async" else EXACT
+        return EXACT if kind == "sync" else r.Switching(kind, None, None, 1.0)
 
     @property
     def shards(self) -> list[Shard]:

@@ -86,6 +86,24 @@ def test_no_history_settles_a_unit_twice_or_admits_behind_a_fence(
         assert ledger.judge(old, 9) in (Verdict.SETTLED, Verdict.ACCEPTED)
 
 
+def test_where_units_lag_those_of_the_next_step_are_admitted_too() -> None:
+    ledger = Ledger(1, STREAMS, 4, lag=1)
+    assert ledger.judge(unit(5), 0) is Verdict.ADMIT and ledger.judge(unit(6), 0) is Verdict.EARLY
+    ledger.accept(unit(5), 0)
+    assert ledger.judge(unit(5), 0) is ledger.judge(unit(5), 1) is Verdict.ACCEPTED
+    assert ledger.judge(unit(4), 0) is Verdict.ADMIT, "the other unit of the stream is another one"
+    assert not ledger.fence(4, 0, 2), "the open step's unit is not here"
+    assert ledger.judge(unit(4), 1) is Verdict.FENCED and ledger.judge(unit(5), 2) is Verdict.ACCEPTED
+    assert not ledger.stands_at(4)
+    ledger.accept(unit(4), 2)
+    again = Ledger(1, STREAMS, 0, lag=1)
+    again.restore(ledger.image())
+    assert again == ledger
+    ledger.close(4)
+    assert ledger.accepted == {(5, 0): 0} and ledger.fence(5, 0, 3) and ledger.fence(4, 0, 3)
+    assert ledger.judge(unit(4), 9) is Verdict.SETTLED and ledger.judge(unit(6), 3) is Verdict.ADMIT
+
+
 # --- elastic -----------------------------------------------------------------------------
 
 

@@ -30,8 +30,10 @@ def advance(carrier: Carrier, *, limit: int = 50) -> list[str]:
     raise AssertionError(f"no end: {done}")
 
 
-def reach(carrier: Carrier, version: int, *, deposit: bool = False, final: bool = False) -> None:
-    carrier.reached(version, deposit=deposit, final=final)
+def reach(
+    carrier: Carrier, version: int, *, deposit: bool = False, final: bool = False, drain: bool = False
+) -> None:
+    carrier.reached(version, deposit=deposit, final=final, drain=drain)
 
 
 def test_without_a_plan_it_waits() -> None:
@@ -213,3 +215,84 @@ def test_a_plan_that_knows_less_than_was_done_has_nothing_done_again() -> None:
     assert advance(carrier) == []
     reach(carrier, 5)
     assert carrier.next() == Task(Kind.COMPUTE, 0, 5, 2), "to all shards"
+
+
+# --- where units lag --------------------------------------------------------------------------
+
+
+def lagging(*streams: Assignment, begins: int = 0, drained: tuple[int, ...] = ()) -> Carrier:
+    carrier = Carrier(begins=begins, lag=1)
+    reach(carrier, begins)
+    carrier.take(streams, drained)
+    return carrier
+
+
+def test_a_unit_is_begun_while_the_step_before_it_is_open() -> None:
+    carrier = lagging(given(0), given(1))
+    assert advance(carrier) == [
+        "load 0 0",
+        "load 1 0",
+        "compute 0 0",
+        "compute 1 0",
+        "compute 0 1",
+        "compute 1 1",
+    ]
+    assert [carrier.need(step) for step in range(4)] == [0, 0, 1, 2]
+    reach(carrier, 1)
+    assert advance(carrier) == ["compute 0 2", "compute 1 2"]
+    assert advance(carrier) == []
+
+
+def test_x_hat_goes_one_way_when_two_versions_come_at_once() -> None:
+    carrier = lagging(given(0), given(1))
+    for _ in range(5):  # stream 0 is a unit ahead
+        carrier.done(carrier.next())
+    reach(carrier, 1)
+    order = []
+    while (task := carrier.next()) is not WAIT:
+        order.append(carrier.need(task.step))
+        carrier.done(task)
+    assert order == sorted(order) == [0, 1, 1]
+
+
+def test_before_a_boundary_the_pipeline_drains() -> None:
+    """Step 3 is announced with the close of step 1: its units wait for all before them, the deposit comes first."""
+    carrier = lagging(given(0))
+    advance(carrier)
+    reach(carrier, 1)
+    assert advance(carrier) == ["compute 0 2"]
+    reach(carrier, 2, drain=True)
+    assert carrier.need(3) == 3 and advance(carrier) == []
+    reach(carrier, 3, deposit=True)
+    assert advance(carrier) == ["deposit 0 3", "compute 0 3", "compute 0 4"]
+    assert carrier.need(4) == 3, "behind the boundary the pipeline fills again"
+
+
+def test_what_was_announced_before_the_first_delta_is_in_the_plan() -> None:
+    carrier = lagging(given(0, step=4, deposit=4, has_deposit=True), begins=4, drained=(5,))
+    assert advance(carrier) == ["load 0 4", "compute 0 4"]
+    reach(carrier, 5, deposit=True)
+    assert advance(carrier) == ["deposit 0 5", "compute 0 5", "compute 0 6"]
+
+
+def test_an_heir_replays_what_drained_as_it_was() -> None:
+    carrier = lagging(given(0, step=5, deposit=0), drained=(3,))
+    for version in range(1, 6):
+        reach(carrier, version, deposit=version == 3)
+    assert [carrier.need(step) for step in range(7)] == [0, 0, 1, 3, 3, 4, 5]
+    done = advance(carrier)
+    assert done[:4] == ["load 0 0", "replay 0 0", "replay 0 1", "replay 0 2"]
+    assert done[4:] == ["deposit 0 3", "replay 0 3", "replay 0 4", "compute 0 5", "compute 0 6"]
+
+
+def test_a_stream_that_is_released_begins_no_unit_and_waits_for_all_before_it() -> None:
+    carrier = lagging(given(0), given(1))
+    advance(carrier)
+    reach(carrier, 1)
+    advance(carrier)
+    carrier.take([given(0, release=True), given(1)])
+    assert advance(carrier) == [], "unit 2 of stream 0 is sent, steps 1 and 2 are open"
+    reach(carrier, 2)
+    assert advance(carrier) == ["compute 1 3"]
+    reach(carrier, 3)
+    assert advance(carrier) == ["release 0 3", "compute 1 4"]

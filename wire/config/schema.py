@@ -73,15 +73,18 @@ class DataConfig(Section):
 class SyncConfig(Section):
     """How workers keep in step."""
 
-    mode: Literal["sync", "ssp", "async"] = Field(
+    mode: Literal["sync", "delayed", "ssp", "async"] = Field(
         "sync",
-        description="pace of the run: `sync` closes a step when every unit of it is in; `ssp` settles units on arrival "
-        "and bounds how far ahead the fastest stream may be; `async` settles on arrival, without a bound. "
+        description="pace of the run: `sync` closes a step when every unit of it is in; `delayed` does so too, but "
+        "computes a step's units on the model that the step before began with, so that communication hides behind "
+        "compute; `ssp` settles units on arrival and bounds how far ahead the fastest stream may be; `async` settles "
+        "on arrival, without a bound. "
         "Live: `sparsync set sync.mode=async`",
     )
     staleness: Count | None = Field(
         None,
-        description="`ssp`: steps that a stream may be ahead of the slowest one; without it, 3. Live",
+        description="`ssp`: steps that a stream may be ahead of the slowest one; without it, 3. `delayed`: 1, and "
+        "nothing else. Live",
     )
     quorum: Count | None = Field(
         None,
@@ -106,13 +109,18 @@ class SyncConfig(Section):
 
     @model_validator(mode="after")
     def _keys_fit_the_mode(self) -> Self:
-        if self.staleness is not None and self.mode != "ssp":
+        if (
+            self.staleness is not None
+            and self.mode != "ssp"
+            and (self.mode, self.staleness) != ("delayed", 1)
+        ):
             raise ValueError(
-                f"sync.staleness = {self.staleness} beside sync.mode = {self.mode!r}: only `ssp` has a bound to set"
+                f"sync.staleness = {self.staleness} beside sync.mode = {self.mode!r}: only `ssp` has a bound to set; "
+                "in `delayed` it is 1"
             )
         if self.quorum is not None and self.mode != "sync":
             raise ValueError(
-                f"sync.quorum = {self.quorum} beside sync.mode = {self.mode!r}: only `sync` closes steps"
+                f"sync.quorum = {self.quorum} beside sync.mode = {self.mode!r}: only `sync` closes steps short"
             )
         if self.quorum is not None and self.quorum > self.units_per_step:
             raise ValueError(

@@ -33,7 +33,8 @@ class PushConfig(Section):
         "auto",
         description="what happens to the rest: `ef21` keeps an estimate on both sides, `ef` adds it to the next push, "
         "`none` is for `dense` with values that lose nothing on average (`int8` is then rounded at random); "
-        "`auto` takes `none` where it may, else `ef21` for AdamW in `sync` without a quorum, else `ef`",
+        "`auto` takes `none` where it may, else `ef21` for AdamW in `sync` without a quorum and in "
+        "`delayed`, else `ef`",
     )
     momentum: Weight = Field(
         1.0, description="share η of the new gradient in the average that `ef21` follows; 1: no averaging"

@@ -73,16 +73,18 @@ class Configure(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., plan: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[_common_pb2.Parameter, _Mapping]]] = ..., ranges: _Optional[_Iterable[_Union[_common_pb2.BlockRange, _Mapping]]] = ..., optimizer: _Optional[_Union[_common_pb2.OptimizerSpec, _Mapping]] = ..., first_step: _Optional[int] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("number", "step", "elastic", "arrival")
+    __slots__ = ("number", "step", "elastic", "arrival", "lag")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ELASTIC_FIELD_NUMBER: _ClassVar[int]
     ARRIVAL_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
     number: int
     step: int
     elastic: bool
     arrival: bool
-    def __init__(self, number: _Optional[int] = ..., step: _Optional[int] = ..., elastic: _Optional[bool] = ..., arrival: _Optional[bool] = ...) -> None: ...
+    lag: int
+    def __init__(self, number: _Optional[int] = ..., step: _Optional[int] = ..., elastic: _Optional[bool] = ..., arrival: _Optional[bool] = ..., lag: _Optional[int] = ...) -> None: ...
 
 class Retire(_message.Message):
     __slots__ = ("incarnation",)
@@ -97,7 +99,7 @@ class Advance(_message.Message):
     def __init__(self, low: _Optional[int] = ...) -> None: ...
 
 class Close(_message.Message):
-    __slots__ = ("step", "streams", "deposit", "final", "retain_from", "late", "pause")
+    __slots__ = ("step", "streams", "deposit", "final", "retain_from", "late", "pause", "drain")
     STEP_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     DEPOSIT_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +107,7 @@ class Close(_message.Message):
     RETAIN_FROM_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
     step: int
     streams: _containers.RepeatedScalarFieldContainer[int]
     deposit: bool
@@ -112,7 +115,8 @@ class Close(_message.Message):
     retain_from: int
     late: _containers.RepeatedScalarFieldContainer[int]
     pause: bool
-    def __init__(self, step: _Optional[int] = ..., streams: _Optional[_Iterable[int]] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ..., retain_from: _Optional[int] = ..., late: _Optional[_Iterable[int]] = ..., pause: _Optional[bool] = ...) -> None: ...
+    drain: bool
+    def __init__(self, step: _Optional[int] = ..., streams: _Optional[_Iterable[int]] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ..., retain_from: _Optional[int] = ..., late: _Optional[_Iterable[int]] = ..., pause: _Optional[bool] = ..., drain: _Optional[bool] = ...) -> None: ...
 
 class Fence(_message.Message):
     __slots__ = ("step", "stream", "attempt")
@@ -423,7 +427,7 @@ class DeltaChunk(_message.Message):
     def __init__(self, header: _Optional[_Union[DeltaHeader, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class DeltaHeader(_message.Message):
-    __slots__ = ("timeline", "term", "shard", "version", "step", "outcomes", "frame_bytes", "deposit", "final", "closes", "clock", "pause")
+    __slots__ = ("timeline", "term", "shard", "version", "step", "outcomes", "frame_bytes", "deposit", "final", "closes", "clock", "pause", "drain")
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
@@ -436,6 +440,7 @@ class DeltaHeader(_message.Message):
     CLOSES_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
     timeline: int
     term: int
     shard: int
@@ -448,7 +453,8 @@ class DeltaHeader(_message.Message):
     closes: bool
     clock: int
     pause: bool
-    def __init__(self, timeline: _Optional[int] = ..., term: _Optional[int] = ..., shard: _Optional[int] = ..., version: _Optional[int] = ..., step: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., frame_bytes: _Optional[int] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ..., closes: _Optional[bool] = ..., clock: _Optional[int] = ..., pause: _Optional[bool] = ...) -> None: ...
+    drain: bool
+    def __init__(self, timeline: _Optional[int] = ..., term: _Optional[int] = ..., shard: _Optional[int] = ..., version: _Optional[int] = ..., step: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., frame_bytes: _Optional[int] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ..., closes: _Optional[bool] = ..., clock: _Optional[int] = ..., pause: _Optional[bool] = ..., drain: _Optional[bool] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("unit", "factor")
