@@ -226,12 +226,11 @@ class Core:
 
     def _say_again(self, event: e.ShardAttached, now: float) -> None:
         """What a shard may have missed while its line was broken, in the order in which it was decided."""
-        segment = self.state.segment
+        last, segment = self.state.last_close, self.state.segment
         self.boundary.settle(event.shard, event.step)
         self.retirements.again(event.shard)
-        for closed in self.state.last_closes:
-            if self.boundary.settled(event.shard) <= closed.step:
-                self.desk.actions.append(a.Command(event.shard, close_of(closed)))
+        if last is not None and self.boundary.settled(event.shard) <= last.step:
+            self.desk.actions.append(a.Command(event.shard, close_of(last)))
         if event.segment < segment.number:
             self.desk.actions.append(a.Command(event.shard, begin_of(segment)))
         self.segments.begun_on(event.shard, event.segment, now)

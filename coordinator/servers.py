@@ -219,12 +219,12 @@ class Servers:
 
     @property
     def _closed_everywhere(self) -> int:
-        """Every shard has closed all before this step: but for the last closes, which are told again."""
+        """Every shard has closed all before this step: but for the last close, which is told again."""
         state = self._desk.state
-        pace = pace_of(state.segment)
-        if state.last_close is None or pace.arrival:
+        last = state.last_close
+        if last is None or pace_of(state.segment).arrival:
             return state.segment.step
-        return max(state.last_close.step - pace.lag, state.segment.step)
+        return max(last.step, state.segment.step)
 
     def server_attached(self, event: e.ServerAttached, now: float) -> None:
         """The line to a server that is no primary is open."""

@@ -164,8 +164,6 @@ class State:
     open_step: int = 0
     final: bool = False
     last_close: r.Closed | None = None
-    last_closes: list[r.Closed] = field(default_factory=list)
-    """Those that a shard may not have heard of: the last one and, where units lag, as many before it."""
     drained: list[int] = field(default_factory=list)
     """Steps of this segment that were announced to have all before them in the model of their units."""
     anew: bool = False
@@ -387,8 +385,6 @@ class State:
         self.open_step = record.step + 1
         self.final = record.final
         self.last_close = record
-        lag = pace_of(self.segment).lag
-        self.last_closes = [*self.last_closes[len(self.last_closes) - lag :], record]
         self.drained = [n for n in self.drained if n >= record.retain_from]
         if record.drain:
             self.drained.append(record.step + 2)
@@ -462,13 +458,12 @@ class State:
         return self.segment.step if lane.deposit is None else lane.deposit
 
     def base_of(self, lane: Lane) -> int:
-        """The newest version that the shards keep whole, at or before what the unit behind the deposit is computed on.
+        """The newest version that the shards keep whole, at or before the deposit of `lane`.
 
-        Bases are kept where nothing lags; a stream may be handed over, and so deposited, anywhere.
+        Where units lag and the deposit is of a step that did not drain, its unit needs x̂ of the step before; bases are
+        of steps that drain, so this one is not behind it.
         """
-        reached = self.reached(lane)
-        needs = reached if reached in self.bases else reached - pace_of(self.segment).lag
-        return max(base for base in self.bases if base <= needs)
+        return max(base for base in self.bases if base <= self.reached(lane))
 
     @property
     def closed(self) -> int:

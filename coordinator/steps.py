@@ -99,15 +99,29 @@ class Steps:
         return Standing(state.open_step, len(state.lanes), len(state.placement), accepted)
 
     def advance(self) -> None:
-        """Close the open step if its time has come; where units lag, those of the next one may be in already."""
+        """Close the open step if its time has come."""
         state = self._desk.state
         if state.dataset is None or state.ended is not None:
             return
-        while not state.final and self._boundary.open:
+        if not state.final and self._boundary.open:
             streams, self.waits_for = self._pace.decide(self._standing())
-            if streams is None:
-                return
-            self._close(streams)
+            if self._hurries:
+                self.waits_for = (
+                    f"step {state.open_step} waits until the one before it is closed on every shard"
+                )
+            elif streams is not None:
+                self._close(streams)
+
+    @property
+    def _hurries(self) -> bool:
+        """Whether a shard may not have heard of the last close, as the units of the open step came before it.
+
+        One at most may be missed with a broken line: it is told again on the next. Where nothing lags, the units of
+        the open step tell that it was heard.
+        """
+        state = self._desk.state
+        first = state.open_step == state.segment.step
+        return self._pace.lag > 0 and not first and not self._boundary.reached(state.open_step)
 
     @property
     def _first_of_many(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from coordinator import events as e
 from coordinator import records as r
 from coordinator.arrivals import Arrivals
 from coordinator.core import Core
-from coordinator.desk import Rules
+from coordinator.desk import Desk, Rules
 from coordinator.elastic import Elastic
 from coordinator.lanes import Lanes
 from coordinator.leases import Leases
@@ -41,11 +42,11 @@ def test_random_histories(first: int) -> None:
         run_seed(seed)
 
 
-def run_seed(seed: int) -> World:
+def run_seed(seed: int, **more: Any) -> World:
     """One history. A failure tells the command that repeats it."""
     world = None
     try:
-        world = World(seed)
+        world = World(seed, **more)
         return world.run()
     except Exception as error:
         tail = "\n  ".join(world.history[-15:]) if world else ""
@@ -70,7 +71,9 @@ def test_the_elastic_histories_are_eventful() -> None:
     worlds = [run_seed(seed) for seed in range(80)]
     journals = ["\n".join(w.journal) for w in worlds]
     switched = [w for w in worlds if w.state.segment.number > 0]
-    assert {w.state.segment.mode for w in switched} == {"sync", "ssp", "async"} and len(switched) > 15
+    assert {w.state.segment.mode for w in switched} == {"sync", "delayed", "ssp", "async"} and len(
+        switched
+    ) > 15
     assert max(w.state.segment.number for w in worlds) > 2
     assert sum('"Vacated"' in j for j in journals) > 10 and sum('"Lowered"' in j for j in journals) > 20
     assert any('"late": [' in j and '"late": []' not in line for j in journals for line in j.split("\n"))
@@ -128,7 +131,7 @@ class AcceptsEveryAttempt(Ledger):
     """Dedup by (unit, attempt): the classic mistake of counting the sender's number, not the unit."""
 
     def judge(self, unit: UnitId, attempt: int) -> Verdict:
-        if unit.step == self.step and self.accepted.get(unit.stream, attempt) != attempt:
+        if unit.step == self.step and self.accepted.get((unit.step, unit.stream), attempt) != attempt:
             return Verdict.ADMIT
         return super().judge(unit, attempt)
 
@@ -136,7 +139,8 @@ class AcceptsEveryAttempt(Ledger):
 class IgnoresFences(Ledger):
     def judge(self, unit: UnitId, attempt: int) -> Verdict:
         verdict = super().judge(unit, attempt)
-        return Verdict.ADMIT if verdict is Verdict.FENCED and unit.stream not in self.accepted else verdict
+        held = (unit.step, unit.stream) in self.accepted
+        return Verdict.ADMIT if verdict is Verdict.FENCED and not held else verdict
 
 
 def test_a_ledger_that_counts_attempts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +163,8 @@ def test_a_ledger_that_ignores_fences_is_caught(monkeypatch: pytest.MonkeyPatch)
 
 class HastyPace:
     """Closes once any shard holds each unit."""
+
+    lag = 0
 
     def decide(self, standing: Standing) -> tuple[tuple[int, ...] | None, str]:
         if all(standing.accepted.get(s) for s in range(standing.streams)):
@@ -199,6 +205,34 @@ def test_a_decision_told_before_it_is_journaled_is_caught(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Core, "handle", hasty)
     assert "before it is journaled" in caught()
+
+
+def test_the_delayed_histories_run_ahead_and_drain() -> None:
+    worlds = [run_seed(seed, modes=("delayed",)) for seed in range(60)]
+    behind = [step - on for w in worlds for step, on in w.laws.computed.items()]
+    assert behind.count(1) > 200 and behind.count(0) > 200
+    assert sum('"drain": true' in line for w in worlds for line in w.journal) > 100
+    assert any("handed over" in line for w in worlds for line in w.journal)
+
+
+@pytest.mark.parametrize("modes", [("delayed",), ("sync", "delayed")])
+def test_histories_of_exact_modes(modes: tuple[str, ...]) -> None:
+    for seed in range(60):
+        run_seed(seed, modes=modes)
+
+
+# --- planted bugs where units lag
+
+
+def test_an_heir_that_is_not_told_what_drained_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lanes, "_drained", lambda self: ())
+    assert re.search("a torn step|begun before it", caught(modes=("delayed",)))
+
+
+def test_a_boundary_that_is_not_announced_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every close is taken for one that a boundary may follow, as in sync."""
+    monkeypatch.setattr(Desk, "drained", lambda self, step: True)
+    assert "begun before it" in caught(modes=("delayed",))
 
 
 # --- planted bugs of elastic segments

@@ -368,7 +368,7 @@ def test_an_encoder_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         promptly(transfer.close)
         eventually(lambda: room_but(server.owner, len(b"".join(pieces_of(2)))))
         assert list(server.owner.shard.held) == [1]
-        assert server.owner.shard.ledger.accepted == {1: 0}
+        assert server.owner.shard.ledger.accepted == {(0, 1): 0}
 
 
 def test_an_encoder_that_fails_after_the_answer_holds_up_no_close(tmp_path: Path) -> None:
