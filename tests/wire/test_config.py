@@ -115,7 +115,7 @@ def test_an_unknown_variable_is_refused_but_foreign_ones_are_not() -> None:
         ("run.epochs=0", "integer ≥ 1 or none", "the integer 0"),
         ("run.seed=-1", "integer ≥ 0 and < 9223372036854775808", "the integer -1"),
         ("run.on_bad_unit=halt", '"stop" or "skip"', 'the string "halt"'),
-        ("sync.mode=bulk", '"sync" or "ssp" or "async"', 'the string "bulk"'),
+        ("sync.mode=bulk", '"sync" or "delayed" or "ssp" or "async"', 'the string "bulk"'),
         ("sync.quorum=0", "integer ≥ 1 or none", "the integer 0"),
         ("push.decay=3", "number > 0 and ≤ 1", "the integer 3"),
         ("push.values=fp64", VALUE_CODES, 'the string "fp64"'),
