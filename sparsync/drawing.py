@@ -241,7 +241,9 @@ def bars(title: str, rows: Sequence[Bar], *, unit: str) -> str:
 
 def _row(row: Bar, y: float, x: Callable[[float], float], colours: dict[str, str]) -> list[str]:
     base = y + BAR_HEIGHT - 4
-    parts = [f'<text x="{BAR_LEFT - 8}" y="{base:.1f}" text-anchor="end">{escape(row.label)}</text>']
+    parts = [
+        f'<text x="{BAR_LEFT - 8}" y="{base:.1f}" text-anchor="end">{escape(_fitting(row.label))}</text>'
+    ]
     for part in row.parts:
         width = max(x(part.end) - x(part.begin), 0.0)
         words = f"{part.name or row.label}: {part.end - part.begin:.4g}"
@@ -252,6 +254,12 @@ def _row(row: Bar, y: float, x: Callable[[float], float], colours: dict[str, str
     end = max((part.end for part in row.parts), default=0.0)
     parts.append(f'<text x="{x(end) + 5:.1f}" y="{base:.1f}">{escape(row.told)}</text>')
     return parts
+
+
+def _fitting(label: str) -> str:
+    """What there is room for before a bar."""
+    most = int((BAR_LEFT - 8) / LETTER)
+    return label if len(label) <= most else label[: most - 1] + "…"
 
 
 def _wrapped(names: Sequence[str], *, sample: int) -> list[list[str]]:

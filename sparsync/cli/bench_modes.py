@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 LISTS = {
     "modes": (
         "MODE[+key=value]…",
-        "Modes; keys of the configuration may follow, as local+sync.local_steps=30.",
+        "Modes; keys of the configuration may follow, as in Q:sync+sync.quorum=3; Q: its name.",
     ),
     "baselines": ("NAME[+key=value]…", "one, ddp, ddp-fp16, ddp-powersgd, diloco; or none."),
     "codecs": ("NAME[+key=value]…", "default, dense, bf16, int8, int4."),

@@ -139,6 +139,11 @@ class Grid:
                     f"--workers {workers}: expected a divisor of --streams {self.work.streams}, so that the ranks of "
                     "the baselines have as many units each"
                 )
+        names = [method.name for method in self.methods], [name for name, _ in self.codecs]
+        if twice := [name for some in names for name in some if some.count(name) > 1]:
+            raise UsageError(
+                f"{twice[0]} stands for more than one method or codec; give one another name, as in A:NAME+key=value"
+            )
         for case in self.all():
             if case.is_cluster:
                 cluster_config(case)

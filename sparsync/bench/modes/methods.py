@@ -1,7 +1,8 @@
 """What is compared: modes of the cluster, each a few keys of its configuration, and baselines in plain PyTorch.
 
-A method is written `NAME[+key=value]…`. For a mode the keys are those of the configuration, so that a mode is known
-here as soon as `sync.mode` knows it; for a baseline those of its defaults below.
+A method is written `[ALIAS:]NAME[+key=value]…`; the alias, or all of it, is what tables call it. For a mode the keys
+are those of the configuration, so that a mode is known here as soon as `sync.mode` knows it; for a baseline those of
+its defaults below.
 """
 
 from __future__ import annotations
@@ -67,19 +68,26 @@ def modes() -> tuple[str, ...]:
     return tuple(get_args(SyncConfig.model_fields["mode"].annotation))
 
 
+def named(text: str) -> tuple[str, str, list[str]]:
+    """(what tables call it, name, keys)."""
+    name, *keys = text.split("+")
+    alias, _, name = name.rpartition(":")
+    return alias or text, name, keys
+
+
 def mode(text: str) -> Method:
     """Raises: UsageError, ConfigError."""
-    name, *keys = text.split("+")
+    called, name, keys = named(text)
     if name not in modes():
         raise UsageError(f"--modes {text}: no mode {name!r}; expected one of {', '.join(modes())}")
     settings = (f"sync.mode={name}", *keys)
     load(None, settings, {})
-    return Method(text, CLUSTER, settings)
+    return Method(called, CLUSTER, settings)
 
 
 def baseline(text: str) -> Method:
     """Raises: UsageError."""
-    name, *keys = text.split("+")
+    called, name, keys = named(text)
     if name not in BASELINES:
         raise UsageError(f"--baselines {text}: no baseline {name!r}; expected one of {', '.join(BASELINES)}")
     values = dict(BASELINES[name])
@@ -92,17 +100,17 @@ def baseline(text: str) -> Method:
             values[word] = float(value)
         except ValueError:
             raise UsageError(f"--baselines {text}: {word} = {value!r}; expected a number") from None
-    return Method(text, name, tuple(f"{word}={value:g}" for word, value in values.items()))
+    return Method(called, name, tuple(f"{word}={value:g}" for word, value in values.items()))
 
 
 def codec(text: str) -> tuple[str, tuple[str, ...]]:
-    """(name with its keys, keys of the configuration). Raises: UsageError, ConfigError."""
-    name, *keys = text.split("+")
+    """(what tables call it, keys of the configuration). Raises: UsageError, ConfigError."""
+    called, name, keys = named(text)
     if name not in CODECS:
         raise UsageError(f"--codecs {text}: no codec {name!r}; expected one of {', '.join(CODECS)}")
     settings = (*CODECS[name], *keys)
     load(None, settings, {})
-    return text, settings
+    return called, settings
 
 
 def words(texts: Iterable[str]) -> list[str]:

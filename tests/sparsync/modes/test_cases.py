@@ -85,6 +85,8 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs() -> None:
         grid(workers=(3,)).check()
     with pytest.raises(ConfigError, match=r"push\.density"):
         grid(work=replace(WORK, settings=("push.density=7",))).check()
+    with pytest.raises(UsageError, match="A stands for more than one"):
+        grid(methods=(methods.mode("A:sync"), methods.mode("A:async"))).check()
     grid().check()
 
 
@@ -106,6 +108,14 @@ def test_a_baseline_says_all_its_keys() -> None:
         "outer_lr": 0.7,
         "outer_momentum": 0.9,
     }
+
+
+def test_an_alias_is_what_tables_call_it() -> None:
+    short = methods.mode("quick:async+sync.damping=0")
+    assert (short.name, short.settings) == ("quick", ("sync.mode=async", "sync.damping=0"))
+    assert methods.mode("async+sync.damping=0").name == "async+sync.damping=0"
+    assert methods.codec("tiny:default+push.density=0.01")[0] == "tiny"
+    assert methods.baseline("H30:diloco+local_steps=30").name == "H30"
 
 
 def test_commas_inside_brackets_part_nothing() -> None:
