@@ -54,6 +54,6 @@ class Accounts:
         (begin, before), (end, after) = self._rate[0], self._rate[-1]
         return (after - before) / (end - begin)
 
-    def bytes_dense(self, parameters: int, units_pushed: int) -> int:
-        """What dense fp32 would have moved: 4 B x parameters x (units pushed + whole-model pulls)."""
-        return BYTES_ELEMENT * parameters * (units_pushed + self.total("pulls"))
+    def bytes_dense(self, parameters: int, units_pushed: int, *, steps_a_round: float = 1.0) -> int:
+        """What dense fp32 would have moved, once a step: 4 B x parameters x (units pushed + whole-model pulls)."""
+        return round(BYTES_ELEMENT * parameters * (units_pushed + self.total("pulls")) * steps_a_round)

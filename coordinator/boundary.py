@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator.desk import Desk, every
+from coordinator.desk import Desk
 from coordinator.records import Checkpointed, Unwritten
 from coordinator.wishes import Wishes
 from wire.errors import NotWritten
@@ -52,12 +52,12 @@ class Boundary:
 
     def kind(self, following: int) -> Kind:
         """What a close that makes `following` the open step brings about."""
-        state, rules = self._desk.state, self._desk.rules
+        state = self._desk.state
         assert state.dataset is not None
         final = state.stopping is not None or following >= state.dataset.total_steps
         return Kind(
             final=final,
-            checkpoint=final or self.wishes.open or every(following, rules.checkpoint_every),
+            checkpoint=final or self.wishes.open or self._desk.passes_checkpoint(following - 1, following),
             pause=state.switching is not None and not final,
         )
 
@@ -102,7 +102,8 @@ class Boundary:
         state = self._desk.state
         if state.stopping is not None or state.dataset is None or not state.dataset.evaluates:
             return True
-        have = {told.model for told in state.evaluations if told.step == state.open_step}
+        now = self._desk.rounds.first_step(state.open_step)
+        have = {told.model for told in state.evaluations if told.step == now}
         return have >= {"published", "x"} or not any(
             m.incarnation in state.witnesses for m in state.present("worker")
         )

@@ -5,6 +5,7 @@
     PLANE.safetensors               every other plane of the shards (moments, sum of estimates)
     stream-S.PLANE.safetensors      state of stream S, trainable parameters only
     stream-S.extra                  its buffers, scaler and user objects (a safetensors blob)
+    stream-S.inner                  with local steps: its worker's optimizer (the same; in pieces on the shards)
 
 The data section of each tensor file is the padding-free concatenation of its blocks in block
 order, whichever shard owned them: a run resumes on any number of servers.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import logging
 import shutil
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -27,9 +29,11 @@ from coordinator.pace import pace_of
 from coordinator.shards import ShardLine, as_error
 from coordinator.state import State
 from wire.checkpoint import CheckpointWriter, Manifest, load_manifest
+from wire.config import Config
 from wire.errors import ModelMismatch, SparsyncError
 from wire.layout import BlockRange, Layout, intersect
 from wire.messages import term_to_proto
+from wire.rpc.planes import pieces_of
 from wire.tensor_file import TensorFileReader, TensorFileWriter
 from wire.v1 import common_pb2, shard_pb2
 
@@ -38,6 +42,8 @@ FILES = {"x": "model", "published": "published"}
 CHUNK_BYTES = 1 << 20
 RETRY_S = 0.5
 ELEMENT_BYTES = 4
+BLOBS = (".extra", ".inner")
+"""What of a stream's state is no plane."""
 RESERVE_BYTES = 16 << 20
 """Left free on the disk, which the journal and the events may share with the checkpoints."""
 
@@ -88,19 +94,23 @@ class _PlaneFile:
 
 
 class CheckpointTaker:
-    """Writes one checkpoint of `state`'s open step, from shards that stand at it."""
+    """Writes one checkpoint of `state`'s open step, from shards that stand at it; people call it `step`."""
 
-    def __init__(self, directory: Path, state: State, lines: Sequence[ShardLine]) -> None:
+    def __init__(
+        self, directory: Path, state: State, lines: Sequence[ShardLine], config: Config, step: int
+    ) -> None:
         assert state.layout is not None
         self._state = state
         self._layout = state.layout
         self._lines = lines
         self._directory = directory
-        self._writer = CheckpointWriter(directory, state.open_step)
+        self._config = config
+        self._step = step
+        self._writer = CheckpointWriter(directory, step)
         self._everything = [BlockRange(0, self._layout.blocks)]
         self._trainable = self._layout.select(trainable=True)
 
-    async def take(self, *, config_digest: str) -> tuple[Path, dict[str, str]]:
+    async def take(self) -> tuple[Path, dict[str, str]]:
         """The finished checkpoint and the sha256 of each tensor file's data.
 
         Raises: OSError, SparsyncError; what was written so far is then removed.
@@ -111,7 +121,7 @@ class CheckpointTaker:
             digests = {p: await self._plane(p) for p in described.planes}
             if self._state.deposited:
                 await self._streams()
-            extra = self._manifest(config_digest, described)
+            extra = self._manifest(described)
             return await asyncio.to_thread(self._writer.commit, extra), digests
         except grpc.aio.AioRpcError as error:
             self._writer.abort()
@@ -156,7 +166,7 @@ class CheckpointTaker:
 
     async def _plane(self, plane: str) -> str:
         name = f"{FILES.get(plane, plane)}.safetensors"
-        metadata = {"plane": plane, "step": str(self._state.open_step)}
+        metadata = {"plane": plane, "step": str(self._step)}
         writer = self._writer.file(name, self._entries(trainable_only=False), metadata)
         for line in self._lines:
             file = _PlaneFile(writer)
@@ -176,7 +186,7 @@ class CheckpointTaker:
                 if chunk.HasField("header"):
                     name = chunk.header.plane.replace("/", ".")
                     file, blob = None, None
-                    if name.endswith(".extra"):
+                    if name.endswith(BLOBS):
                         blob = blobs.setdefault(name, bytearray())
                     else:
                         file = _PlaneFile(writers.get(name) or self._stream_file(name, writers))
@@ -194,9 +204,13 @@ class CheckpointTaker:
         writers[name] = self._writer.file(f"{name}.safetensors", entries, {"plane": name})
         return writers[name]
 
-    def _manifest(self, config_digest: str, described: shard_pb2.DescribeReply) -> Mapping[str, Any]:
+    def _manifest(self, described: shard_pb2.DescribeReply) -> Mapping[str, Any]:
         assert self._state.dataset is not None
+        config_digest = hashlib.sha256(self._config.to_json().encode()).hexdigest()
         return {
+            "round": self._state.open_step,
+            "origin": self._state.origin,
+            "local": self._config.sync.is_local,
             "run": self._state.run,
             "timeline": self._state.timeline,
             "config_digest": config_digest,
@@ -211,7 +225,7 @@ class CheckpointTaker:
 
 
 async def take_checkpoint(
-    directory: Path, state: State, lines: Sequence[ShardLine], *, config_digest: str
+    directory: Path, state: State, lines: Sequence[ShardLine], *, config: Config, step: int
 ) -> tuple[Path, dict[str, str]]:
     """As `CheckpointTaker.take`, begun again while a server is away: it may come back, and the run waits for it anyway.
 
@@ -219,24 +233,25 @@ async def take_checkpoint(
     """
     while True:
         try:
-            return await CheckpointTaker(directory, state, lines).take(config_digest=config_digest)
+            return await CheckpointTaker(directory, state, lines, config, step).take()
         except SparsyncError as error:
             if not error.retry or state.ended is not None:
                 raise
-            log.warning("the checkpoint of step %d is begun again: %s", state.open_step, error)
+            log.warning("the checkpoint of step %d is begun again: %s", step, error)
         await asyncio.sleep(RETRY_S)
 
 
 class CheckpointLoader:
     """Sends a checkpoint to the shards of a run that resumes it."""
 
-    def __init__(self, path: Path, state: State, lines: Sequence[ShardLine]) -> None:
+    def __init__(self, path: Path, state: State, lines: Sequence[ShardLine], *, config: Config) -> None:
         assert state.layout is not None
         self._path = path
         self._state = state
         self._layout = state.layout
         self._lines = lines
         self._manifest: Manifest = load_manifest(path)
+        self._alike = goes_on(self._manifest, config)
 
     async def load(self) -> None:
         """Raises: ModelMismatch when the run is of another shape; DamagedFile when a file is damaged."""
@@ -255,7 +270,7 @@ class CheckpointLoader:
         layout = [[p.name, list(p.shape), p.dtype, p.group] for p in self._layout.parameters]
         pairs: list[tuple[str, Any, Any]] = [
             ("parameters", self._manifest.layout, layout),
-            ("planes (optimizer)", _lasting(extra["planes"]), _lasting(described.planes)),
+            ("planes (optimizer)", *self._planes(described)),
             ("stream state (push.codec)", *self._stream_planes(described)),
             ("streams (sync.units_per_step)", extra["streams"], len(self._state.lanes)),
         ]
@@ -266,6 +281,14 @@ class CheckpointLoader:
                     f"{_brief(expected)}; resume with the model and configuration that it was written with"
                 )
 
+    def _planes(self, described: shard_pb2.DescribeReply) -> tuple[list[str], list[str]]:
+        """Those of the checkpoint and of the run, where the same optimizer goes on."""
+        return (
+            (_lasting(self._manifest.extra["planes"]), _lasting(described.planes))
+            if self._alike
+            else ([], [])
+        )
+
     def _stream_planes(self, described: shard_pb2.DescribeReply) -> tuple[list[str], list[str]]:
         """Those of the checkpoint and of the run, where both keep streams' state: elastic segments do not."""
         kept, found = self._manifest.extra["stream_planes"], list(described.stream_planes)
@@ -273,19 +296,22 @@ class CheckpointLoader:
 
     def _exact(self, described: shard_pb2.DescribeReply) -> bool:
         """Whether the streams go on from their state in the checkpoint."""
-        return bool(self._manifest.extra["deposits"]) and pace_of(self._state.segment).exact
+        return self._alike and bool(self._manifest.extra["deposits"]) and pace_of(self._state.segment).exact
 
     async def _chunks(self, line: ShardLine) -> AsyncIterator[shard_pb2.RestoreChunk]:
         term, seq = line.term()
         extra = self._manifest.extra
         header = shard_pb2.RestoreHeader(
-            term=term_to_proto(term, journal_seq=seq), step=self._manifest.step, scalars=extra["scalars"]
+            term=term_to_proto(term, journal_seq=seq),
+            step=self._state.first_step,
+            scalars=extra["scalars"] if self._alike else {},
         )
         yield shard_pb2.RestoreChunk(header=header)
         owned = self._state.placement[line.shard].ranges
         everything = _Extents(self._layout, [BlockRange(0, self._layout.blocks)], owned)
         trainable = _Extents(self._layout, self._layout.select(trainable=True), owned)
-        for plane in set(extra["planes"]) & set(self._described.planes):
+        wanted = set(self._described.planes) if self._alike else set(FILES)
+        for plane in set(extra["planes"]) & wanted:
             for chunk in self._plane(plane, f"{FILES.get(plane, plane)}.safetensors", everything):
                 yield chunk
         for stream in range(extra["streams"] if self._exact(self._described) else 0):
@@ -293,10 +319,19 @@ class CheckpointLoader:
                 name = f"stream-{stream}/{plane}"
                 for chunk in self._plane(name, f"stream-{stream}.{plane}.safetensors", trainable):
                     yield chunk
-            blob = self._path / f"stream-{stream}.extra"
-            if line.shard == 0 and blob.exists():
-                for chunk in self._blob(f"stream-{stream}/extra", blob.read_bytes()):
+            for name, data in self._blobs(stream, line.shard):
+                for chunk in self._blob(f"stream-{stream}/{name}", data):
                     yield chunk
+
+    def _blobs(self, stream: int, shard: int) -> Iterator[tuple[str, bytes]]:
+        """What of a stream is no plane: the extra on the first shard, on each its piece of the inner optimizer."""
+        extra, inner = (self._path / f"stream-{stream}.{name}" for name in ("extra", "inner"))
+        if shard == 0 and extra.exists():
+            yield "extra", extra.read_bytes()
+        if inner.exists():
+            trainable = self._layout.select(trainable=True)
+            owned = [self._layout.elements(intersect(s.ranges, trainable)) for s in self._state.placement]
+            yield "inner", pieces_of(inner.read_bytes(), owned)[shard]
 
     def _plane(self, plane: str, file: str, extents: _Extents) -> Iterator[shard_pb2.RestoreChunk]:
         yield _restore(common_pb2.PlaneChunk(header=common_pb2.PlaneHeader(plane=plane, bytes=extents.bytes)))
@@ -311,6 +346,14 @@ class CheckpointLoader:
         yield _restore(common_pb2.PlaneChunk(header=header))
         for start in range(0, len(data), CHUNK_BYTES):
             yield _restore(common_pb2.PlaneChunk(data=data[start : start + CHUNK_BYTES]))
+
+
+def goes_on(manifest: Manifest, config: Config) -> bool:
+    """Whether who ran the optimizer when the checkpoint was written, servers or workers, does so in a run of `config`.
+
+    Else x and x̂ alone are of use, and every optimizer begins anew.
+    """
+    return bool(manifest.extra.get("local", False)) == config.sync.is_local
 
 
 def _restore(plane: common_pb2.PlaneChunk) -> shard_pb2.RestoreChunk:

@@ -26,9 +26,7 @@ class Data:
             return problem
         dataset = self._dataset(event)
         self._desk.decide(dataset)
-        self._desk.note(
-            "dataset", samples=event.samples, digest=event.digest, total_steps=dataset.total_steps
-        )
+        self._desk.note("dataset", samples=event.samples, digest=event.digest, total_steps=dataset.steps)
         return ""
 
     def difference(self, event: e.Ready) -> str:
@@ -43,6 +41,7 @@ class Data:
         )
 
     def _dataset(self, event: e.Ready) -> Dataset:
+        steps = self._steps(event)
         return Dataset(
             event.samples,
             event.digest,
@@ -50,7 +49,8 @@ class Data:
             event.accumulate,
             event.evaluates,
             event.evaluate_every,
-            self._total_steps(event),
+            self._desk.rules.rounds.until(steps).rounds_of(steps),
+            steps,
         )
 
     def _problem(self, event: e.Ready) -> str:
@@ -70,14 +70,16 @@ class Data:
                     f"the checkpoint was trained on data with {name} {self._resumed[name]!r}, found {found!r}: its "
                     "samples would not be counted once; resume with the same data and batches"
                 )
-        if first_step >= self._total_steps(event):
+        steps = self._steps(event)
+        first = self._desk.rules.rounds.until(steps).first_step(first_step)
+        if first >= steps:
             return (
-                f"the checkpoint is of step {first_step} and the run has {self._total_steps(event)} steps: "
-                "nothing is left to do; raise run.steps"
+                f"the checkpoint is of step {first} and the run has {steps} steps: nothing is left to do; raise "
+                "run.steps"
             )
         return ""
 
-    def _total_steps(self, event: e.Ready) -> int:
+    def _steps(self, event: e.Ready) -> int:
         rules = self._desk.rules
         if rules.epochs is None:
             assert rules.steps is not None

@@ -9,6 +9,7 @@ from coordinator.pace import pace_of
 from coordinator.records import Closed, Ended, Record, Segment
 from coordinator.state import Member, State
 from wire.errors import RunOver, SparsyncError, StaleIncarnation, by_name
+from wire.rounds import Rounds
 
 PLANS_A_TERM_BITS = 32
 
@@ -32,6 +33,7 @@ class Rules:
     mixed_fingerprints: bool
     ack: str = "memory"
     replicas: int = 0
+    rounds: Rounds = field(default_factory=Rounds)
 
 
 @dataclass
@@ -48,6 +50,12 @@ class Desk:
         self._plans = (
             self.state.term - 1
         ) << PLANS_A_TERM_BITS  # an answer to an older term's plan is an old one
+
+    @property
+    def rounds(self) -> Rounds:
+        """Which steps belong to a round; with the end of the run, once its data are known."""
+        dataset = self.state.dataset
+        return self.rules.rounds.until(dataset.steps or dataset.total_steps) if dataset else self.rules.rounds
 
     def decide(self, record: Record) -> None:
         """Make `record` part of the state, and durable before what follows."""
@@ -85,7 +93,11 @@ class Desk:
         """Whether the configuration alone has a boundary at `step`."""
         rules, dataset = self.rules, self.state.dataset
         over = dataset is not None and step >= dataset.total_steps
-        return over or every(step, rules.checkpoint_every) or every(step, rules.stream_state_every)
+        return over or self.passes_checkpoint(step - 1, step) or every(step, rules.stream_state_every)
+
+    def passes_checkpoint(self, before: int, following: int) -> bool:
+        """Whether a checkpoint is due at a step between the beginnings of two rounds, or at the later one."""
+        return self.rounds.passed(self.rules.checkpoint_every, before=before, round_=following) is not None
 
     def next_plan(self) -> int:
         """The number of one more plan; answers to older ones are told apart by it."""

@@ -174,8 +174,8 @@ class Elastic:
     @property
     def _checkpoint_wanted(self) -> bool:
         """Whether a step at which one is due was passed since the last close."""
-        state, interval = self._desk.state, self._desk.rules.checkpoint_every
-        return interval > 0 and state.open_step // interval > state.closed // interval
+        state = self._desk.state
+        return self._desk.passes_checkpoint(state.closed, state.open_step)
 
     def _stop_if_bad(self, sums: Sums) -> None:
         desk, state = self._desk, self._desk.state
@@ -184,7 +184,8 @@ class Elastic:
         if sums.bad and desk.rules.on_bad_unit == "stop" and state.stopping is None:
             number, reason = sums.bad[0]
             told = reason.removeprefix(BAD_UNIT)
-            desk.decide(Stopping(f"step {number // state.streams}: {told}", "BadUnit"))
+            step = desk.rounds.first_step(number // state.streams)
+            desk.decide(Stopping(f"step {step}: {told}", "BadUnit"))
 
     def _approach_boundary(self) -> None:
         """Towards the next boundary, where one is wanted: ask back, choose the step, close there."""

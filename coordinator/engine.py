@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 import sqlite3
@@ -26,7 +25,7 @@ from coordinator import events as e
 from coordinator.accounts import Accounts
 from coordinator.checkpoints import CheckpointLoader, take_checkpoint
 from coordinator.core import Core
-from coordinator.event_log import EventLog
+from coordinator.event_log import EventLog, in_steps
 from coordinator.journal import Journal
 from coordinator.records import Closed, Counted, Dismissed, Evaluated, Record
 from coordinator.retention import Retention
@@ -36,6 +35,7 @@ from coordinator.tensorboard import Board
 from wire.clock import Clock, Deadline
 from wire.config import Config
 from wire.errors import DamagedFile, SparsyncError, StaleIncarnation, Unreachable
+from wire.rounds import Rounds
 from wire.rpc.identity import Security
 from wire.v1 import coordinator_pb2
 
@@ -98,13 +98,18 @@ class Engine:
             a.RestoreShards: lambda act: self._start(self._restore()),
             a.WriteCheckpoint: lambda act: self._start(self._checkpoint(act.step)),
             a.Abdicate: lambda act: self._give_up(StaleIncarnation(act.reason)),
-            a.Note: lambda act: self._events.write(act.event, act.fields),
+            a.Note: lambda act: self._events.write(act.event, in_steps(act.event, act.fields, self.rounds)),
             a.Quit: lambda act: self.finished.set(),
         }
 
     @property
     def state(self) -> State:
         return self._core.state
+
+    @property
+    def rounds(self) -> Rounds:
+        """Which steps belong to a round: whatever people are told counts steps."""
+        return self._core.desk.rounds
 
     @property
     def core(self) -> Core:
@@ -244,7 +249,7 @@ class Engine:
         now = self.clock.now()
         if isinstance(record, Closed | Counted):
             self.accounts.settled(self.state.totals.tokens, now)
-            self.board.write(self.state.open_step, self._scalars(record.loss), now)
+            self.board.write(self.rounds.first_step(self.state.open_step), self._scalars(record.loss), now)
         elif isinstance(record, Evaluated):
             self.board.write(record.step, {f"loss/{record.model}": record.loss}, now)
 
@@ -276,7 +281,7 @@ class Engine:
     def _tell(self, action: a.Tell) -> None:
         orders = self._orders.get(action.incarnation)
         if orders is not None:
-            orders.put_nowait(_order(action.order, first_step=self.state.segment.step))
+            orders.put_nowait(_order(action.order, self.rounds, first_step=self.state.segment.step))
 
     @property
     def lines(self) -> list[ShardLine]:
@@ -341,7 +346,9 @@ class Engine:
 
     async def _restore(self) -> None:
         try:
-            await CheckpointLoader(Path(self.state.checkpoint), self.state, self.lines).load()
+            await CheckpointLoader(
+                Path(self.state.checkpoint), self.state, self.lines, config=self.config
+            ).load()
         except StaleIncarnation as error:
             self.hear(e.Fenced(0, str(error)))
             return
@@ -351,17 +358,20 @@ class Engine:
         self.hear(e.ShardRestored())
 
     async def _checkpoint(self, step: int) -> None:
-        config_digest = hashlib.sha256(self.config.to_json().encode()).hexdigest()
         await self._retention.settled()
         try:
             path, digests = await take_checkpoint(
-                self.out / "checkpoints", self.state, self.lines, config_digest=config_digest
+                self.out / "checkpoints",
+                self.state,
+                self.lines,
+                config=self.config,
+                step=self.rounds.first_step(step),
             )
         except StaleIncarnation as error:
             self.hear(e.Fenced(0, str(error)))
             return
         except (SparsyncError, OSError) as error:
-            log.error("the checkpoint of step %d failed: %s", step, error)
+            log.error("the checkpoint of step %d failed: %s", self.rounds.first_step(step), error)
             self.hear(e.CheckpointFailed(step, str(error)))
             return
         self.hear(e.CheckpointWritten(step, str(path), digests["x"], digests["published"]))
@@ -402,7 +412,9 @@ class Engine:
         self.board.close()
 
 
-def _order(order: a.Plan | a.End | a.Redirect, *, first_step: int) -> coordinator_pb2.WorkerOrder:
+def _order(
+    order: a.Plan | a.End | a.Redirect, rounds: Rounds, *, first_step: int
+) -> coordinator_pb2.WorkerOrder:
     """`first_step`: the one that a stream without a deposit starts from."""
     if isinstance(order, a.End):
         return coordinator_pb2.WorkerOrder(end=coordinator_pb2.End(reason=order.reason, error=order.error))
@@ -415,7 +427,7 @@ def _order(order: a.Plan | a.End | a.Redirect, *, first_step: int) -> coordinato
         plan=coordinator_pb2.Plan(
             number=order.number,
             assignments=[_assignment(s, first_step) for s in order.assignments],
-            total_steps=order.total_steps,
+            total_steps=rounds.first_step(order.total_steps),
             segment=order.segment,
             begins=order.begins,
             elastic=order.elastic,

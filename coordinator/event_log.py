@@ -9,9 +9,24 @@ from contextlib import suppress
 from pathlib import Path
 
 from wire.clock import Clock, utc_timestamp
+from wire.rounds import Rounds
 
 log = logging.getLogger(__name__)
 QUIET = frozenset({"step", "scalars"})
+IN_STEPS = frozenset({"evaluated"})
+"""Events whose `step` the worker told: it counts as people do."""
+
+
+def in_steps(event: str, fields: Mapping[str, object], rounds: Rounds) -> Mapping[str, object]:
+    """The fields of an event with the step that people count, where the deciding code told a round.
+
+    A round that is over is told by its last step, any other one by its first.
+    """
+    round_ = fields.get("step")
+    if event in IN_STEPS or not isinstance(round_, int):
+        return fields
+    step = rounds.last_step(round_) if event == "step" else rounds.first_step(round_)
+    return {**fields, "step": step}
 
 
 class EventLog:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from coordinator.checkpoints import goes_on
 from coordinator.journal import Journal
 from coordinator.journal_check import find_damage
 from coordinator.records import Began, Record, Reopened, Segment, switching_to
@@ -20,6 +21,7 @@ from coordinator.state import State
 from wire.checkpoint import Manifest, load_manifest, newest
 from wire.config import Config
 from wire.errors import ConfigError, DamagedFile, NoInput, UsageError
+from wire.rounds import Rounds
 
 
 @dataclass(frozen=True)
@@ -155,13 +157,22 @@ def _beginning(config: Config, out: Path, manifest: Manifest | None) -> Began:
     if manifest is None:
         run = f"{out.name}-{secrets.token_hex(2)}"
         return Began(run, 1, 1, nonce, first_step=0, checkpoint="", config=config.to_json())
+    origin, first_step = _counting(config, manifest)
     return Began(
         manifest.run,
         timeline=manifest.timeline + 1,
         term=1,
         nonce=nonce,
-        first_step=manifest.step,
+        first_step=first_step,
         checkpoint=str(manifest.path.resolve()),
-        deposits=manifest.extra["deposits"],
+        deposits=manifest.extra["deposits"] and goes_on(manifest, config),
         config=config.to_json(),
+        origin=origin,
     )
+
+
+def _counting(config: Config, manifest: Manifest) -> tuple[int, int]:
+    """(origin, first round): as the checkpoint has them where its step begins a round of this run too, else anew."""
+    origin, round_ = manifest.extra.get("origin", 0), manifest.extra.get("round", manifest.step)
+    fits = Rounds.of(config, origin=origin).until(None).first_step(round_) == manifest.step
+    return (origin, round_) if fits and goes_on(manifest, config) else (manifest.step, manifest.step)

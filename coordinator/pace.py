@@ -157,10 +157,11 @@ class ArrivalPace:
 
 def pace_of(segment: Segment | Switching) -> Pace:
     """The policy of a segment; two whose other keys do not matter to it have equal ones."""
-    if segment.mode == "sync":
+    bounded = segment.mode == "ssp" or (segment.mode == "local" and segment.staleness is not None)
+    if segment.mode in ("sync", "local") and not bounded:
         return SyncPace() if segment.quorum is None else QuorumPace(segment.quorum, segment.deadline_s)
     if segment.mode == "delayed":
         return SyncPace(lag=1)
-    if segment.mode == "ssp":
+    if bounded:
         return ArrivalPace(DEFAULT_STALENESS if segment.staleness is None else segment.staleness)
     return ArrivalPace(None)

@@ -32,6 +32,8 @@ class Began:
     """Whether the checkpoint holds the streams' state: one that was written in an elastic segment does not."""
     config: str = ""
     """The effective configuration, as JSON: whoever continues the run has the same."""
+    origin: int = 0
+    """From which rounds are counted (wire/rounds.py)."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,8 @@ class Dataset:
     evaluates: bool
     evaluate_every: int
     total_steps: int
+    steps: int = 0
+    """As people count them: with local steps `total_steps` is rounds."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from wire.messages import ShardPlacement
 
 def status(engine: Engine) -> dict[str, object]:
     """What the run looks like now (docs/status.md)."""
-    state, now = engine.state, engine.clock.now()
+    state, now, rounds = engine.state, engine.clock.now(), engine.rounds
     evaluation = next((e for e in reversed(state.evaluations) if e.model == "published"), None)
     return {
         "run": state.run,
@@ -19,9 +19,9 @@ def status(engine: Engine) -> dict[str, object]:
         "mode": state.segment.mode,
         "segment": state.segment.number,
         "switching": state.switching.mode if state.switching else None,
-        "step": state.open_step,
-        "clock": state.low // state.streams,
-        "total_steps": state.dataset.total_steps if state.dataset else None,
+        "step": rounds.first_step(state.open_step),
+        "clock": rounds.first_step(state.low // state.streams),
+        "total_steps": state.dataset.steps if state.dataset else None,
         "timeline": state.timeline,
         "pure": engine.core.pure,
         "out": str(engine.out),
@@ -44,7 +44,8 @@ def status(engine: Engine) -> dict[str, object]:
 def summary(engine: Engine) -> dict[str, object]:
     """What became of the run; the launcher adds `restarts`."""
     state = engine.state
-    losses = {e.model: e.loss for e in state.evaluations if e.step == state.open_step}
+    steps = engine.rounds.first_step(state.open_step)
+    losses = {e.model: e.loss for e in state.evaluations if e.step == steps}
     checkpoint = state.checkpointed
     begun = engine.core.begun_at
     wall = engine.worked_before_s + engine.clock.now() - (begun if begun is not None else engine.started)
@@ -57,7 +58,7 @@ def summary(engine: Engine) -> dict[str, object]:
         "timeline": state.timeline,
         "workers": engine.config.cluster.workers,
         "servers": engine.config.cluster.servers,
-        "steps": state.open_step,
+        "steps": steps,
         "wall_s": round(wall, 3),
         "tokens_per_s": round(tokens / wall, 1) if tokens and wall > 0 else None,
         "train_loss": state.loss,
@@ -113,12 +114,20 @@ def _totals(engine: Engine) -> dict[str, object]:
         "bytes_pushed": accounts.total("bytes_pushed"),
         "bytes_pulled": accounts.total("bytes_pulled"),
         "bytes_state": accounts.total("bytes_state"),
-        "bytes_dense": accounts.bytes_dense(parameters, totals.units),
+        "bytes_dense": accounts.bytes_dense(parameters, totals.units, steps_a_round=_steps_a_round(engine)),
         "staleness": {str(stale): units for stale, units in sorted(totals.staleness.items())},
         "mass_returned": round(totals.returned, 6),
         "mass_held": round(engine.core.residuals.held, 6),
         "mass_lost": totals.lost,
     }
+
+
+def _steps_a_round(engine: Engine) -> float:
+    """On the mean of what is settled: dense training moves a gradient at each step."""
+    state, rounds = engine.state, engine.rounds
+    behind = state.open_step - state.first_step
+    steps = rounds.first_step(state.open_step) - rounds.first_step(state.first_step)
+    return steps / behind if behind else 1.0
 
 
 def _worker(engine: Engine, member: Member, now: float) -> dict[str, object]:

@@ -24,6 +24,7 @@ from coordinator.state import State
 from wire.clock import monotonic_clock
 from wire.config import Config
 from wire.errors import UsageError, by_name
+from wire.rounds import Rounds
 from wire.rpc.identity import Security
 from wire.rpc.server import serve
 from wire.telemetry import log_to_stderr
@@ -80,7 +81,7 @@ async def _main(
     clock = monotonic_clock
     office = take_office(config, out, resume)
     state = office.state
-    core = Core(_rules(config), state, resumed=office.resumed)
+    core = Core(_rules(config, origin=state.origin), state, resumed=office.resumed)
     events = EventLog(out / "events.jsonl", clock, goes_on=office.again)
     engine = Engine(
         core,
@@ -137,7 +138,7 @@ def _outcome(state: State) -> int:
     return 0
 
 
-def _rules(config: Config) -> Rules:
+def _rules(config: Config, *, origin: int) -> Rules:
     return Rules(
         servers=config.cluster.servers,
         workers_to_begin=config.cluster.workers_to_begin,
@@ -154,6 +155,7 @@ def _rules(config: Config) -> Rules:
         mixed_fingerprints=config.cluster.allow_mixed_fingerprints,
         ack=config.durability.ack,
         replicas=config.durability.replicas,
+        rounds=Rounds.of(config, origin=origin),
     )
 
 

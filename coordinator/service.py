@@ -62,6 +62,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             incarnation=joined.incarnation,
             config_json=engine.config.to_json(),
             out=str(engine.out),
+            origin=engine.state.origin,
         )
 
     async def Declare(
@@ -135,14 +136,16 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         reason = request.reason or "an operator asked"
         stopped = await self._engine.ask(lambda key: e.StopAsked(key, reason))
         assert isinstance(stopped, a.Stopped)
-        return coordinator_pb2.StopReply(at_step=stopped.at_step)
+        return coordinator_pb2.StopReply(at_step=self._engine.rounds.first_step(stopped.at_step))
 
     async def Checkpoint(
         self, request: coordinator_pb2.CheckpointRequest, context: Context
     ) -> coordinator_pb2.CheckpointReply:
         saved = await self._engine.ask(e.CheckpointAsked)
         assert isinstance(saved, a.Saved)
-        return coordinator_pb2.CheckpointReply(step=saved.step, path=saved.path)
+        return coordinator_pb2.CheckpointReply(
+            step=self._engine.rounds.first_step(saved.step), path=saved.path
+        )
 
     async def Set(self, request: coordinator_pb2.SetRequest, context: Context) -> coordinator_pb2.SetReply:
         engine = self._engine

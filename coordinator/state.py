@@ -133,6 +133,7 @@ class State:
     term: int = 0
     nonce: str = ""
     first_step: int = 0
+    origin: int = 0
     checkpoint: str = ""
     members: dict[int, Member] = field(default_factory=dict)
     layout: Layout | None = None
@@ -311,6 +312,7 @@ class State:
         self.run, self.timeline = record.run, record.timeline
         self.term, self.nonce = record.term, record.nonce
         self.first_step = self.open_step = record.first_step
+        self.origin = record.origin
         self.checkpoint = record.checkpoint
         self.low = record.first_step * self.streams
         self.segment = replace(self.segment, step=record.first_step)

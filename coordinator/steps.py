@@ -33,7 +33,7 @@ class Heard:
     def accept(self, stream: int, shard: int, commit: Commit) -> None:
         self.accepted.setdefault(stream, set()).add(shard)
         first = self.commits.setdefault(stream, commit)
-        if first.learning_rates != commit.learning_rates or first.contributes != commit.contributes:
+        if _rates(first) != _rates(commit) or first.contributes != commit.contributes:
             self._torn = stream
 
     def torn(self, step: int) -> str:
@@ -44,7 +44,7 @@ class Heard:
                 "(learning rates, or whether it is empty); expected the same of every worker: data, code and machines "
                 "alike"
             )
-        filled = [(s, c.learning_rates) for s, c in sorted(self.commits.items()) if c.contributes]
+        filled = [(s, _rates(c)) for s, c in sorted(self.commits.items()) if c.contributes]
         for stream, rates in filled[1:]:
             if rates != filled[0][1]:
                 return (
@@ -53,6 +53,11 @@ class Heard:
                     "of session.clock, or hand the scheduler to sparsync.join"
                 )
         return ""
+
+
+def _rates(commit: Commit) -> tuple[float, ...]:
+    """The learning rates that whoever ran the user's optimizer took."""
+    return commit.inner_rates or commit.learning_rates
 
 
 class Steps:
@@ -141,7 +146,8 @@ class Steps:
         commits = [heard.commits[stream] for stream in streams]
         bad = [c.empty_reason for c in commits if c.empty_reason.startswith(BAD_UNIT)]
         if bad and rules.on_bad_unit == "stop" and state.stopping is None:
-            desk.decide(Stopping(f"step {state.open_step}: {bad[0].removeprefix(BAD_UNIT)}", "BadUnit"))
+            step = desk.rounds.first_step(state.open_step)
+            desk.decide(Stopping(f"step {step}: {bad[0].removeprefix(BAD_UNIT)}", "BadUnit"))
         following = state.open_step + 1
         drained = desk.drained(following)
         kind = self._boundary.kind(following) if drained else NOTHING

@@ -1,7 +1,7 @@
 """Many pushes -> one gradient.
 
-Exact segments: those of one step, in stream order whatever the order of arrival. `mean`: the sum
-in stream order, then one division. `sum`: no division. With a codec that sends estimates (EF21)
+Exact segments: those of one step, in stream order whatever the order of arrival: their sum, each with its share, then
+one division as `ps/merge.py` says. With a codec that sends estimates (EF21)
 the sum lives on across steps, a unit's frame adds its change, and the divisor is the number of
 streams, since an empty unit leaves its stream's estimate as it was; otherwise the sum starts at
 zero and the divisor is the number of non-empty units.
@@ -15,11 +15,12 @@ Legend: n = blocks of the shard; planes are float32 [n, 4096].
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ps.merge import Counts, Merge, divide
 from ps.trees import State, copies, fill, fill_all
 from wire.codec.base import Blocks, Decoded, Frame, PushCodec
 from wire.codec.chain import FLUSH
@@ -29,10 +30,13 @@ Plane = NDArray[np.float32]
 
 
 class Aggregate:
-    def __init__(self, codec: PushCodec, *, rows: int, streams: int, rule: str) -> None:
+    """Memory: a plane, with estimates two; where elements are counted half a plane more."""
+
+    def __init__(self, codec: PushCodec, *, rows: int, streams: int, merge: Merge) -> None:
         self._codec = codec
         self._streams = streams
-        self._rule = rule
+        self._merge = merge
+        self._counts: Counts | None = np.zeros((rows, BLOCK), np.uint16) if merge.counts else None
         self._sum: Plane = np.zeros((rows, BLOCK), np.float32)
         self._gradient = np.empty_like(self._sum) if codec.estimates else self._sum
 
@@ -46,30 +50,45 @@ class Aggregate:
     def restore(self, tree: State) -> None:
         fill_all(self.planes(), tree)
 
-    def gradient(self, pushes: Iterable[Decoded], units: int) -> Plane:
-        """The step's gradient [n, 4096] from its non-empty units, so many, in stream order.
+    def gradient(self, pushes: Iterable[Decoded], tokens: Sequence[int]) -> Plane:
+        """The step's gradient [n, 4096] from its non-empty units and the tokens of each, in stream order.
 
         The result is valid until the next call.
         """
         if not self._codec.estimates:
             self._sum.fill(0.0)
-        for push in pushes:
-            push.add_to(self._sum)
-        count = self._streams if self._codec.estimates else units
-        divisor = np.float32(1 if self._rule == "sum" else max(count, 1))
-        return np.divide(self._sum, divisor, out=self._gradient)
+        if self._counts is not None:
+            self._counts.fill(0)
+        for push, share in zip(pushes, self._merge.shares(tokens), strict=True):
+            push.add_to(self._sum, factor=share)
+            if self._counts is not None:
+                push.count_to(self._counts)
+        if self._counts is not None:
+            return divide(self._sum, self._merge.divisors(len(tokens)), self._counts, self._gradient)
+        units = self._streams if self._codec.estimates else len(tokens)
+        return np.divide(self._sum, self._merge.divisor(units), out=self._gradient)
 
 
 class LaneAggregate:
     """Factored pushes of an elastic segment. Begins at zero.
 
-    Memory: two planes; with estimates one more a worker.
+    Memory: two planes; with estimates one more a worker; where elements are counted half a plane more.
+
+    Args:
+        counting: whether all that is added between two gradients is added at once, and so is counted by element.
+        gain: what every unit counts more than its share.
     """
 
-    def __init__(self, codec: PushCodec, blocks: Blocks, *, rows: int, rule: str) -> None:
+    def __init__(
+        self, codec: PushCodec, blocks: Blocks, *, rows: int, merge: Merge, counting: bool, gain: float = 1.0
+    ) -> None:
         self._codec = codec
         self._blocks = blocks
-        self._rule = rule
+        self._merge = merge
+        self._gain = gain
+        self._counts: Counts | None = (
+            np.zeros((rows, BLOCK), np.uint16) if counting and merge.counts else None
+        )
         self._sum: Plane = np.zeros((rows, BLOCK), np.float32)
         self._gradient = np.zeros_like(self._sum)
         self._lanes: dict[int, Plane] = {}
@@ -88,7 +107,10 @@ class LaneAggregate:
             lane = np.zeros_like(self._sum) if lane is None else lane
             self._codec.add(frame, lane, self._blocks, factor=factor)
             self._lanes[incarnation] = lane
-        self._codec.add(frame, self._sum, self._blocks, factor=factor)
+        decoded = self._codec.decode(frame, self._blocks)
+        decoded.add_to(self._sum, factor=factor)
+        if self._counts is not None:
+            decoded.count_to(self._counts)
 
     def flush(self, frame: Frame) -> None:
         """Add a dense frame. Raises: DamagedFrame, before anything has changed."""
@@ -99,8 +121,12 @@ class LaneAggregate:
 
         The result is valid until the next call. Sums of estimates stay, others begin at zero again.
         """
-        divisor = np.float32(1 if self._rule == "sum" else self.averaged(count))
-        np.divide(self._sum, divisor, out=self._gradient)
+        if self._counts is not None:
+            divide(self._sum, self._merge.divisors(count), self._counts, self._gradient)
+            self._counts.fill(0)
+        else:
+            divisor = np.float32(self._merge.divisor(self.averaged(count)) / self._gain)
+            np.divide(self._sum, divisor, out=self._gradient)
         if not self._codec.estimates:
             self._sum.fill(0.0)
         return self._gradient

@@ -32,11 +32,11 @@ from ps.standby import Standby
 from ps.terms import TermGuard
 from wire.clock import monotonic_clock
 from wire.codec.dense import pack
-from wire.config import Config
+from wire.config import Config, complete
 from wire.errors import ProtocolMismatch, SparsyncError, StaleIncarnation
 from wire.ids import Term
 from wire.messages import layout_from_proto, optimizer_from_proto, ranges_from_proto
-from wire.rpc.planes import PlaneReader, plane_chunks
+from wire.rpc.planes import PlaneReader, inner_bytes, plane_chunks
 from wire.v1 import common_pb2, shard_pb2
 
 log = logging.getLogger(__name__)
@@ -249,6 +249,8 @@ class Control:
             segment=first_segment(message),
             damping=config.sync.damping,
             max_staleness=config.sync.max_staleness,
+            count_power=config.optimizer.count_power,
+            weights=complete(config).optimizer.weights or "uniform",
         )
         directory = self._owner.archive.directory
         await self._owner.read(
@@ -387,6 +389,8 @@ class Control:
         """Bytes that a plane of a stream's state has, or may have; None: there is none of that name."""
         if name == "extra":
             return range(EXTRA_BYTES + 1)
+        if name == "inner" and self._place.config.sync.is_local:
+            return inner_bytes(self._owner.shard.trainable.elements)
         return 4 * self._owner.shard.trainable.elements if name in planes else None
 
     @property

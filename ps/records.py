@@ -47,6 +47,9 @@ class ShardSpec:
     """The first one; its step is the run's first."""
     damping: float = 0.5
     max_staleness: float = 8.0
+    count_power: float = 0.0
+    """γ, where `aggregate` is "count"."""
+    weights: str = "uniform"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ps.aggregate import Aggregate, LaneAggregate
 from ps.ledger import ArrivalLedger, ElasticLedger, Ledger
+from ps.merge import Merge
 from ps.publish import DeltaLog
 from ps.records import Accept, Accepted, Close, Flush, Segment, ShardSpec
 from ps.staleness import Staleness
@@ -154,7 +155,8 @@ class Exact:
     def __init__(self, shop: Workshop, segment: Segment, fences: dict[int, int], version: int) -> None:
         spec = shop.spec
         self._shop = shop
-        self._aggregate = Aggregate(shop.codec, rows=shop.rows, streams=spec.streams, rule=spec.aggregate)
+        merge = Merge.of(spec)
+        self._aggregate = Aggregate(shop.codec, rows=shop.rows, streams=spec.streams, merge=merge)
         self.ledger = Ledger(spec.timeline, spec.streams, segment.step, fences=fences, lag=segment.lag)
         self.held: dict[int, Held] = {}
         self._decoded_bytes = 0
@@ -195,7 +197,8 @@ class Exact:
         filled = _contributing(units, self.held, self._shop.spec.streams)
         if not filled:
             return None
-        gradient = self._aggregate.gradient(map(self._opened, filled), len(filled))
+        tokens = [held.unit.commit.tokens for held in filled]
+        gradient = self._aggregate.gradient(map(self._opened, filled), tokens)
         # the coordinator closes no step whose commits disagree on the learning rates
         return Move(gradient, filled[0].unit.commit.learning_rates)
 
@@ -230,10 +233,18 @@ class Exact:
 class _Elastic:
     """What the two elastic disciplines share: lanes, staleness, bounded retention; no planes for checkpoints."""
 
-    def __init__(self, shop: Workshop, ledger: ElasticLedger, version: int) -> None:
+    def __init__(self, shop: Workshop, ledger: ElasticLedger, version: int, *, arrival: bool) -> None:
         spec = shop.spec
         self._shop = shop
-        self._aggregate = LaneAggregate(shop.codec, shop.trainable, rows=shop.rows, rule=spec.aggregate)
+        self._merge = Merge.of(spec)
+        self._aggregate = LaneAggregate(
+            shop.codec,
+            shop.trainable,
+            rows=shop.rows,
+            merge=self._merge,
+            counting=not arrival,
+            gain=self._merge.gain(spec.streams) if arrival else 1.0,
+        )
         self._staleness = Staleness(
             version,
             streams=spec.streams,
@@ -327,7 +338,10 @@ class Named(_Elastic):
     def __init__(self, shop: Workshop, segment: Segment, fences: dict[int, int], version: int) -> None:
         spec = shop.spec
         super().__init__(
-            shop, ElasticLedger(spec.timeline, spec.streams, segment.step, fences=fences), version
+            shop,
+            ElasticLedger(spec.timeline, spec.streams, segment.step, fences=fences),
+            version,
+            arrival=False,
         )
 
     def take(self, record: Accept, unit: Accepted, version: int) -> None:
@@ -345,8 +359,9 @@ class Named(_Elastic):
         filled = _contributing(units, self.held, self._shop.spec.streams)
         if not filled:
             return self._flushed_alone()
-        for held in filled:
-            self._aggregate.add(held.unit.incarnation, held.frame, held.unit.factor)
+        shares = self._merge.shares([held.unit.commit.tokens for held in filled])
+        for held, share in zip(filled, shares, strict=True):
+            self._aggregate.add(held.unit.incarnation, held.frame, held.unit.factor * share)
         return Move(self._aggregate.gradient(len(filled)), _rates([h.unit for h in filled]))
 
 
@@ -356,16 +371,35 @@ class Arrival(_Elastic):
     def __init__(self, shop: Workshop, segment: Segment, fences: dict[int, int], version: int) -> None:
         spec = shop.spec
         super().__init__(
-            shop, ArrivalLedger(spec.timeline, spec.streams, segment.step, fences=fences), version
+            shop,
+            ArrivalLedger(spec.timeline, spec.streams, segment.step, fences=fences),
+            version,
+            arrival=True,
         )
+        self._seen = (0, 0)
+        """Units that moved the model, and their tokens."""
 
     def take(self, record: Accept, unit: Accepted, version: int) -> None:
         if unit.contributes:
-            self._aggregate.add(record.incarnation, record.frame, unit.factor)
+            seen = self._seen[0] + 1, self._seen[1] + record.commit.tokens
+            self._aggregate.add(record.incarnation, record.frame, unit.factor * self._share(record, *seen))
+            self._seen = seen
         elif unit.commit.contributes:
             self._shop.codec.validate(record.frame, self._shop.trainable)
         self.held[record.unit.number(self._shop.spec.streams)] = Held(unit, b"")
         self._note(record, version)
+
+    def _share(self, record: Accept, units: int, tokens: int) -> float:
+        """n / n̄: its tokens, as a share of those of the mean unit so far, itself included."""
+        return record.commit.tokens * units / tokens if self._merge.by_tokens and tokens else 1.0
+
+    def image(self) -> State:
+        return {**super().image(), "seen": list(self._seen)}
+
+    def restore(self, tree: State) -> None:
+        super().restore(tree)
+        units, tokens = tree["seen"]
+        self._seen = units, tokens
 
     def due(self, record: Close) -> list[Accepted]:
         if record.streams or record.late or not self.ledger.holds_all_before(record.step + 1):

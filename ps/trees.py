@@ -75,10 +75,8 @@ def accepted_to_tree(unit: Accepted) -> State:
 
 def accepted_from_tree(tree: State) -> Accepted:
     commit = tree["commit"]
-    rates = tuple(commit["learning_rates"])
-    return Accepted(
-        **{**tree, "unit": UnitId(*tree["unit"]), "commit": Commit(**{**commit, "learning_rates": rates})}
-    )
+    rates = {name: tuple(commit.get(name, ())) for name in ("learning_rates", "inner_rates")}
+    return Accepted(**{**tree, "unit": UnitId(*tree["unit"]), "commit": Commit(**{**commit, **rates})})
 
 
 def copies(planes: Mapping[str, Plane]) -> dict[str, Plane]:

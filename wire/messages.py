@@ -34,6 +34,8 @@ class Commit:
     loss: float
     norm_sq: float
     learning_rates: tuple[float, ...]
+    inner_rates: tuple[float, ...] = ()
+    """With local steps those of the worker's own optimizer, at the unit's last step."""
 
     @property
     def contributes(self) -> bool:
@@ -71,6 +73,7 @@ def commit_to_proto(commit: Commit) -> shard_pb2.Commit:
         loss=commit.loss,
         norm_sq=commit.norm_sq,
         learning_rates=commit.learning_rates,
+        inner_rates=commit.inner_rates,
     )
 
 
@@ -82,6 +85,7 @@ def commit_from_proto(commit: shard_pb2.Commit) -> Commit:
         loss=commit.loss,
         norm_sq=commit.norm_sq,
         learning_rates=tuple(commit.learning_rates),
+        inner_rates=tuple(commit.inner_rates),
     )
 
 

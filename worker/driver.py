@@ -17,9 +17,11 @@ from wire.clock import Clock, Deadline
 from wire.errors import Interrupted, RunOver, SparsyncError, StaleIncarnation, by_name
 from wire.ids import UnitId
 from wire.messages import Commit, OptimizerSpec
+from wire.rounds import Rounds
 from worker.elastic import ElasticSegment
 from worker.evaluation import Evaluation
 from worker.exact import ExactSegment
+from worker.inner import Inner
 from worker.mailbox import End, Mailbox
 from worker.parameters import Parameters, learning_rates
 from worker.progress import Progress
@@ -33,6 +35,8 @@ from worker.streams import WAIT, Kind, Task
 log = logging.getLogger(__name__)
 REJOINS = 5
 """Times that a worker which is given up joins anew before a unit of it is accepted again."""
+FIRST_UNIT_S = 5.0
+"""In its first unit, while nobody knows how long one takes, a worker says so often that it makes progress."""
 LEAVE_S = 10.0
 """A loop that ended before the run waits so long to be let go."""
 
@@ -63,14 +67,16 @@ class Driver:
         self._extras = extras
         self._origin = extras.initial
         self._evaluation = evaluation
-        self._inner = inner
+        self._optimizer = inner
+        self._inner = Inner(inner) if attached.config.sync.is_local else None
         self._schedule = Schedule(inner, scheduler)
+        self._rounds = Rounds.of(attached.config, origin=attached.origin)
         self._clock = clock
         self._ready: Mapping[str, Any] | None = None
         self._looked_at = NOWHERE
         self._leaving = False
         self._futile = 0
-        self._began = 0.0
+        self._began = self._told = 0.0
         self.task = WAIT
         self.end: End | None = None
         self._enter()
@@ -86,6 +92,7 @@ class Driver:
             specification=self._specification,
             extras=self._extras,
             origin=self._origin,
+            inner=self._inner,
         )
         self._progress = Progress()
         transfer.begin_attending()
@@ -119,14 +126,20 @@ class Driver:
         return self._route.total_steps
 
     @property
+    def rounds(self) -> Rounds:
+        """Which steps belong to a unit."""
+        return self._rounds.until(self.total_steps) if self.total_steps else self._rounds
+
+    @property
     def first(self) -> bool:
         """Whether this worker evaluates."""
         return self._segment.first
 
     @property
     def clock(self) -> int:
-        """The step of the unit at hand; between units how far the model has come."""
-        return self._segment.clock if self.task.kind is Kind.WAIT else self.task.step
+        """The first step of the unit at hand; between units how far the model has come."""
+        waits = self.task.kind is Kind.WAIT
+        return self.rounds.first_step(self._segment.clock if waits else self.task.step)
 
     @property
     def unit(self) -> UnitId:
@@ -135,8 +148,9 @@ class Driver:
 
     @property
     def following(self) -> tuple[int, int]:
-        """(step, stream) of the unit after the one at hand, unless the plan changes."""
-        return self._segment.following(self.task)
+        """(first step, stream) of the unit after the one at hand, unless the plan changes."""
+        round_, stream = self._segment.following(self.task)
+        return self.rounds.first_step(round_), stream
 
     # --- the way ---------------------------------------------------------------------------------
 
@@ -191,7 +205,7 @@ class Driver:
 
     def _manage(self, task: Task) -> None:
         if isinstance(self._segment, ElasticSegment):
-            self._segment.flush(learning_rates(self._inner))
+            self._segment.flush(self._rates)
         else:
             self._segment.manage(task)
         if task.kind in (Kind.LOAD, Kind.FLUSH):
@@ -203,9 +217,10 @@ class Driver:
                 self._evaluate_if_due()
         if self._segment.stand_at(task):
             self._report_progress()
-        self._schedule.stand_at(task.step)
+        self._schedule.stand_at(self.rounds.first_step(task.step))
         if task.kind is Kind.COMPUTE:
             self._evaluate_if_due()
+        self._parameters.show()
         self._segment.begin(task)
 
     def _wait(self) -> None:
@@ -224,8 +239,17 @@ class Driver:
             self._route.take_in()  # the end overtakes the last deltas where both have arrived
             if self._segment.catch_up():
                 self._report_progress()
-            self._schedule.stand_at(self._segment.clock)
+            self._schedule.stand_at(self.clock)
+            self._parameters.show()
         self._segment.show_first()
+
+    def begin_step(self, step: int) -> None:
+        """The batches of a step come next; a local one is taken under its own learning rates, in whatever order."""
+        if self._inner is None:
+            return
+        self._schedule.stand_at(step)
+        if not self._progress.units and self._clock.now() - self._told > FIRST_UNIT_S:
+            self._report_progress()
 
     def _listen(self) -> None:
         """Take in what has arrived; tell that this worker wants to go."""
@@ -289,43 +313,57 @@ class Driver:
         step, final = self._due_step(), self._segment.final
         if step is None:
             return
-        if self._evaluation.due(step, "published", final=final):
+        if self._evaluation.due(step, "published"):
             self._segment.show_first()
-            self._evaluation.run_if_due(step, "published", final=final)
-        if final and self._evaluation.due(step, "x", final=True):
+            self._parameters.show()
+            self._evaluation.run(step, "published")
+        if final and self._evaluation.due(step, "x"):
             with self._replica.holding_x():
                 self._parameters.refresh()
-                self._evaluation.run_if_due(step, "x", final=True)
+                self._evaluation.run(step, "x")
             self._parameters.refresh()
 
     def _due_step(self) -> int | None:
-        """The step under which x̂ would be evaluated now; None: not here, or not now.
+        """The step under which x̂ is to be evaluated now; None: not here, or not now.
 
-        In an elastic segment no worker stands at every step: the newest multiple passed since the last look.
+        In an elastic segment no worker stands at every step: the newest multiple passed since the last look. In an
+        exact one: the first that reaches or passes a multiple, under its own name.
         """
         if not self._replica.held:
             return None
-        clock = self._segment.clock
-        before = clock - 1 if self._looked_at == NOWHERE else self._looked_at
-        self._looked_at = clock
+        rounds, round_ = self.rounds, self._segment.clock
+        looked_at, self._looked_at = self._looked_at, round_
         if not self._segment.first:
             return None
-        if self._segment.elastic and not self._segment.final:
-            over = (
-                self.total_steps is not None and clock >= self.total_steps
-            )  # the last delta is still to come
-            return None if over else self._evaluation.passed(before, clock)
-        return clock
+        clock = rounds.first_step(round_)
+        if self._segment.final:
+            return clock
+        if not self._segment.elastic:
+            passed = self._evaluation.passed(rounds.first_step(round_ - 1), clock)
+            return None if passed is None else clock
+        if self.total_steps is not None and clock >= self.total_steps:
+            return None  # the last delta is still to come
+        return self._evaluation.passed(
+            rounds.first_step(round_ - 1 if looked_at == NOWHERE else looked_at), clock
+        )
 
     # --- after a unit ----------------------------------------------------------------------------------
 
     def send(self, *, samples: int, tokens: int, loss: float, norm_sq: float) -> None:
-        """Compress the collected gradient shard by shard and push it; a replayed unit is compressed only."""
-        self._commit(Commit("", samples, tokens, loss, norm_sq, learning_rates(self._inner)))
+        """Compress what was collected shard by shard and push it; a replayed unit is compressed only."""
+        inner = learning_rates(self._optimizer) if self._inner is not None else ()
+        self._commit(Commit("", samples, tokens, loss, norm_sq, self._rates, inner))
 
     def send_empty(self, reason: str, *, samples: int = 0) -> None:
         """Commit the unit at hand as contributing nothing; the codec's state stays as it was."""
-        self._commit(Commit(reason, samples, 0, 0.0, 0.0, learning_rates(self._inner)))
+        self._commit(Commit(reason, samples, 0, 0.0, 0.0, self._rates))
+
+    @property
+    def _rates(self) -> tuple[float, ...]:
+        """Learning rates of the servers' optimizer, one a parameter group."""
+        if self._inner is None:
+            return learning_rates(self._optimizer)
+        return tuple(group["lr"] for group in self._specification.groups)
 
     def restore(self) -> None:
         """The state as it was before the unit at hand: what a bad attempt left in buffers is undone."""
@@ -338,6 +376,7 @@ class Driver:
         self._report_progress(unit_s=seconds)
 
     def _report_progress(self, *, unit_s: float = 0.0) -> None:
+        self._told = self._clock.now()
         self._attached.report(
             progress=self._progress.report(
                 version=min(self._replica.versions) if self._replica.held else 0,

@@ -16,6 +16,7 @@ from wire.ids import UnitId
 from wire.messages import Commit
 from worker.deltas import Delta
 from worker.farewell import Farewell
+from worker.inner import Inner
 from worker.lane import Lane
 from worker.leases import LeaseWork
 from worker.mailbox import Plan
@@ -36,6 +37,7 @@ class ElasticSegment:
         number: of the segment.
         streams: units of a step (R).
         held: what the segment before held back, for the pushes of this one.
+        inner: the optimizer that units step here; its state stays with this worker. None: the servers do.
     """
 
     elastic = True
@@ -52,6 +54,7 @@ class ElasticSegment:
         extras: Extras,
         streams: int,
         held: Plane | None,
+        inner: Inner | None = None,
         clock: Clock = monotonic_clock,
     ) -> None:
         self.number = number
@@ -59,6 +62,7 @@ class ElasticSegment:
         self._parameters = parameters
         self._replica = replica
         self._extras = extras
+        self._inner = inner
         self._streams = streams
         self._work = LeaseWork(streams)
         self._lane = Lane(codec, parameters.gradient, replica.trainable, streams=streams)
@@ -160,10 +164,14 @@ class ElasticSegment:
     def begin(self, task: Task) -> None:
         """Keep what a bad attempt at the unit might change."""
         self._before = self._extras.save(USER_STREAM)
+        if self._inner is not None:
+            self._inner.begin(self._inner.state)
 
     def restore(self, task: Task) -> None:
-        """Buffers, scaler and objects as they were before the unit at hand."""
+        """Buffers, scaler, objects and inner optimizer as they were before the unit at hand."""
         self._extras.load(USER_STREAM, self._before)
+        if self._inner is not None:
+            self._inner.restore()
 
     def show_first(self) -> None:
         """There is one set of buffers."""

@@ -43,15 +43,12 @@ class Evaluation:
         """What was told may have been lost: it may be run again."""
         self._done.clear()
 
-    def due(self, step: int, model: str, *, final: bool) -> bool:
-        if self._function is None or (step, model) in self._done:
-            return False
-        return final or (self.every > 0 and step % self.every == 0)
+    def due(self, step: int, model: str) -> bool:
+        """Whether it has to be run for that, where a step is one at which evaluations are due."""
+        return self._function is not None and (step, model) not in self._done
 
-    def run_if_due(self, step: int, model: str, *, final: bool) -> None:
+    def run(self, step: int, model: str) -> None:
         """Evaluate and report; the random state and the mode of each module are left as they were."""
-        if not self.due(step, model, final=final):
-            return
         assert self._function is not None
         self._done.add((step, model))
         self._report(announce={"activity": "evaluating"})

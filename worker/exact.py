@@ -16,7 +16,9 @@ from wire.codec.base import PushCodec
 from wire.codec.dense import pack, unpack
 from wire.ids import UnitId
 from wire.messages import Commit
+from wire.rpc.planes import inner_bytes, pieces_of
 from worker.deltas import Delta
+from worker.inner import Inner
 from worker.mailbox import Plan
 from worker.parameters import Parameters, Plane
 from worker.replica import Replica
@@ -37,6 +39,7 @@ class ExactSegment:
         streams: units of a step (R).
         origin: the extra that a stream without a deposit begins with.
         held: what the segment before held back; the first stream without a deposit begins with it.
+        inner: the optimizer that units step here; None: the servers do.
     """
 
     elastic = False
@@ -56,6 +59,7 @@ class ExactSegment:
         streams: int,
         origin: bytes,
         held: Plane | None,
+        inner: Inner | None = None,
     ) -> None:
         self.number = number
         self._transfer = transfer
@@ -63,6 +67,7 @@ class ExactSegment:
         self._replica = replica
         self._codec = codec
         self._extras = extras
+        self._inner = inner
         self._streams = streams
         self._origin = origin
         self._residual = "" if codec.estimates or not codec.state_planes else codec.state_planes[-1]
@@ -186,12 +191,17 @@ class ExactSegment:
         return self._seek(self._carrier.need(task.step))
 
     def begin(self, task: Task) -> None:
-        """Buffers, scaler and objects as the stream left them."""
-        self._extras.load(task.stream, self._states[task.stream].extra)
+        """Buffers, scaler, objects and inner optimizer as the stream left them."""
+        state = self._states[task.stream]
+        self._extras.load(task.stream, state.extra)
+        if self._inner is not None:
+            self._inner.begin(state.moments)
 
     def restore(self, task: Task) -> None:
         """As before the unit at hand: what a bad attempt changed is undone."""
-        self.begin(task)
+        self._extras.load(task.stream, self._states[task.stream].extra)
+        if self._inner is not None:
+            self._inner.restore()
 
     def show_first(self) -> None:
         """Buffers, scaler and objects as the first stream left them, whichever was computed last."""
@@ -219,6 +229,8 @@ class ExactSegment:
                 most_bytes=self._codec.max_frame_bytes(blocks) if commit.contributes else 0,
             )
         state.extra = self._extras.save(task.stream)
+        if self._inner is not None:
+            state.moments = self._inner.state
         self._carrier.done(task)
 
     # --- stream state ---------------------------------------------------------------------------------
@@ -233,7 +245,7 @@ class ExactSegment:
     def _take_over(self, task: Task) -> None:
         """A stream's newest deposit, or the state that every stream begins with."""
         planes = {name: np.zeros_like(self._parameters.gradient) for name in self._codec.state_planes}
-        extra = self._origin
+        extra, inner = self._origin, self._inner.origin if self._inner is not None else b""
         if task.has_deposit:
             log.info("taking over stream %d from its deposit at step %d", task.stream, task.step)
             parts = self._transfer.do_withdraw(task.stream, task.step, self._expected_of_deposit)
@@ -241,14 +253,18 @@ class ExactSegment:
                 for name in planes:
                     unpack(part[name], planes[name], blocks)
                 extra = part.get("extra", extra)
+            inner = b"".join(part.get("inner", b"") for part in parts)
         elif self._inherited is not None:
             planes[self._residual], self._inherited = self._inherited, None
-        self._states[task.stream] = StreamState(planes, extra)
+        moments = self._inner.load(inner) if self._inner is not None else None
+        self._states[task.stream] = StreamState(planes, extra, moments)
         self._carrier.done(task)
 
     def _expected_of_deposit(self, shard: int, name: str) -> int | range | None:
         if name == "extra":
             return range(EXTRA_BYTES + 1)
+        if name == "inner" and self._inner is not None:
+            return inner_bytes(self._replica.trainable[shard].elements)
         return 4 * self._replica.trainable[shard].elements if name in self._codec.state_planes else None
 
     def _deposit(self, task: Task) -> None:
@@ -259,6 +275,10 @@ class ExactSegment:
             for blocks in self._replica.trainable
         ]
         parts[0]["extra"] = state.extra
+        if self._inner is not None:
+            elements = [blocks.elements for blocks in self._replica.trainable]
+            for part, piece in zip(parts, pieces_of(self._inner.dump(state.moments), elements), strict=True):
+                part["inner"] = piece
         released = task.kind is Kind.RELEASE
         self._transfer.begin_deposit(task.stream, task.step, task.attempt, parts, released=released)
         self._carrier.done(task)

@@ -2,7 +2,8 @@
 
 x̂ lives in one float32 plane [blocks, 4096]; where a parameter is float32 on the CPU its data
 *is* a view of that plane, so that applying a delta moves the model and x̂ takes no memory of
-its own. Other parameters are copied and rounded after each apply.
+its own. Other parameters are copied and rounded after each apply. With local steps those that are
+trained have memory of their own, which the worker's optimizer moves away from x̂ in each unit.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ class Parameters:
     Args:
         model: already on its device.
         inner: the optimizer whose groups say what is trained.
+        moves: whether it is stepped here.
 
     Raises:
         ModelMismatch: a parameter that cannot be cut into blocks (lazy, sharded, of another dtype).
     """
 
-    def __init__(self, model: nn.Module, inner: torch.optim.Optimizer) -> None:
+    def __init__(self, model: nn.Module, inner: torch.optim.Optimizer, *, moves: bool = False) -> None:
+        self._moves = moves
+        self._shown = True
         self._named = [(plain_name(name), p) for name, p in model.named_parameters()]
         groups = {id(p): i for i, group in enumerate(inner.param_groups) for p in group["params"]}
         unknown = groups.keys() - {id(p) for _, p in self._named}
@@ -66,7 +70,8 @@ class Parameters:
         for p, described, start in self._spans():
             view = self._flat[start : start + described.numel].view(p.shape)
             view.copy_(p.detach())
-            if p.dtype == torch.float32 and p.device.type == "cpu":
+            own = self._moves and described.trainable
+            if p.dtype == torch.float32 and p.device.type == "cpu" and not own:
                 p.data = view
             else:
                 self._copied.append((p, view))
@@ -76,6 +81,38 @@ class Parameters:
         with torch.no_grad():
             for p, view in self._copied:
                 p.copy_(view)
+        self._shown = True
+
+    def show(self) -> None:
+        """Have the model show x̂, where steps were taken away from it."""
+        if not self._shown:
+            self.refresh()
+
+    def moved(self) -> None:
+        """A step was taken away from x̂."""
+        self._shown = False
+
+    def collect_difference(self) -> float:
+        """How far the trained parameters are from x̂, as they stood there, into `gradient`; the squared norm of it.
+
+        Descent: x̂ - θ, with x̂ rounded as the parameter is. Not finite where any element is not.
+        """
+        norm_sq = 0.0
+        for p, described, start in self._spans():
+            if not described.trainable:
+                continue
+            here = slice(start, start + described.numel)
+            target, published = (flat[here].view(p.shape) for flat in (self._flat_gradient, self._flat))
+            target.copy_(p.detach())
+            torch.sub(published.to(p.dtype).float(), target, out=target)
+            norm_sq += kernels.square_sum(self.gradient.reshape(-1)[here])
+        return norm_sq
+
+    def gradient_norm(self) -> float:
+        """Of all gradients as they are; not finite where any element is not, or where it is too large for its type."""
+        found = [p.grad for _, p in self._named if p.grad is not None]
+        dense = [g.coalesce().values() if g.is_sparse else g for g in found]
+        return float(nn.utils.get_total_norm(dense)) if dense else 0.0
 
     def collect(self) -> float:
         """Gradients of the trained parameters into `gradient`; the squared norm of all of them.
@@ -100,6 +137,10 @@ class Parameters:
         """Name of a parameter whose gradient is not finite."""
         bad = (name for name, p in self._named if p.grad is not None and not _finite(p.grad))
         return next(bad, "?")
+
+    def first_bad_parameter(self) -> str:
+        """Name of a parameter that is not finite."""
+        return next((name for name, p in self._named if not _finite(p.detach())), "?")
 
 
 def _finite(gradient: torch.Tensor) -> bool:

@@ -15,6 +15,7 @@ from wire.config import Config
 from wire.messages import OptimizerSpec
 from worker.elastic import ElasticSegment
 from worker.exact import ExactSegment
+from worker.inner import Inner
 from worker.mailbox import Plan
 from worker.parameters import Parameters, Plane
 from worker.replica import Replica
@@ -31,6 +32,7 @@ class Route:
     Args:
         transfer: connected to the shards.
         origin: the extra that a stream without a deposit begins with.
+        inner: the optimizer that units step here; None: the servers do.
 
     Attributes:
         segment: at hand; before the first plan one without any work.
@@ -47,6 +49,7 @@ class Route:
         specification: OptimizerSpec,
         extras: Extras,
         origin: bytes,
+        inner: Inner | None = None,
     ) -> None:
         self._config = config
         self._transfer = transfer
@@ -54,6 +57,7 @@ class Route:
         self._optimizer = specification.kind
         self._extras = extras
         self.origin = origin
+        self._inner = inner
         _, pull = codecs_of(config, parameters.layout, optimizer=self._optimizer)
         self.replica = Replica(parameters.published, parameters.layout, transfer.placement, pull, transfer)
         self.segment = self._make(NOWHERE, Plan())
@@ -123,8 +127,15 @@ class Route:
             self.dropped_norm += float(np.linalg.norm(held))
 
     def origin_now(self) -> bytes:
-        """What a stream without a deposit would begin with: behind an elastic segment, as the model is."""
-        return self._extras.save(USER_STREAM) if self.segment.elastic else self.origin
+        """What a stream without a deposit would begin with: behind an elastic segment, as the model is.
+
+        The inner optimizer keeps its own.
+        """
+        if not self.segment.elastic:
+            return self.origin
+        if self._inner is not None:
+            self._inner.begin_here()
+        return self._extras.save(USER_STREAM)
 
     def _make(self, number: int, plan: Plan, *, held: Plane | None = None) -> ExactSegment | ElasticSegment:
         codec, _ = codecs_of(
@@ -138,6 +149,7 @@ class Route:
             "extras": self._extras,
             "streams": self._config.sync.units_per_step,
             "held": held,
+            "inner": self._inner,
         }
         if plan.elastic:
             return ElasticSegment(number, **shared)

@@ -20,7 +20,7 @@ import torch
 
 from wire.clock import Deadline, monotonic_clock
 from wire.codec import kernels
-from wire.config import Config, environment
+from wire.config import Config, complete, environment
 from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, Unreachable, UsageError
 from wire.memory import keep_freed_memory
 from wire.rpc.channel import reach
@@ -65,6 +65,7 @@ class Attachment:
         self.device = device
         self.config = Config.from_json(reply.config_json)
         self.run = reply.run
+        self.origin = reply.origin
         out = Path(reply.out)
         self.out = out if out.is_dir() else None
         self._enter(reply)
@@ -177,10 +178,10 @@ def attachment() -> Attachment:
 
 
 def run_config() -> Config:
-    """The configuration of the run that this process joined (`sparsync.config()`)."""
+    """The configuration of the run that this process joined (`sparsync.config()`), complete."""
     if _attachment is None:
         raise UsageError("this process has joined no run; start the script with `sparsync train -- SCRIPT`")
-    return _attachment.config
+    return complete(_attachment.config)
 
 
 def run(

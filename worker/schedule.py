@@ -64,15 +64,18 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, torch.Tensor) else value
 
 
-def check_scheduler(scheduler: Any) -> None:
-    """Raises: UsageError for one that depends on more than the clock, or drives more than learning rates."""
+def check_scheduler(scheduler: Any, *, stepped_here: bool = False) -> None:
+    """Raises: UsageError for one that depends on more than the clock, or drives more than learning rates.
+
+    stepped_here: whether its optimizer is stepped by the session, which may then drive all that it likes.
+    """
     for part in _parts(scheduler):
         if isinstance(part, torch.optim.lr_scheduler.ReduceLROnPlateau):
             raise UsageError(
                 "ReduceLROnPlateau depends on a metric that the workers do not share; use a schedule of the clock, "
                 "such as LambdaLR or CosineAnnealingLR"
             )
-        if getattr(part, "cycle_momentum", False):
+        if getattr(part, "cycle_momentum", False) and not stepped_here:
             raise UsageError(
                 f"{type(part).__name__} with cycle_momentum=True moves the momentum, which is the servers' and fixed "
                 "for the run; only learning rates travel with the commits: use cycle_momentum=False"

@@ -1,14 +1,15 @@
 """The public API: `join` a run with a model, take its batches, `step` after each unit.
 
 The user's loop computes on what `batches` yields; `step` hands the unit's gradients to the
-driver, which does everything else between two turns of the loop.
+driver, which does everything else between two turns of the loop. With local steps it steps the user's
+optimizer, and after the last step of a unit hands over how far the model has moved.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +23,9 @@ from wire.messages import BAD_UNIT
 from worker.data import Dataset, Loader, Order, batches_of, to_device
 from worker.driver import Driver
 from worker.evaluation import Evaluation
+from worker.inner import outer
 from worker.parameters import Parameters, specify
+from worker.pieces import Piece, Standing
 from worker.randomness import seed_all
 from worker.runtime import Attachment, attachment
 from worker.scaling import unscale
@@ -49,7 +52,7 @@ def join(
     Args:
         model: any module; moved to the worker's device. Its parameters receive the run's.
         inner: in per-step modes the specification of the servers' optimizer (SGD or AdamW, with parameter
-            groups); it is never stepped here.
+            groups), which is never stepped here; with local steps any optimizer, stepped in `step`.
         scheduler: any of torch.optim.lr_scheduler, stepped once a step of the global clock; the learning rates of a
             unit are those of its step, and travel with its commit.
         scaler: a GradScaler; unscaled (unless the loop did) and updated in `step`.
@@ -60,8 +63,9 @@ def join(
         ModelMismatch: the run's model or optimizer is another one, or one that cannot be trained here.
         Unreachable: the coordinator or a server does not answer.
     """
-    check_scheduler(scheduler)
-    return Session(model, inner, scheduler, scaler, dict(state or {}), attachment())
+    attached = attachment()
+    check_scheduler(scheduler, stepped_here=attached.config.sync.is_local)
+    return Session(model, inner, scheduler, scaler, dict(state or {}), attached)
 
 
 class Session:
@@ -84,12 +88,14 @@ class Session:
         self._config = attached.config
         self._model = model.to(attached.device)
         self._inner, self._scaler = inner, scaler
-        specification = specify(inner)
-        self._parameters = Parameters(model, inner)
+        local = self._config.sync.is_local
+        specification = outer(inner, self._config.optimizer) if local else specify(inner)
+        self._take = self._step_here if local else self._push_gradient
+        self._parameters = Parameters(model, inner, moves=local)
         self._evaluation = Evaluation(self._model, attached.report, monotonic_clock)
         self._order: Order | None = None
         self._started = False
-        self._begin_unit(0, 0)
+        self._at = Standing()
         self.out: Path | None = attached.out
         self._driver = Driver(
             attached,
@@ -101,17 +107,15 @@ class Session:
             scheduler=scheduler,
             clock=monotonic_clock,
         )
-        if (
-            scheduler is not None
-        ):  # the servers step; torch's reminder to step before the scheduler would be wrong
+        if scheduler is not None:  # torch's reminder to step before the scheduler would be wrong
             inner._opt_called = True  # type: ignore[attr-defined]
 
     # --- what the loop may ask ---------------------------------------------------------------------
 
     @property
     def clock(self) -> int:
-        """The step of the unit at hand; between units the one that the model stands at."""
-        return self._driver.clock
+        """The step at hand; between units the one that the model stands at."""
+        return self._at.piece.step if self._at.piece is not None else self._driver.clock
 
     @property
     def stream(self) -> int:
@@ -120,7 +124,7 @@ class Session:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the unit at hand; 0 without a dataset."""
+        """The epoch of the step at hand; 0 without a dataset."""
         return self._order.epoch(self.clock) if self._order is not None else 0
 
     @property
@@ -140,8 +144,8 @@ class Session:
 
     @property
     def boundary(self) -> bool:
-        """Whether the batch at hand is the last of its unit, after which `step` is due."""
-        return self._given == self._of_unit
+        """Whether the batch at hand is one after which `step` is due."""
+        return self._at.given == self._at.batches
 
     # --- around the loop -----------------------------------------------------------------------------
 
@@ -191,8 +195,8 @@ class Session:
     ) -> Iterator[Any]:
         """The batches of this worker's units, until the run ends, across epochs, without `drop_last`.
 
-        A unit is `accumulate` batches (fewer where an epoch ends with fewer samples); `step` is due
-        after each unit. Processes that load (`num_workers`) are spawned, never forked.
+        `step` is due after `accumulate` batches (fewer where an epoch ends with fewer samples). Processes
+        that load (`num_workers`) are spawned, never forked.
 
         Raises:
             UsageError: the dataset has no length, or `step` was not called where it was due.
@@ -212,29 +216,50 @@ class Session:
         loader = Loader(dataset, seed=seed, collate=collate_fn, processes=num_workers)
         try:
             for task in self._driver.tasks():
-                unit = batches_of(order.indices(task.step, task.stream), batch_size, accumulate)
-                if not unit:
+                due = [(step, task.stream) for step in self._driver.rounds.steps_of(task.step)]
+                cut = [
+                    batches_of(order.indices(*at), batch_size, accumulate)
+                    for at in (*due, self._driver.following)
+                ]
+                announced = [
+                    [(order.epoch(step), batch) for batch in batches]
+                    for (step, _), batches in zip((*due, self._driver.following), cut, strict=True)
+                ]
+                pieces = [
+                    Piece(step, tuple(map(len, batches)), self._loading(loader, announced[i : i + 2]))
+                    for i, ((step, _), batches) in enumerate(zip(due, cut[:-1], strict=True))
+                    if batches
+                ]
+                if pieces:
+                    yield from self._unit(task, pieces)
+                else:
                     self._driver.send_empty(END_OF_EPOCH)
-                    continue
-                step, stream = self._driver.following
-                coming = batches_of(order.indices(step, stream), batch_size, accumulate)
-                loader.ahead([*((self.epoch, b) for b in unit), *((order.epoch(step), b) for b in coming)])
-                yield from self._unit(task, [len(b) for b in unit], self._loading(loader, task, unit))
         finally:
             loader.close()
 
-    def _loading(self, loader: Loader, task: Task, unit: list[list[int]]) -> Callable[[int], Any]:
-        epoch = self.epoch
-        return lambda number: to_device(loader.load(epoch, unit[number]), self._attached.device)
+    def _loading(
+        self, loader: Loader, announced: Sequence[Sequence[tuple[int, list[int]]]]
+    ) -> Callable[[int], Any]:
+        """Loads batches of the first (epoch, indices); with it those of the second are announced."""
+
+        def load(number: int) -> Any:
+            if number == 0:
+                loader.ahead([batch for batches in announced for batch in batches])
+            return to_device(loader.load(*announced[0][number]), self._attached.device)
+
+        return load
 
     def units(self, accumulate: int = 1) -> Iterator[int]:
-        """For loops that draw their own batches: yields `accumulate` times a unit, the number of the turn.
+        """For loops that draw their own batches: yields `accumulate` times before each `step`, the number of the turn.
 
         Random numbers are keyed by (seed, step, stream, turn) before each turn.
         """
         self._ready(0, "", 0, accumulate)
         for task in self._driver.tasks():
-            yield from self._unit(task, [0] * accumulate, lambda number: number)
+            steps = self._driver.rounds.steps_of(task.step)
+            yield from self._unit(
+                task, [Piece(step, (0,) * accumulate, lambda number: number) for step in steps]
+            )
 
     def _ready(self, samples: int, digest: str, batch_size: int, accumulate: int) -> None:
         """Tell the coordinator that this worker can take streams, and with what."""
@@ -253,71 +278,101 @@ class Session:
             evaluates=self._evaluation.installed,
         )
 
-    def _unit(self, task: Task, sizes: list[int], load: Callable[[int], Any]) -> Iterator[Any]:
+    def _unit(self, task: Task, pieces: Sequence[Piece]) -> Iterator[Any]:
         """One unit's turns of the loop; again while it is not finite, at last committed empty."""
+        samples = sum(sum(piece.sizes) for piece in pieces)
         for _ in range(TRIES):
-            self._begin_unit(len(sizes), sum(sizes))
-            for number in range(len(sizes)):
-                batch = load(number)
-                seed_all("unit", self._config.run.seed, task.step, task.stream, number)
-                self._given += 1
-                yield batch
-            if not self._stepped:
-                raise UsageError(
-                    f"session.step was not called for {self._driver.unit}: expected one call after its "
-                    f"{len(sizes)} batches"
-                )
-            if not self._bad:
-                return
+            self._at = Standing(samples)
+            for piece in pieces:
+                yield from self._piece(task, piece, last=piece is pieces[-1])
+                if self._at.bad:
+                    break
+            if not self._at.bad:
+                break
             self._driver.restore()
-        self._driver.send_empty(BAD_UNIT + self._bad, samples=self._samples)
+        if self._at.bad:
+            self._driver.send_empty(BAD_UNIT + self._at.bad, samples=samples)
+        self._at = Standing()
 
-    def _begin_unit(self, batches: int, samples: int) -> None:
-        self._given, self._of_unit, self._samples = 0, batches, samples
-        self._stepped, self._bad = False, ""
+    def _piece(self, task: Task, piece: Piece, *, last: bool) -> Iterator[Any]:
+        """The batches of one step, after which `step` must have been called."""
+        self._at.begin(piece, last=last)
+        self._driver.begin_step(piece.step)
+        for number in range(len(piece.sizes)):
+            batch = piece.load(number)
+            seed_all("unit", self._config.run.seed, piece.step, task.stream, number)
+            self._at.given += 1
+            yield batch
+        if not self._at.stepped:
+            raise UsageError(
+                f"session.step was not called for {self._driver.unit}: expected one call after its "
+                f"{len(piece.sizes)} batches"
+            )
 
     def step(self, loss: torch.Tensor | float, *, tokens: int | None = None) -> None:
-        """Send the unit's gradients, and zero them.
+        """Send the gradients, or take a local step with them and send what came of the unit's; zero them.
 
         Args:
-            loss: of the unit's last batch, for reports; a unit whose loss or gradients are not finite
-                is computed again, and after the third time committed empty (`run.on_bad_unit`).
-            tokens: of the whole unit, for rates; its samples without it.
+            loss: of the last batch, for reports; a unit whose loss or gradients are not finite is computed
+                again, and after the third time committed empty (`run.on_bad_unit`).
+            tokens: of all batches since the last call, for rates; their samples without it.
 
         Raises:
-            UsageError: it is not due (`accumulate` batches a unit, one call each).
+            UsageError: it is not due (`accumulate` batches, one call each).
         """
         self._check_due()
-        self._stepped = True
+        at = self._at
+        at.stepped = True
         overflow = unscale(self._scaler, self._inner)
-        norm_sq = self._parameters.collect()
         value = float(loss.detach()) if isinstance(loss, torch.Tensor) else float(loss)
-        if overflow:
-            self._driver.send_empty(OVERFLOW, samples=self._samples)
-        elif self._is_bad(value, norm_sq):
-            log.warning("%s; computing it again", self._bad)
-        else:
-            count = self._samples if tokens is None else tokens
-            self._driver.send(samples=self._samples, tokens=count, loss=value, norm_sq=norm_sq)
+        at.tokens += sum(at.piece.sizes if at.piece is not None else ()) if tokens is None else tokens
+        self._take(value, overflow)
+        if at.bad:
+            log.warning("%s; computing it again", at.bad)
         for p in self._model.parameters():
             p.grad = None
 
+    def _push_gradient(self, loss: float, overflow: bool) -> None:
+        """The servers take the step."""
+        norm_sq = self._parameters.collect()
+        if overflow:
+            self._driver.send_empty(OVERFLOW, samples=self._at.samples)
+        elif self._finite(loss, norm_sq, self._parameters.first_bad_gradient):
+            self._send(loss, norm_sq)
+
+    def _step_here(self, loss: float, overflow: bool) -> None:
+        """The user's optimizer takes the step; one whose scaled gradients overflow is left out."""
+        if not overflow:
+            norm = self._parameters.gradient_norm()
+            if not self._finite(loss, norm, self._parameters.first_bad_gradient):
+                return
+            self._inner.step()
+            self._parameters.moved()
+            self._at.losses.append(loss)
+        if self._at.last:
+            norm_sq = self._parameters.collect_difference()
+            if self._finite(self._at.loss, norm_sq, self._parameters.first_bad_parameter):
+                self._send(self._at.loss, norm_sq)
+
+    def _send(self, loss: float, norm_sq: float) -> None:
+        self._driver.send(samples=self._at.samples, tokens=self._at.tokens, loss=loss, norm_sq=norm_sq)
+
     def _check_due(self) -> None:
-        if self._driver.task.kind is Kind.WAIT or self._stepped:
+        at = self._at
+        if self._driver.task.kind is Kind.WAIT or at.stepped:
             raise UsageError(
                 "session.step was called twice for one unit, or outside the loop over its batches"
             )
-        if self._given < self._of_unit:
+        if at.given < at.batches:
             raise UsageError(
-                f"session.step was called after {self._given} of the {self._of_unit} batches of {self._driver.unit}; "
+                f"session.step was called after {at.given} of the {at.batches} batches of {self._driver.unit}; "
                 "call it once per `accumulate` batches (session.boundary says when)"
             )
 
-    def _is_bad(self, loss: float, norm_sq: float) -> bool:
-        """Whether the unit must not reach the model; `_bad` then says why."""
+    def _finite(self, loss: float, norm: float, name_of_bad: Callable[[], str]) -> bool:
+        """Whether the unit may reach the model; else `bad` says why."""
         if not math.isfinite(loss):
-            self._bad = f"{self._driver.unit}: the loss is {loss}"
-        elif not math.isfinite(norm_sq):
-            name = self._parameters.first_bad_gradient()
-            self._bad = f"{self._driver.unit}: the gradient of {name} is not finite"
-        return bool(self._bad)
+            self._at.bad = f"{self._driver.unit}: the loss is {loss}"
+        elif not math.isfinite(norm):
+            self._at.bad = f"{self._driver.unit}: the gradient of {name_of_bad()} is not finite"
+        return not self._at.bad

@@ -39,10 +39,11 @@ class Stateful(Protocol):
 
 @dataclass
 class StreamState:
-    """One stream's state. `planes`: [blocks, 4096] by the codec's names."""
+    """One stream's state. planes: [blocks, 4096] by the codec's names. moments: of the inner optimizer, if it runs."""
 
     planes: dict[str, Plane]
     extra: bytes
+    moments: Any = None
 
 
 class Extras:

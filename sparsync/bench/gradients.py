@@ -19,7 +19,7 @@ from sparsync.lm.dataset import TokenDataset
 from sparsync.lm.model import GPT
 from sparsync.lm.train import CLIP_NORM, build_optimizer
 from wire.codec.base import Plane
-from wire.config import Config
+from wire.config import Config, complete
 from wire.layout import BLOCK
 
 
@@ -40,7 +40,7 @@ def real_updates(
 
     Adam's first steps are all of one length, whatever the gradient; it takes a warm-up for updates to have tails.
     """
-    config = Config()
+    config = complete(Config())
     torch.manual_seed(seed)
     dataset = TokenDataset(prepare(source).train, config.data.seq_len)
     model = GPT(config.model.layers, config.model.width, config.model.heads, context=config.data.seq_len)

@@ -22,7 +22,7 @@ from sparsync.lm.dataset import TokenDataset
 from sparsync.lm.model import GPT
 from sparsync.lm.train import CLIP_NORM, build_optimizer, build_scheduler
 from tests.cluster.conftest import Starter
-from wire.config import Config, load
+from wire.config import Config, complete, load
 from worker.data import Order
 from worker.randomness import seed_all
 
@@ -101,7 +101,7 @@ def digest(model: nn.Module) -> str:
 
 
 def config_of(settings: dict[str, object]) -> Config:
-    return load(None, [f"{key}={value}" for key, value in settings.items()], {}).config
+    return complete(load(None, [f"{key}={value}" for key, value in settings.items()], {}).config)
 
 
 def test_the_small_run(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ps.aggregate import LaneAggregate
+from ps.merge import Merge
 from tests.ps.models import LAYOUT, TRAINABLE, Plane, bits, dense, plane, topk
 from wire.codec.base import Blocks, DamagedFrame, PushCodec
 from wire.layout import BLOCK
@@ -14,7 +15,7 @@ BLOCKS = Blocks.of(LAYOUT, TRAINABLE)
 
 
 def aggregate(codec: PushCodec, rule: str = "mean") -> LaneAggregate:
-    return LaneAggregate(codec, BLOCKS, rows=LAYOUT.blocks, rule=rule)
+    return LaneAggregate(codec, BLOCKS, rows=LAYOUT.blocks, merge=Merge(rule), counting=False)
 
 
 class Lane:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from wire.codec.values import Values
-from wire.config import DEFAULT, Config, RunConfig, environment, fields, load
+from wire.config import DEFAULT, Config, RunConfig, amend, complete, environment, fields, load
 from wire.errors import ConfigError, NoInput
 
 VALUE_CODES = " or ".join(f'"{v}"' for v in ("auto", *(v.name.lower() for v in Values)))
@@ -115,16 +115,16 @@ def test_an_unknown_variable_is_refused_but_foreign_ones_are_not() -> None:
         ("run.epochs=0", "integer ≥ 1 or none", "the integer 0"),
         ("run.seed=-1", "integer ≥ 0 and < 9223372036854775808", "the integer -1"),
         ("run.on_bad_unit=halt", '"stop" or "skip"', 'the string "halt"'),
-        ("sync.mode=bulk", '"sync" or "delayed" or "ssp" or "async"', 'the string "bulk"'),
+        ("sync.mode=bulk", '"sync" or "delayed" or "ssp" or "async" or "local"', 'the string "bulk"'),
         ("sync.quorum=0", "integer ≥ 1 or none", "the integer 0"),
-        ("push.decay=3", "number > 0 and ≤ 1", "the integer 3"),
+        ("push.decay=3", "number > 0 and ≤ 1 or none", "the integer 3"),
         ("push.values=fp64", VALUE_CODES, 'the string "fp64"'),
         ("push.feedback=ef14", '"auto" or "none" or "ef" or "ef21"', 'the string "ef14"'),
         ("push.policy=1d=fp16", "list of text or none", 'the string "1d=fp16"'),
-        ("push.density=0", "number > 0 and ≤ 1", "the integer 0"),
-        ("push.density=nan", "number > 0 and ≤ 1", "the number nan"),
+        ("push.density=0", "number > 0 and ≤ 1 or none", "the integer 0"),
+        ("push.density=nan", "number > 0 and ≤ 1 or none", "the number nan"),
         ("optimizer.lr=inf", "number > 0", "the number inf"),
-        ("optimizer.betas=[0.9]", "list of 2 with number ≥ 0 and < 1 each", "the list [0.9]"),
+        ("optimizer.betas=[0.9]", "list of 2 with number ≥ 0 and < 1 each or none", "the list [0.9]"),
         ("security.insecure=1", "true or false", "the integer 1"),
         ("data.source=", "text", 'the string ""'),
     ],
@@ -266,3 +266,44 @@ def test_every_key_is_described() -> None:
 def test_the_environment_is_a_copy() -> None:
     environment()["SPARSYNC_NEW"] = "x"
     assert "SPARSYNC_NEW" not in os.environ
+
+
+def test_a_pace_is_live_and_who_runs_the_optimizer_is_not() -> None:
+    local = load(None, ["sync.mode=local", "optimizer.outer_lr=0.7"], {}).config
+    free = amend(local, {"sync.mode": "async"})
+    assert (free.sync.mode, free.sync.local_steps, free.sync.is_local) == ("async", 15, True)
+    assert amend(free, {"sync.mode": "local", "sync.quorum": "3"}).sync.steps_a_round == 15
+    with pytest.raises(ConfigError, match=r"the servers run the optimizer in this run.*--resume"):
+        amend(load(None, [], {}).config, {"sync.mode": "local"})
+    single = load(None, ["sync.mode=local", "sync.local_steps=1"], {}).config
+    with pytest.raises(ConfigError, match="the workers run the optimizer in this run"):
+        amend(single, {"sync.mode": "async"})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refusal"),
+    [
+        (["optimizer.outer_lr=0.7"], "only a run with local steps reads that"),
+        (["optimizer.aggregate=count"], 'optimizer.aggregate = "count" beside sync.mode'),
+        (["sync.mode=local", "push.feedback=ef21"], "differences are added up, not estimated"),
+        (["sync.mode=local", "sync.quorum=2", "sync.staleness=1"], "leave one of them out"),
+        (["sync.mode=local", "optimizer.outer_nesterov=true"], "it needs momentum"),
+        (["sync.mode=local", "sync.warmup_rounds=3", "sync.warmup_local_steps=20"], "more than the 15 steps"),
+        (
+            ["sync.mode=local", "push.warmup_density=0.05", "push.warmup_steps=9"],
+            "below push.density = 0.0625",
+        ),
+    ],
+)
+def test_what_local_steps_read_and_what_they_cannot(overrides: list[str], refusal: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(None, overrides, {})
+    assert refusal in str(error.value)
+
+
+def test_defaults_follow_who_runs_the_optimizer() -> None:
+    for mode, density, betas in (("sync", 0.25, (0.5, 0.95)), ("local", 0.0625, (0.9, 0.95))):
+        config = load(None, [f"sync.mode={mode}"], {}).config
+        assert config.push.density is None
+        assert (complete(config).push.density, complete(config).optimizer.betas) == (density, betas)
+    assert complete(load(None, ["sync.mode=local", "push.density=0.5"], {}).config).push.density == 0.5

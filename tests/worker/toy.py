@@ -198,6 +198,7 @@ class ToyAttachment:
         self._toy = toy
         self.config = CONFIG
         self.timeline = 1
+        self.origin = 0
         self.training = False
         self.transfer = ToyTransfer(toy)
         self.over: SparsyncError | None = None

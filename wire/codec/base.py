@@ -150,6 +150,10 @@ class Decoded(Protocol):
         """into += factor * values: each product rounded to float32, then added, in element order."""
         ...
 
+    def count_to(self, into: NDArray[np.uint16]) -> None:
+        """into[row, element] += 1 for each element that the frame carries, zeros included where a block is whole."""
+        ...
+
 
 class PushCodec(Protocol):
     """A worker's update for one shard: gradient in, frame out, frame summed on the server.

@@ -8,8 +8,9 @@ from wire.codec.delta import Delta
 from wire.codec.feedback import Feedback
 from wire.codec.push import Push
 from wire.codec.warmup import Warmup
-from wire.config import Config, PullConfig, PushConfig
+from wire.config import Config, PullConfig, PushConfig, complete
 from wire.layout import Layout
+from wire.rounds import Rounds
 
 LOSSY_POLICY = ("1d=fp16",)
 """Where a configuration names no policy and its codec loses something: norms and biases are worth their bytes."""
@@ -87,7 +88,9 @@ def codecs_of(
     segment it is error feedback before both: estimates of single units are repeated there by each publication, noise
     and all, while moments that reach back over more publications smooth spikes (docs/decisions/0013).
     """
+    config = complete(config)
     push, pull = config.push, config.pull
+    assert push.density is not None and push.decay is not None and pull.density is not None
     up = main_chain(codec=push.codec, density=push.density, values=push.values)
     down = main_chain(codec=pull.codec, density=pull.density, values=pull.values)
     feedback: str = push.feedback
@@ -95,7 +98,7 @@ def codecs_of(
     if feedback == "auto":
         lossless = "none" if unbiased(up, up_classes) else "ef"
         feedback = "ef21" if lossless == "ef" and optimizer == "adamw" and not elastic else lossless
-    threads = config.cluster.compute_threads
+    threads, rounds = config.cluster.compute_threads, Rounds.of(config).until(None)
     return (
         push_codec(
             codec=push.codec,
@@ -107,7 +110,7 @@ def codecs_of(
             carries=elastic,
             classes=up_classes,
             threads=threads,
-            warmup=_warmup(push),
+            warmup=_warmup(push, push.density, rounds),
             streams=config.sync.units_per_step,
         ),
         delta_codec(
@@ -116,15 +119,16 @@ def codecs_of(
             values=pull.values,
             classes=_classes(layout, down, pull.policy),
             threads=threads,
-            warmup=_warmup(pull),
+            warmup=_warmup(pull, pull.density, rounds),
         ),
     )
 
 
-def _warmup(way: PushConfig | PullConfig) -> Warmup | None:
+def _warmup(way: PushConfig | PullConfig, density: float, rounds: Rounds) -> Warmup | None:
+    """With local steps it falls from unit to unit, until so many steps are behind."""
     if way.warmup_density is None:
         return None
-    return Warmup(way.warmup_density, way.density, way.warmup_steps)
+    return Warmup(way.warmup_density, density, rounds.rounds_of(way.warmup_steps))
 
 
 def _classes(layout: Layout, chain: Chain, policy: tuple[str, ...] | None) -> Classes | None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from wire.codec import kernels
 from wire.codec.base import AnyPlane, Blocks, Frame, check_plane, refuse_not_finite
 from wire.codec.cut import Chain, Classes, Cuts
 from wire.codec.device import device_of
@@ -32,6 +36,14 @@ class DecodedPush:
         device = device_of(into)
         for part in self.parts:
             device.add(part, into, factor=factor)
+
+    def count_to(self, into: NDArray[np.uint16]) -> None:
+        """into[row, element] += 1 for each element that the frame carries, zeros included where a block is whole."""
+        for part in self.parts:
+            if part.indices is None:
+                into[part.part.blocks.rows] += np.uint16(1)
+            else:
+                kernels.count_sent(part.indices, part.counts, part.part.blocks.rows, into)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 Precedence: default < file (TOML) < environment (`SPARSYNC_SECTION__KEY`) < flag (`-s section.key=value`).
 Frozen after loading; the coordinator sends it to the other roles as JSON. `schema.py` says what each key is
-(`updates.py` those of compression), `tree.py` holds all of them, `sources.py` loads them, `live.py` changes the few
-that may change in a run, `words.py` puts keys, values and faults in words.
+(`updates.py` those of compression), `tree.py` holds all of them, `arithmetic.py` and `defaults.py` complete what
+depends on others, `sources.py` loads them, `live.py` changes the few that may change in a run, `words.py` puts
+keys, values and faults in words.
 """
 
+from wire.config.defaults import complete
 from wire.config.live import amend
 from wire.config.schema import DataConfig, OptimizerConfig, RunConfig, SecurityConfig, SyncConfig
 from wire.config.sources import DEFAULT, ENV_PREFIX, Loaded, environment, load
@@ -27,6 +29,7 @@ __all__ = [
     "SyncConfig",
     "accepts",
     "amend",
+    "complete",
     "environment",
     "fields",
     "load",

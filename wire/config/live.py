@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
+from wire.config.schema import SyncConfig
 from wire.config.sources import DEFAULT, from_flags
 from wire.config.tree import Config, fields
 from wire.config.words import explain
@@ -34,7 +35,20 @@ def amend(config: Config, settings: Mapping[str, str]) -> Config:
     for key, value, origin in changes:
         tree["sync"][key.partition(".")[2]] = value
         origins[key] = origin
+    if config.sync.is_local and tree["sync"]["local_steps"] is None:
+        tree["sync"]["local_steps"] = config.sync.steps_a_round  # of the run, not of the mode
     try:
+        sync = SyncConfig.model_validate(tree["sync"])
+        if sync.is_local != config.sync.is_local:
+            raise ConfigError(_other_arithmetic(config.sync, sync))
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(explain(error, dict(fields()), origins, DEFAULT)) from None
+
+
+def _other_arithmetic(now: SyncConfig, wanted: SyncConfig) -> str:
+    before, after = ("the workers" if sync.is_local else "the servers" for sync in (now, wanted))
+    return (
+        f"sync.mode={wanted.mode}: {before} run the optimizer in this run, for its whole length; there {after} would. "
+        f"Write a checkpoint and train on from it with `--resume` and `-s sync.mode={wanted.mode}`"
+    )

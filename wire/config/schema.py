@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from wire.config.arithmetic import default_of, told
 from wire.config.section import Count, Seconds, Section
 
 
@@ -73,23 +74,38 @@ class DataConfig(Section):
 class SyncConfig(Section):
     """How workers keep in step."""
 
-    mode: Literal["sync", "delayed", "ssp", "async"] = Field(
+    mode: Literal["sync", "delayed", "ssp", "async", "local"] = Field(
         "sync",
         description="pace of the run: `sync` closes a step when every unit of it is in; `delayed` does so too, but "
         "computes a step's units on the model that the step before began with, so that communication hides behind "
         "compute; `ssp` settles units on arrival and bounds how far ahead the fastest stream may be; `async` settles "
-        "on arrival, without a bound. "
+        "on arrival, without a bound; `local` keeps the pace of `sync` (with `sync.staleness` that of `ssp`), with "
+        "`sync.local_steps` steps to a unit. "
         "Live: `sparsync set sync.mode=async`",
+    )
+    local_steps: Count | None = Field(
+        None,
+        description="steps that a worker's own optimizer takes for one unit (H), before it pushes the difference to "
+        "the servers' outer optimizer. 1 in any other mode than `local`: the servers run the optimizer, step by step. "
+        f"Without it {told('sync.local_steps')}",
+    )
+    warmup_rounds: int = Field(
+        0,
+        ge=0,
+        description="local steps: units of each stream, in the beginning, that take `sync.warmup_local_steps` steps",
+    )
+    warmup_local_steps: Count = Field(
+        1, description="`sync.warmup_rounds`: steps of a unit in the beginning, at most `sync.local_steps`"
     )
     staleness: Count | None = Field(
         None,
         description="`ssp`: steps that a stream may be ahead of the slowest one; without it, 3. `delayed`: 1, and "
-        "nothing else. Live",
+        "nothing else. `local`: rounds, and without it none. Live",
     )
     quorum: Count | None = Field(
         None,
-        description="`sync`: close a step with this many of its units once `sync.deadline_s` is over, and settle the "
-        "others late; the result then depends on the machines. Without it, all. Live",
+        description="`sync`, `local`: close a step with this many of its units once `sync.deadline_s` is over, and "
+        "settle the others late; the result then depends on the machines. Without it, all. Live",
     )
     deadline_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="`sync.quorum`: how long a step waits for all its units. Live"
@@ -111,16 +127,22 @@ class SyncConfig(Section):
     def _keys_fit_the_mode(self) -> Self:
         if (
             self.staleness is not None
-            and self.mode != "ssp"
+            and self.mode not in ("ssp", "local")
             and (self.mode, self.staleness) != ("delayed", 1)
         ):
             raise ValueError(
-                f"sync.staleness = {self.staleness} beside sync.mode = {self.mode!r}: only `ssp` has a bound to set; "
-                "in `delayed` it is 1"
+                f"sync.staleness = {self.staleness} beside sync.mode = {self.mode!r}: only `ssp` and `local` have a "
+                "bound to set; in `delayed` it is 1"
             )
-        if self.quorum is not None and self.mode != "sync":
+        if self.quorum is not None and self.mode not in ("sync", "local"):
             raise ValueError(
-                f"sync.quorum = {self.quorum} beside sync.mode = {self.mode!r}: only `sync` closes steps short"
+                f"sync.quorum = {self.quorum} beside sync.mode = {self.mode!r}: only `sync` and `local` close steps "
+                "short"
+            )
+        if self.quorum is not None and self.staleness is not None:
+            raise ValueError(
+                f"sync.quorum = {self.quorum} beside sync.staleness = {self.staleness}: with a bound units settle on "
+                "arrival, no step is closed; leave one of them out"
             )
         if self.quorum is not None and self.quorum > self.units_per_step:
             raise ValueError(
@@ -128,19 +150,41 @@ class SyncConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _warmup_is_short(self) -> Self:
+        if self.warmup_rounds and self.warmup_local_steps > self.steps_a_round:
+            raise ValueError(
+                f"sync.warmup_local_steps = {self.warmup_local_steps} is more than the {self.steps_a_round} steps of a "
+                "unit (sync.local_steps): a run begins with fewer, or leave sync.warmup_rounds at 0"
+            )
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether workers step their own optimizer, and the servers one on what comes of it."""
+        return self.mode == "local" or (self.local_steps or 1) > 1
+
+    @property
+    def steps_a_round(self) -> int:
+        """H."""
+        return self.local_steps or int(default_of("sync.local_steps", local=self.is_local))
+
 
 class OptimizerConfig(Section):
-    """The optimizer; all but `aggregate` is read by the built-in trainer only."""
+    """The optimizer: `aggregate`, `count_power`, `weights`, `outer_*` for any script, the rest for the built-in one."""
 
-    name: Literal["adamw", "sgd"] = Field("adamw", description="which optimizer the servers run")
+    name: Literal["adamw", "sgd"] = Field(
+        "adamw",
+        description="which optimizer the built-in trainer takes: the servers run it, or with local steps the workers",
+    )
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1e-3, description="peak learning rate")
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.1, description="weight decay of matrices"
     )
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        (0.5, 0.95),
-        description="AdamW's decay rates of the first and second moment; the first is low because the estimates of "
-        "`ef21` lag like momentum (benchmarks/results/codec_defaults.md)",
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = Field(
+        None,
+        description="AdamW's decay rates of the first and second moment; per step the first is low as the estimates "
+        f"of `ef21` lag like momentum (benchmarks/results/codec_defaults.md). Without it {told('optimizer.betas')}",
     )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine",
@@ -151,9 +195,39 @@ class OptimizerConfig(Section):
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1, description="learning rate at the end, as a share of the peak; not read by `constant`"
     )
-    aggregate: Literal["mean", "sum"] = Field(
-        "mean", description="how the units of a step become one gradient"
+    aggregate: Literal["mean", "sum", "count"] = Field(
+        "mean",
+        description="how the units of a step become one gradient; `count`, with local steps: by how many of the units "
+        "sent an element (`optimizer.count_power`)",
     )
+    count_power: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        0.5,
+        description="`count`: of R units n sent an element; their sum there is divided by n to the power of this times "
+        "R to the power of the rest. 0 is the mean over all, 1 the mean over those that sent it; units settled on "
+        "arrival know no n, and count R to this power times as much",
+    )
+    weights: Literal["uniform", "tokens"] | None = Field(
+        None,
+        description="local steps, not with `sum`: what a unit counts beside others, each the same or by its tokens. "
+        f"Without it {told('optimizer.weights')}",
+    )
+    outer_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        1.0, description="local steps: learning rate α of the servers' outer SGD on the workers' differences"
+    )
+    outer_momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
+        0.0, description="local steps: momentum of the outer SGD; of use where pushes are dense"
+    )
+    outer_nesterov: bool = Field(
+        False, description="local steps: Nesterov's form of that momentum, as DiLoCo has it"
+    )
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.outer_nesterov and not self.outer_momentum:
+            raise ValueError(
+                "optimizer.outer_nesterov = true beside optimizer.outer_momentum = 0: it needs momentum, as 0.9"
+            )
+        return self
 
 
 class ClusterConfig(Section):
@@ -226,7 +300,8 @@ class DurabilityConfig(Section):
     )
     stream_state_every: Count = Field(
         32,
-        description="steps between two deposits of a stream's state (residual, buffers); an heir replays at most these",
+        description="units of a stream between two deposits of its state (residual, buffers, with local steps the "
+        "moments of the worker's optimizer); an heir replays at most these",
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from wire.config.schema import (
@@ -19,7 +20,7 @@ from wire.config.schema import (
     TelemetryConfig,
 )
 from wire.config.section import Section
-from wire.config.updates import PullConfig, PushConfig
+from wire.config.updates import PullConfig, PushConfig, check_falls
 from wire.config.words import explain, printable, toml_value
 from wire.errors import ConfigError
 
@@ -38,6 +39,35 @@ class Config(Section):
     durability: DurabilityConfig = DurabilityConfig()
     security: SecurityConfig = SecurityConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+
+    @model_validator(mode="after")
+    def _keys_fit_the_arithmetic(self) -> Self:
+        """What only a run with local steps reads is a mistake elsewhere, and so is what it cannot do."""
+        optimizer, local = self.optimizer, self.sync.is_local
+        check_falls("push", self.push, local=local)
+        check_falls("pull", self.pull, local=local)
+        here = {
+            'optimizer.aggregate = "count"': optimizer.aggregate == "count",
+            "optimizer.weights": optimizer.weights is not None,
+            "optimizer.outer_lr": optimizer.outer_lr != 1,
+            "optimizer.outer_momentum": optimizer.outer_momentum != 0,
+            "sync.warmup_rounds": self.sync.warmup_rounds != 0,
+        }
+        if not local and (given := [key for key, found in here.items() if found]):
+            raise ValueError(
+                f"{', '.join(given)} beside sync.mode = {self.sync.mode!r} and one step a unit: only a run with local "
+                "steps reads that; set sync.mode=local, or sync.local_steps above 1"
+            )
+        if local and self.push.feedback == "ef21":
+            raise ValueError(
+                'push.feedback = "ef21" beside local steps: differences are added up, not estimated; use "ef" or "auto"'
+            )
+        if optimizer.aggregate == "sum" and optimizer.weights == "tokens":
+            raise ValueError(
+                'optimizer.weights = "tokens" beside optimizer.aggregate = "sum": there each unit counts whole; leave '
+                "one of them out"
+            )
+        return self
 
     def to_json(self) -> str:
         return self.model_dump_json()

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from wire.codec.policy import Rule, rules
 from wire.codec.values import Values
+from wire.config.arithmetic import default_of, told
 from wire.config.section import Density, Policy, Section, ValueCode, Weight
 
 
@@ -17,7 +18,10 @@ class PushConfig(Section):
     codec: Literal["topk", "dense"] = Field(
         "topk", description="`topk` sends the largest elements of each block; `dense` sends all of them"
     )
-    density: Density = Field(0.25, description="share of each block's elements that `topk` sends")
+    density: Density | None = Field(
+        None,
+        description=f"share of each block's elements that `topk` sends; without it {told('push.density')}",
+    )
     warmup_density: Density | None = Field(
         None,
         description="`topk`: share that the first step's units send; from there it falls, by the same factor a step, "
@@ -39,9 +43,10 @@ class PushConfig(Section):
     momentum: Weight = Field(
         1.0, description="share η of the new gradient in the average that `ef21` follows; 1: no averaging"
     )
-    decay: Weight = Field(
-        1.0,
-        description="share β of the rest that `ef` keeps from unit to unit; below 1 old gradients are forgotten",
+    decay: Weight | None = Field(
+        None,
+        description="share β of the rest that `ef` keeps from unit to unit; below 1 old gradients are forgotten. "
+        f"Without it {told('push.decay')}",
     )
     policy: Policy = Field(
         None,
@@ -68,7 +73,7 @@ class PushConfig(Section):
     def _weights_have_their_feedback(self) -> Self:
         """A weight that nothing reads is a mistake."""
         for key, value, reader in (("momentum", self.momentum, "ef21"), ("decay", self.decay, "ef")):
-            if value != 1 and self.feedback not in ("auto", reader):
+            if value not in (None, 1) and self.feedback not in ("auto", reader):
                 raise ValueError(
                     f'push.{key} = {value:g} beside push.feedback = "{self.feedback}": only "{reader}" reads it; '
                     f"leave it at 1, or set push.feedback"
@@ -89,7 +94,10 @@ class PullConfig(Section):
         description="`topk` publishes the largest differences of each block; `dense` publishes all of them, and in "
         "`fp32` x itself",
     )
-    density: Density = Field(0.25, description="share of each block's elements that `topk` publishes")
+    density: Density | None = Field(
+        None,
+        description=f"share of each block's elements that `topk` publishes; without it {told('pull.density')}",
+    )
     warmup_density: Density | None = Field(
         None, description="`topk`: share that the first step's delta publishes; as `push.warmup_density`"
     )
@@ -123,10 +131,17 @@ def _check_warmup(section: str, way: PushConfig | PullConfig) -> None:
             f'{section}.warmup_density = {first:g} beside {section}.codec = "{way.codec}": only "topk" leaves '
             "anything out"
         )
-    if first is not None and first < way.density:
+
+
+def check_falls(section: str, way: PushConfig | PullConfig, *, local: bool) -> None:
+    """Raises: ValueError where a density warm-up would rise."""
+    first, last = way.warmup_density, way.density
+    if last is None:
+        last = default_of(f"{section}.density", local=local)
+    if first is not None and first < last:
         raise ValueError(
-            f"{section}.warmup_density = {first:g} is below {section}.density = {way.density:g}: the first steps are "
-            "denser, or as dense"
+            f"{section}.warmup_density = {first:g} is below {section}.density = {last:g}: the first steps are denser, "
+            "or as dense"
         )
 
 

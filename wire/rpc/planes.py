@@ -7,12 +7,15 @@ length in a header is never taken on trust.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 from wire.errors import ProtocolMismatch
 from wire.v1 import common_pb2
 
 CHUNK_BYTES = 1 << 20
+INNER_SLACK_BYTES = 1 << 20
+"""For names and shapes, however small the model."""
 
 Expected = Callable[[str], int | range | None]
 """Exact size in bytes of the plane of that name, or the range of sizes that a blob may have; None: no such plane."""
@@ -25,6 +28,18 @@ def plane_chunks(name: str, data: bytes | bytearray | memoryview) -> Iterator[co
     yield common_pb2.PlaneChunk(header=header)
     for start in range(0, len(view), CHUNK_BYTES):
         yield common_pb2.PlaneChunk(data=bytes(view[start : start + CHUNK_BYTES]))
+
+
+def pieces_of(blob: bytes, elements: Sequence[int]) -> list[bytes]:
+    """A blob cut over the shards, by how many elements of the model each of them has; joined they are the blob."""
+    whole = max(sum(elements), 1)
+    ends = [len(blob) * done // whole for done in accumulate(elements)]
+    return [blob[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def inner_bytes(elements: int) -> range:
+    """Bytes that a shard's piece of a worker's optimizer state may have: up to sixteen numbers an element."""
+    return range(INNER_SLACK_BYTES + 64 * elements + 1)
 
 
 class PlaneReader:

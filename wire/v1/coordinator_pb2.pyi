@@ -32,20 +32,22 @@ class JoinRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., role: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., fingerprint: _Optional[str] = ..., pid: _Optional[int] = ..., host: _Optional[str] = ..., run: _Optional[str] = ..., timeline: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("protocol_version", "run", "timeline", "incarnation", "config_json", "out")
+    __slots__ = ("protocol_version", "run", "timeline", "incarnation", "config_json", "out", "origin")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     OUT_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     run: str
     timeline: int
     incarnation: int
     config_json: str
     out: str
-    def __init__(self, protocol_version: _Optional[int] = ..., run: _Optional[str] = ..., timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., config_json: _Optional[str] = ..., out: _Optional[str] = ...) -> None: ...
+    origin: int
+    def __init__(self, protocol_version: _Optional[int] = ..., run: _Optional[str] = ..., timeline: _Optional[int] = ..., incarnation: _Optional[int] = ..., config_json: _Optional[str] = ..., out: _Optional[str] = ..., origin: _Optional[int] = ...) -> None: ...
 
 class DeclareRequest(_message.Message):
     __slots__ = ("incarnation", "parameters", "optimizer")

@@ -373,20 +373,22 @@ class Flush(_message.Message):
     def __init__(self, timeline: _Optional[int] = ..., segment: _Optional[int] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("empty_reason", "samples", "tokens", "loss", "norm_sq", "learning_rates")
+    __slots__ = ("empty_reason", "samples", "tokens", "loss", "norm_sq", "learning_rates", "inner_rates")
     EMPTY_REASON_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     NORM_SQ_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATES_FIELD_NUMBER: _ClassVar[int]
+    INNER_RATES_FIELD_NUMBER: _ClassVar[int]
     empty_reason: str
     samples: int
     tokens: int
     loss: float
     norm_sq: float
     learning_rates: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, empty_reason: _Optional[str] = ..., samples: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., norm_sq: _Optional[float] = ..., learning_rates: _Optional[_Iterable[float]] = ...) -> None: ...
+    inner_rates: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, empty_reason: _Optional[str] = ..., samples: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., norm_sq: _Optional[float] = ..., learning_rates: _Optional[_Iterable[float]] = ..., inner_rates: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("outcome",)

@@ -55,7 +55,7 @@ def test_without_warm_up_it_begins_at_the_peak() -> None:
 
 
 def test_the_scheduler_drives_both_groups(model: GPT) -> None:
-    config = OptimizerConfig(lr=0.5, warmup_steps=2)
+    config = OptimizerConfig(lr=0.5, warmup_steps=2, betas=(0.9, 0.95))
     optimizer = build_optimizer(model, config)
     scheduler = build_scheduler(optimizer, config, total_steps=10)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
@@ -66,7 +66,7 @@ def test_the_scheduler_drives_both_groups(model: GPT) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
 def test_matrices_decay_and_vectors_do_not(model: GPT, name: str, kind: type) -> None:
-    optimizer = build_optimizer(model, OptimizerConfig.model_validate({"name": name, "weight_decay": 0.3}))
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, betas=(0.9, 0.95), weight_decay=0.3))
     assert type(optimizer) is kind
     matrices, vectors = optimizer.param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wire.codec.kernels.decode import add_all, read_values, scatter_add, set_all
+from wire.codec.kernels.decode import add_all, count_sent, read_values, scatter_add, set_all
 from wire.codec.kernels.encode import (
     CARRY,
     MOMENTUM,
@@ -52,6 +52,7 @@ __all__ = [
     "TRACK",
     "add_all",
     "bitmap_from_gaps",
+    "count_sent",
     "encode_blocks",
     "first_not_finite",
     "read_bitmap",
@@ -88,5 +89,6 @@ def warm() -> None:
         read_bitmap(bitmap, counts, lengths, indices)
         read_values(SIGN1, wide, counts, signs[:1], codes[:1], np.empty(8, np.float32))
         scatter_add(indices, values, counts, rows, np.zeros((1, 4096), np.float32))
+        count_sent(indices, counts, rows, np.zeros((1, 4096), np.uint16))
         add_all(plane[0], lengths, rows, np.zeros((1, 4096), np.float32))
         set_all(plane[0], lengths, rows, np.zeros((1, 4096), np.float32))

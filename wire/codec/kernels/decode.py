@@ -178,6 +178,18 @@ def scatter_add(indices: U16, values: F32, counts: U16, rows: I64, into: F32) ->
 
 
 @kernel
+def count_sent(indices: U16, counts: U16, rows: I64, into: U16) -> None:
+    """into[row, index] += 1."""
+    at = 0
+    for b in range(counts.size):
+        row, end = into[rows[b]], at + int64(counts[b])
+        where = indices[at:end]
+        for j in range(end - at):
+            row[where[j]] += np.uint16(1)
+        at = end
+
+
+@kernel
 def add_all(values: F32, lengths: I32, rows: I64, into: F32) -> None:
     """into[row, :length] += values, block after block."""
     at = 0

@@ -1,0 +1,33 @@
+"""Defaults that depend on who runs the optimizer: the servers on gradients, or the workers on local steps.
+
+A key that nobody set is None in the tree; `wire.config.complete` puts in what this table says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+BY_ARITHMETIC: dict[str, tuple[Any, Any]] = {
+    "sync.local_steps": (1, 15),
+    "push.density": (0.25, 0.0625),
+    "pull.density": (0.25, 0.125),
+    "push.decay": (1.0, 1.0),
+    "optimizer.betas": ((0.5, 0.95), (0.9, 0.95)),
+    "optimizer.weights": ("uniform", "tokens"),
+}
+"""`section.key` -> (per-step runs, runs with local steps)."""
+
+
+def default_of(key: str, *, local: bool) -> Any:
+    """What stands for `key` where nobody set it."""
+    return BY_ARITHMETIC[key][local]
+
+
+def told(key: str) -> str:
+    """The same in words."""
+    servers, workers = (_told(value) for value in BY_ARITHMETIC[key])
+    return servers if servers == workers else f"{servers}, with local steps {workers}"
+
+
+def _told(value: object) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, tuple) else str(value)
