@@ -20,11 +20,11 @@ QUICK: Mapping[str, Any] = {
     "links": ("unlimited", "100mbit"),
     "lrs": (4e-3,),
     "seeds": (0,),
-    "steps": 120,
+    "steps": 100,
     "model": "2x64x2",
     "seq_len": 64,
     "batch_size": 4,
-    "copies": 12,
+    "copies": 10,
 }
 FULL: Mapping[str, Any] = {
     "modes": modes(),

@@ -24,6 +24,7 @@ from sparsync.lm.dataset import TokenDataset, validation_batches, validation_los
 from sparsync.lm.model import GPT
 from sparsync.lm.train import CLIP_NORM, build_optimizer, build_scheduler, planned_steps
 from wire.config import environment
+from wire.rounds import Rounds
 from wire.rpc.meter import SocketMeter
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     recorder = Recorder(directory, Pace(pattern, worker, case.seed, case.work.unit_s), SocketMeter())
     units = steps * config.sync.units_per_step // case.workers
     copies = Copies(directory, worker=worker, units=units, count=case.work.copies)
-    steps_a_round = getattr(config.sync, "steps_a_round", 1)
+    rounds = Rounds.of(config)
     stops = pattern.stops(worker, case.workers)
 
     with sparsync.join(model, optimizer, scheduler=scheduler) as session:
@@ -53,8 +54,8 @@ def main() -> None:
             if stops:
                 stopper.start(pattern.stop_after_s, pattern.stop_for_s)
                 stops = False
-            at_published = session.clock % steps_a_round == 0
-            if at_published and session.is_first and copies.due(recorder.units):
+            is_published = rounds.first_step(rounds.rounds_of(session.clock)) == session.clock
+            if is_published and session.is_first and copies.due(recorder.units):
                 session.log(**copies.keep(model, recorder.units))
                 recorder.pass_to("kept_s")
             recorder.sleep()
