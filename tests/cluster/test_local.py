@@ -6,6 +6,7 @@ are summed in stream order, divided once, and torch's SGD takes the outer step.
 
 from __future__ import annotations
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from sparsync.lm.corpus import prepare
 from sparsync.lm.dataset import TokenDataset
 from sparsync.lm.model import GPT
 from sparsync.lm.train import CLIP_NORM, build_optimizer, build_scheduler
-from tests.cluster.conftest import Starter
+from tests.cluster.conftest import ROOT, Starter
+from tests.cluster.running import command
 from tests.cluster.test_digests import equal_runs
 from tests.cluster.test_oracle import config_of, digest
 from wire.config import Config
@@ -29,6 +31,8 @@ from worker.randomness import seed_all
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 LOCAL = {"sync.mode": "local", "sync.local_steps": 4, "run.steps": 22, "optimizer.min_lr_ratio": 0.1}
+SCRIPTS = ROOT / "tests" / "cluster" / "scripts"
+AUDIT = ROOT / "examples" / "audit.py"
 DENSE = {"push.codec": "dense", "pull.codec": "dense"}
 MOMENTUM = {"optimizer.outer_lr": 0.7, "optimizer.outer_momentum": 0.9, "optimizer.outer_nesterov": "true"}
 
@@ -156,3 +160,86 @@ def test_a_run_that_began_step_by_step_goes_on_with_local_steps(train: Starter) 
     assert summary["steps"] == 21
     assert [e["step"] for e in run.events("step")] == [13, 17, 20]
     assert summary["val_loss"] < 5.3
+
+
+AUDITED = {
+    "local": {"sync.mode": "local", "sync.local_steps": 3},
+    "single": {"sync.mode": "local", "sync.local_steps": 1},
+    "quorum": {"sync.mode": "local", "sync.local_steps": 2, "sync.quorum": 3, "sync.deadline_s": 0.02},
+    "bounded": {"sync.mode": "local", "sync.local_steps": 3, "sync.staleness": 2},
+    "async": {"sync.mode": "async", "sync.local_steps": 3},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pace", AUDITED)
+def test_each_step_counts_once(train: Starter, pace: str, seed: int) -> None:
+    """The audit tensor, one element a step and stream: at every pace, while workers are killed (P2, P18)."""
+    draw, steps = random.Random(seed), 100
+    changes = {
+        **DENSE,
+        **AUDITED[pace],
+        "optimizer.aggregate": "sum",
+        "run.steps": steps,
+        "run.eval_every": 0,
+    }
+    run = train(changes, flags=["--workers", "3", "--servers", "2"], script=[AUDIT, "--pause", "0.05"])
+    for step in sorted(draw.sample(range(5, 80), 2)):
+        run.wait_for_step(step)
+        deaths = len(run.events("died"))
+        run.kill_worker(draw.choice(sorted(run.pids("worker"))))
+        run.wait_for_another("died", deaths, limit_s=10)
+    summary = run.finish()
+    audit = json.loads((run.out / "audit.json").read_text())
+    assert (audit["units"], audit["applied_once"], audit["wrong"]) == (4 * steps, 4 * steps, {})
+    assert audit["copies_agree"] and audit["elsewhere_zero"]
+    assert summary["steps"] == steps
+
+
+@pytest.mark.slow
+def test_the_pace_of_local_steps_is_live(train: Starter, environ: dict[str, str]) -> None:
+    """From one pace to another and back at boundaries; nothing is counted twice, nothing left out."""
+    changes = {
+        **DENSE,
+        **AUDITED["local"],
+        "optimizer.aggregate": "sum",
+        "run.steps": 480,
+        "run.eval_every": 0,
+    }
+    run = train(changes, flags=["--workers", "3", "--servers", "2"], script=[AUDIT, "--pause", "0.05"])
+    for after, mode in ((20, "async"), (120, "local"), (240, "ssp")):
+        run.wait_for_step(after)
+        command("set", run.out, f"sync.mode={mode}", environ=environ).check_returncode()
+    run.finish()
+    audit = json.loads((run.out / "audit.json").read_text())
+    assert (audit["applied_once"], audit["wrong"]) == (4 * 480, {})
+    assert [e["mode"] for e in run.events("segment")] == ["async", "local", "ssp"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adafactor", "nadam"])
+def test_any_optimizer_whoever_carries_its_state(train: Starter, optimizer: str, seed: int) -> None:
+    """Its moments, the schedule that drives it, batch norm: all as if nobody had died, and on one worker."""
+    changes = {
+        "sync.mode": "local",
+        "sync.local_steps": 4,
+        "run.steps": 60,
+        "durability.stream_state_every": 3,
+    }
+    script = [SCRIPTS / "inner.py", optimizer]
+    alone = train(changes, flags=["--workers", "1", "--servers", "1"], script=script).finish()
+    run = train(changes, flags=["--workers", "3", "--servers", "2"], script=script)
+    run.wait_for_step(random.Random(seed).choice([11, 19, 31]))
+    run.kill_worker(run.carriers()[-1])
+    summary = run.finish()
+    equal_runs(alone, summary)
+    assert len(run.events("died")) == 1
+
+
+@pytest.mark.slow
+def test_a_bad_step_makes_its_unit_bad(train: Starter) -> None:
+    changes = {"sync.mode": "local", "sync.local_steps": 2, "run.steps": 8, "run.on_bad_unit": "skip"}
+    run = train(changes, script=[SCRIPTS / "faulty.py", "nan"])
+    summary = run.finish()
+    assert (summary["steps"], summary["units_settled"], summary["units_empty"]) == (8, 12, 4)
+    assert {(e["step"], e["stream"]) for e in run.events("bad_unit")} == {(2, stream) for stream in range(4)}

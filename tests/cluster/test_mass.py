@@ -71,17 +71,17 @@ class Weighed:
         return whole, float((abs(self.produced - accounted) / self.produced).max())
 
 
-def weigh(cluster: Cluster, summary: dict[str, Any], holders: list[str]) -> Weighed:
-    """What became of the mass; `holders`: the workers that were there at the end."""
+def weigh(cluster: Cluster, summary: dict[str, Any], holders: list[str], *, local_steps: int = 1) -> Weighed:
+    """What became of the mass; `holders`: the workers that were there at the end. A unit has that of its steps."""
     assert summary["units_empty"] == 0
     assert summary["units_settled"] == STREAMS * STEPS
-    unit = np.load(cluster.out / "mass.npy").astype(np.float64)
+    unit = local_steps * np.load(cluster.out / "mass.npy").astype(np.float64)
     held = np.zeros_like(unit)
     for name in holders:
         unsettled, own = held_by(cluster, name)
         assert unsettled == 0, f"{name} does not know what became of {unsettled} pushes"
         held += own
-    x = load_file(cluster.out / "checkpoints" / f"step-{STEPS}" / "model.safetensors")["mass"]
+    x = load_file(cluster.out / "checkpoints" / f"step-{STEPS * local_steps}" / "model.safetensors")["mass"]
     return Weighed(unit, summary["units_settled"] * unit, -float(STREAMS) * x.astype(np.float64), held)
 
 
@@ -214,9 +214,11 @@ def begin(
     *,
     script: Path = SCRIPT,
     hangs: str = "",
+    local_steps: int = 1,
 ) -> Cluster:
     """Two servers behind proxies, and the workers of `PAUSES`; the one that `hangs` stops once it holds anything."""
-    cluster = by_hand({**FORCED, **CODECS[codec]}, script=[script])
+    local = {"sync.local_steps": local_steps, "run.steps": STEPS * local_steps} if local_steps > 1 else {}
+    cluster = by_hand({**FORCED, **CODECS[codec], **local}, script=[script])
     for number, proxy in enumerate(proxies):
         cluster.start_server(f"ps-{number}", "--listen", proxy.target, "--advertise", proxy.address)
     for name, pause_s in PAUSES.items():
@@ -227,16 +229,20 @@ def begin(
     return cluster
 
 
-@pytest.mark.parametrize("codec", [slow("dense"), "topk"])
-def test_what_was_produced_is_applied_or_held(codec: str, by_hand: ByHand, proxies: list[CutProxy]) -> None:
-    cluster = begin(by_hand, codec, proxies)
+@pytest.mark.parametrize(
+    ("codec", "local_steps"), [slow("dense", 1), ("topk", 1), slow("dense", 2), slow("topk", 2)]
+)
+def test_what_was_produced_is_applied_or_held(
+    codec: str, local_steps: int, by_hand: ByHand, proxies: list[CutProxy]
+) -> None:
+    cluster = begin(by_hand, codec, proxies, local_steps=local_steps)
     for proxy in proxies:
         proxy.chance = 0.05
-    cluster.wait_for_steps(STEPS * 3 // 4)
+    cluster.wait_for_steps(STEPS * local_steps * 3 // 4)
     for proxy in proxies:
         proxy.chance = 0.0
     summary = cluster.finish()
-    found = weigh(cluster, summary, list(PAUSES))
+    found = weigh(cluster, summary, list(PAUSES), local_steps=local_steps)
 
     lost = [proxy.lost for proxy in proxies]
     print(
