@@ -1,7 +1,7 @@
 """Many random histories one after the other: `python -m tests.coordinator.campaign --seeds 20000 --first 0 --jobs 1`.
 
 Three kinds of world in turn: nobody but workers dies, the coordinator dies too, servers die too; each with all modes
-and with synchronous runs alone. Every failing seed is told as the command that repeats it; the exit code is 1 then.
+and with exact modes alone. Every failing seed is told as the command that repeats it; the exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ KINDS: dict[str, Callable[..., World]] = {
     "workers": World,
     "coordinator": MortalWorld,
     "servers": FallingWorld,
-    "servers-sync": partial(FallingWorld, modes=("sync",)),
+    "servers-exact": partial(FallingWorld, modes=("sync", "delayed")),
 }
-TURNS = ("servers", "coordinator", "servers-sync", "workers")
+TURNS = ("servers", "coordinator", "servers-exact", "workers")
 """Kind of a seed, by its remainder."""
 HISTORY = 15
 

@@ -57,7 +57,7 @@ def test_the_histories_are_eventful() -> None:
     worlds = [run_seed(seed) for seed in range(40)]
     journals = [[line for line in w.journal if '"Reopened"' not in line] for w in worlds]
     assert sum(w.deaths for w in worlds) > 40 and sum(w.torn for w in worlds) > 20
-    assert {w.state.segment.mode for w in worlds} == {"sync", "ssp", "async"}
+    assert {w.state.segment.mode for w in worlds} == {"sync", "delayed", "ssp", "async"}
     assert sum('"Closed"' in line or '"Counted"' in line for j in journals for line in j) > 150
     ages = {len(w.journal) for w in worlds}
     assert len(ages) > 20

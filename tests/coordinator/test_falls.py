@@ -48,7 +48,7 @@ BATCH = 20
 @pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
 def test_random_histories(first: int) -> None:
     for seed in range(first, first + BATCH):
-        run_seed(seed, "servers" if seed % 2 else "servers-sync")
+        run_seed(seed, "servers" if seed % 2 else "servers-exact")
 
 
 @pytest.mark.slow
