@@ -181,7 +181,7 @@ def test_the_mode_is_switched_to_and_fro(by_hand: ByHand, seed: int, way: tuple[
     """From sync on through other modes and back while a worker is killed, one comes, and one is sent away."""
     cluster = begin(by_hand, MODES["sync"])
     history = History(cluster, ["w-0", "w-1", "w-2"], random.Random(seed))
-    acts = [history.kill, history.add, history.drain, history.add][: len(way)]
+    acts = [history.kill, history.add, history.drain, lambda: history.pause(1.0)][: len(way)]
     history.draw.shuffle(acts)
     for mode, act in zip(way, acts, strict=True):
         cluster.command("set", f"sync.mode={mode}")

@@ -307,3 +307,13 @@ def test_defaults_follow_who_runs_the_optimizer() -> None:
         assert config.push.density is None
         assert (complete(config).push.density, complete(config).optimizer.betas) == (density, betas)
     assert complete(load(None, ["sync.mode=local", "push.density=0.5"], {}).config).push.density == 0.5
+
+
+def test_delayed_is_one_step_behind_and_no_other() -> None:
+    assert load(None, ["sync.mode=delayed", "sync.staleness=1"], {}).config.sync.staleness == 1
+    with pytest.raises(ConfigError, match=r"in `delayed` it is 1"):
+        load(None, ["sync.mode=delayed", "sync.staleness=2"], {})
+    with pytest.raises(ConfigError, match=r"only `sync`"):
+        load(None, ["sync.mode=delayed", "sync.quorum=2"], {})
+    free = load(None, ["sync.mode=ssp", "sync.staleness=4"], {}).config
+    assert amend(free, {"sync.mode": "delayed"}).sync.staleness is None
