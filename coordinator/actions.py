@@ -98,6 +98,7 @@ class Plan:
     leave: bool = False
     lag: int = 0
     drained: tuple[int, ...] = ()
+    hand_over: int | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
     stream-S.PLANE.safetensors      state of stream S, trainable parameters only
     stream-S.extra                  its buffers, scaler and user objects (a safetensors blob)
     stream-S.inner                  with local steps: its worker's optimizer (the same; in pieces on the shards)
+    handed.extra                    the same of the worker that evaluates, in an elastic segment
 
 The data section of each tensor file is the padding-free concatenation of its blocks in block
 order, whichever shard owned them: a run resumes on any number of servers.
@@ -39,6 +40,8 @@ from wire.v1 import common_pb2, shard_pb2
 
 log = logging.getLogger(__name__)
 FILES = {"x": "model", "published": "published"}
+HANDED = "handed"
+"""The blob that a worker hands over in an elastic segment."""
 CHUNK_BYTES = 1 << 20
 RETRY_S = 0.5
 ELEMENT_BYTES = 4
@@ -121,6 +124,8 @@ class CheckpointTaker:
             digests = {p: await self._plane(p) for p in described.planes}
             if self._state.deposited:
                 await self._streams()
+            elif self._state.handed == self._state.open_step:
+                await self._handed()
             extra = self._manifest(described)
             return await asyncio.to_thread(self._writer.commit, extra), digests
         except grpc.aio.AioRpcError as error:
@@ -198,6 +203,12 @@ class CheckpointTaker:
             await asyncio.to_thread(writer.close)
         for name, data in blobs.items():
             self._writer.blob(name, bytes(data))
+
+    async def _handed(self) -> None:
+        blob = bytearray()
+        async for chunk in self._collect(self._lines[0], HANDED):
+            blob += chunk.data
+        self._writer.blob(f"{HANDED}.extra", bytes(blob))
 
     def _stream_file(self, name: str, writers: dict[str, TensorFileWriter]) -> TensorFileWriter:
         entries = self._entries(trainable_only=True)
@@ -322,6 +333,10 @@ class CheckpointLoader:
             for name, data in self._blobs(stream, line.shard):
                 for chunk in self._blob(f"stream-{stream}/{name}", data):
                     yield chunk
+        kept = kept_extra(self._manifest)
+        if line.shard == 0 and kept is not None and not self._exact(self._described):
+            for chunk in self._blob(HANDED, kept.read_bytes()):
+                yield chunk
 
     def _blobs(self, stream: int, shard: int) -> Iterator[tuple[str, bytes]]:
         """What of a stream is no plane: the extra on the first shard, on each its piece of the inner optimizer."""
@@ -354,6 +369,12 @@ def goes_on(manifest: Manifest, config: Config) -> bool:
     Else x and x̂ alone are of use, and every optimizer begins anew.
     """
     return bool(manifest.extra.get("local", False)) == config.sync.is_local
+
+
+def kept_extra(manifest: Manifest) -> Path | None:
+    """The file of a checkpoint with what a worker kept beside the parameters: handed over, or of the first stream."""
+    names = [name for name in (f"{HANDED}.extra", "stream-0.extra") if name in manifest.files]
+    return manifest.path / names[0] if names else None
 
 
 def _restore(plane: common_pb2.PlaneChunk) -> shard_pb2.RestoreChunk:

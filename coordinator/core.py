@@ -86,6 +86,7 @@ class Core:
             e.StreamDeposited: lambda event, now: self.work.deposited(event),
             e.Holding: lambda event, now: self.work.holding(event),
             e.Flushed: self._flushed,
+            e.HandedOver: self._handed_over,
             e.LossEvaluated: self._evaluated,
             e.WorkerFailed: self._failed,
             e.WorkerLeaving: lambda event, now: self._leave(event.incarnation, event.reason),
@@ -273,7 +274,7 @@ class Core:
         elif problem := self.data.difference(event):
             self.desk.tell(event.incarnation, a.End(problem, "DataRefused"))
             return
-        self.segments.welcome(event.incarnation, now)
+        self.segments.welcome(event.incarnation, now, keeps=event.keeps)
 
     def _progressed(self, event: e.Progressed, now: float) -> None:
         self.desk.worker(event.incarnation)
@@ -286,6 +287,15 @@ class Core:
         self.desk.worker(event.incarnation)
         self.residuals.flushed(event)
         self.work.flushed(event)
+
+    def _handed_over(self, event: e.HandedOver, now: float) -> None:
+        self.desk.worker(event.incarnation)
+        self.patience.progressed(event.incarnation, now)
+        if event.step > (
+            -1 if self.state.handed is None else self.state.handed
+        ):  # a repeat of an older one else
+            self.desk.decide(r.HandedOver(event.step))
+            self.desk.note("handed_over", name=self.desk.name_of(event.incarnation), step=event.step)
 
     def _evaluated(self, event: e.LossEvaluated, now: float) -> None:
         self.patience.progressed(event.incarnation, now)

@@ -107,6 +107,8 @@ class Elastic:
     def owing(self) -> set[int]:
         """Who may go on and does not, as its oldest unit is not too far ahead; and who has not answered a plan."""
         state = self._desk.state
+        if self._leases.hand_over is not None:
+            return {self._leases.evaluator} - {0}
         if not self._boundary.open or self._desk.untold:
             return set()
         slowest = state.low // state.streams
@@ -139,9 +141,29 @@ class Elastic:
             else:
                 self._approach_switch()
                 self._close_if_due(now)
-        self._boundary.write_if_due(deposited=True)
+        self._have_handed_over()
+        self._boundary.write_if_due(deposited=not self.handing_over)
         if self._boundary.open and not state.final:
             self._leases.balance(now)
+
+    @property
+    def handing_over(self) -> bool:
+        """Whether the worker that evaluates, if one is there, has not handed over yet what it keeps."""
+        state = self._desk.state
+        stands = self._boundary.due is not None or state.paused
+        keeper = state.members.get(self._leases.evaluator)
+        return stands and state.handed != state.closed and keeper is not None and keeper.keeps
+
+    def _have_handed_over(self) -> None:
+        """Where the run stands still everywhere, ask whoever evaluates; another one, if that is gone meanwhile."""
+        state = self._desk.state
+        asked = self._leases.hand_over
+        self._leases.appoint()
+        if not (self.handing_over and self._boundary.reached(state.closed)):
+            self._leases.hand_over = None
+        elif asked is None:
+            self._leases.hand_over = state.closed
+            self._leases.tell(self._leases.evaluator)
 
     def _go_on(self) -> None:
         """Behind a boundary at which the segment did not end, once every shard has closed it."""

@@ -191,6 +191,7 @@ class Engine:
                         r.accumulate,
                         r.evaluates,
                         r.evaluate_every,
+                        r.keeps,
                     )
                 )
             case "progress":
@@ -204,6 +205,8 @@ class Engine:
             case "flushed":
                 flushed = report.flushed
                 self.hear(e.Flushed(incarnation, flushed.segment, flushed.residual_norm))
+            case "handed_over":
+                self.hear(e.HandedOver(incarnation, report.handed_over.step))
             case "deposited":
                 d = report.deposited
                 self.hear(e.StreamDeposited(incarnation, d.stream, d.step, d.released, d.attempt))
@@ -281,7 +284,14 @@ class Engine:
     def _tell(self, action: a.Tell) -> None:
         orders = self._orders.get(action.incarnation)
         if orders is not None:
-            orders.put_nowait(_order(action.order, self.rounds, first_step=self.state.segment.step))
+            orders.put_nowait(
+                _order(
+                    action.order,
+                    self.rounds,
+                    first_step=self.state.segment.step,
+                    handed=self.state.handed_here,
+                )
+            )
 
     @property
     def lines(self) -> list[ShardLine]:
@@ -413,9 +423,9 @@ class Engine:
 
 
 def _order(
-    order: a.Plan | a.End | a.Redirect, rounds: Rounds, *, first_step: int
+    order: a.Plan | a.End | a.Redirect, rounds: Rounds, *, first_step: int, handed: int | None
 ) -> coordinator_pb2.WorkerOrder:
-    """`first_step`: the one that a stream without a deposit starts from."""
+    """`first_step`: the one that a stream without a deposit starts from; `handed`: as `State.handed_here`."""
     if isinstance(order, a.End):
         return coordinator_pb2.WorkerOrder(end=coordinator_pb2.End(reason=order.reason, error=order.error))
     if isinstance(order, a.Redirect):
@@ -437,6 +447,8 @@ def _order(
             leave=order.leave,
             lag=order.lag,
             drained=order.drained,
+            hand_over=order.hand_over,
+            handed=handed,
         )
     )
 

@@ -74,6 +74,15 @@ class Ready:
     accumulate: int
     evaluates: bool
     evaluate_every: int
+    keeps: bool = False
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """What a worker keeps beside the parameters, as it was before `step`, is on the first shard."""
+
+    incarnation: int
+    step: int
 
 
 @dataclass(frozen=True)
@@ -379,6 +388,7 @@ Event = (
     | SegmentBegun
     | Holding
     | Flushed
+    | HandedOver
     | StopAsked
     | CheckpointAsked
     | SetAsked

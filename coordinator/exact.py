@@ -14,6 +14,8 @@ from coordinator.steps import Steps
 class Exact:
     """`lanes` decides who computes what, `steps` when a step closes."""
 
+    handing_over = False
+
     def __init__(self, desk: Desk, crew: Crew, boundary: Boundary, pace: Pace) -> None:
         self._desk = desk
         self._boundary = boundary

@@ -65,6 +65,8 @@ class Leases:
         self._evaluator = 0
         self.held_back = False
         """Nothing is dealt: a boundary is being prepared."""
+        self.hand_over: int | None = None
+        """The step before which the run stands still, and whoever evaluates hands over what it keeps."""
 
     # --- dealing -------------------------------------------------------------------------
 
@@ -283,6 +285,11 @@ class Leases:
 
     # --- plans ---------------------------------------------------------------------------
 
+    @property
+    def evaluator(self) -> int:
+        """The worker that evaluates; 0: nobody is there."""
+        return self._evaluator if self._evaluator in self._crew.available else 0
+
     def appoint(self) -> None:
         """See to it that somebody evaluates: the one that does, while it is there."""
         if self._evaluator not in self._crew.available:
@@ -309,6 +316,7 @@ class Leases:
                 leases=orders,
                 ahead=self._pace.ahead,
                 first=worker == self._evaluator,
+                hand_over=self.hand_over if worker == self._evaluator else None,
                 leave=worker in self._crew.leaving,
             ),
         )

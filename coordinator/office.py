@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from coordinator.checkpoints import goes_on
+from coordinator.checkpoints import goes_on, kept_extra
 from coordinator.journal import Journal
 from coordinator.journal_check import find_damage
+from coordinator.pace import pace_of
 from coordinator.records import Began, Record, Reopened, Segment, switching_to
 from coordinator.state import State
 from wire.checkpoint import Manifest, load_manifest, newest
@@ -158,6 +159,7 @@ def _beginning(config: Config, out: Path, manifest: Manifest | None) -> Began:
         run = f"{out.name}-{secrets.token_hex(2)}"
         return Began(run, 1, 1, nonce, first_step=0, checkpoint="", config=config.to_json())
     origin, first_step = _counting(config, manifest)
+    deposits = manifest.extra["deposits"] and goes_on(manifest, config)
     return Began(
         manifest.run,
         timeline=manifest.timeline + 1,
@@ -165,9 +167,10 @@ def _beginning(config: Config, out: Path, manifest: Manifest | None) -> Began:
         nonce=nonce,
         first_step=first_step,
         checkpoint=str(manifest.path.resolve()),
-        deposits=manifest.extra["deposits"] and goes_on(manifest, config),
+        deposits=deposits,
         config=config.to_json(),
         origin=origin,
+        handed=not (deposits and pace_of(switching_to(config)).exact) and kept_extra(manifest) is not None,
     )
 
 

@@ -34,6 +34,8 @@ class Began:
     """The effective configuration, as JSON: whoever continues the run has the same."""
     origin: int = 0
     """From which rounds are counted (wire/rounds.py)."""
+    handed: bool = False
+    """Whether what a worker kept beside the parameters is taken from the checkpoint, and no streams' state."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,10 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Readied:
-    """A worker has its data, and can be given work."""
+    """A worker has its data, and can be given work. `keeps`: it has more to keep than parameters."""
 
     incarnation: int
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -341,6 +344,13 @@ class Barred:
 
 
 @dataclass(frozen=True)
+class HandedOver:
+    """What the worker that evaluates keeps beside the parameters is on the first shard, as before `step`."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """A validation loss on x̂ (`published`) or on x, of the model at `step`."""
 
@@ -424,6 +434,7 @@ Record = (
     | Vacated
     | Lost
     | Barred
+    | HandedOver
     | Evaluated
     | Checkpointed
     | Unwritten

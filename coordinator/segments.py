@@ -56,10 +56,10 @@ class Segments:
         """Whether a slow worker stops the others."""
         return pace_of(self._desk.state.segment).ahead is not None
 
-    def welcome(self, incarnation: int, now: float) -> None:
+    def welcome(self, incarnation: int, now: float, *, keeps: bool = False) -> None:
         """A worker is ready. The run begins with it, if it is the last one that was waited for."""
         if incarnation not in self._crew.ready:
-            self._desk.decide(r.Readied(incarnation))
+            self._desk.decide(r.Readied(incarnation, keeps))
         self._crew.ready.add(incarnation)
         if self.begun:
             self.work.welcome(incarnation)
@@ -82,6 +82,7 @@ class Segments:
             switching is None
             or self._beginning
             or not self._boundary.segment_over
+            or self.work.handing_over
             or self._retirements.pending
             or self._hands_on(switching)
         ):

@@ -36,14 +36,15 @@ RunRecord = (
 MemberRecord = r.Admitted | r.Readied | r.Leaving | r.Departed | r.Retired | r.Lost
 ServerRecord = r.Returned | r.Moved | r.Stood | r.InSynced | r.Parted | r.Promoted
 StepRecord = r.Assigned | r.Deposited | r.Closed | r.Segment | r.Switching
-LeaseRecord = r.Counted | r.Pooled | r.Leased | r.Lowered | r.Vacated | r.Barred
+LeaseRecord = r.Counted | r.Pooled | r.Leased | r.Lowered | r.Vacated | r.Barred | r.HandedOver
 
 
 @dataclass
 class Member:
     """A process of the run, in or out of it.
 
-    `retiring`: it is gone, and some shard may still take something from it; `dropped`: norm of what it let fall.
+    `retiring`: it is gone, and some shard may still take something from it; `dropped`: norm of what it let fall;
+    `keeps`: it has buffers, a loss scaler or the user's objects beside the parameters.
     """
 
     incarnation: int
@@ -59,6 +60,7 @@ class Member:
     dead: bool = False
     retiring: bool = False
     dropped: float = 0.0
+    keeps: bool = False
 
     @property
     def present(self) -> bool:
@@ -160,6 +162,8 @@ class State:
     leased: int = 0
     """Leases handed out so far."""
     barred: int | None = None
+    handed: int | None = None
+    """The step at which a worker handed over last what it keeps beside the parameters."""
     loss: float | None = None
     lanes: list[Lane] = field(default_factory=list)
     open_step: int = 0
@@ -191,7 +195,15 @@ class State:
                 self._apply_to_servers(record)
             case r.Assigned() | r.Deposited() | r.Closed() | r.Segment() | r.Switching():
                 self._apply_to_steps(record)
-            case r.Counted() | r.Pooled() | r.Leased() | r.Lowered() | r.Vacated() | r.Barred():
+            case (
+                r.Counted()
+                | r.Pooled()
+                | r.Leased()
+                | r.Lowered()
+                | r.Vacated()
+                | r.Barred()
+                | r.HandedOver()
+            ):
                 self._apply_to_leases(record)
             case _:
                 self._apply_to_run(record)
@@ -231,7 +243,8 @@ class State:
             case r.Admitted():
                 self.members[record.incarnation] = Member(**vars(record))
             case r.Readied():
-                self.members[record.incarnation].ready = True
+                member = self.members[record.incarnation]
+                member.ready, member.keeps = True, record.keeps
             case r.Leaving():
                 self.members[record.incarnation].leaving = True
             case r.Departed():
@@ -305,6 +318,8 @@ class State:
                 self.vacant += [Span(*span) for span in record.spans]
             case r.Barred():
                 self.barred = record.step
+            case r.HandedOver():
+                self.handed = record.step
             case _:
                 assert_never(record)
 
@@ -317,6 +332,7 @@ class State:
         self.low = record.first_step * self.streams
         self.segment = replace(self.segment, step=record.first_step)
         self.bases = [record.first_step]
+        self.handed = record.first_step if record.handed else None
         deposit = record.first_step if record.deposits else None
         self.lanes = [Lane(s, step=record.first_step, deposit=deposit) for s in range(self.streams)]
 
@@ -466,6 +482,13 @@ class State:
         of steps that drain, so this one is not behind it.
         """
         return max(base for base in self.bases if base <= self.reached(lane))
+
+    @property
+    def handed_here(self) -> int | None:
+        """The step at which was handed over what begins here without a deposit; None: what the script makes."""
+        if self.handed is None or self.handed < self.segment.step:
+            return None
+        return None if pace_of(self.segment).exact and self.handed > self.segment.step else self.handed
 
     @property
     def closed(self) -> int:

@@ -25,6 +25,11 @@ class Work(Protocol):
     @property
     def waits_for(self) -> str: ...
 
+    @property
+    def handing_over(self) -> bool:
+        """Whether a worker is still to hand over what it keeps beside the parameters, at the boundary at hand."""
+        ...
+
     def begin(self, now: float) -> None:
         """Deal the work to the ready workers."""
         ...
@@ -114,6 +119,7 @@ class Standstill:
     """
 
     waits_for = "the next segment begins on every shard"
+    handing_over = False
 
     def __init__(self, desk: Desk, crew: Crew) -> None:
         self._desk = desk

@@ -34,7 +34,7 @@ from wire.clock import monotonic_clock
 from wire.codec.dense import pack
 from wire.config import Config, complete
 from wire.errors import ProtocolMismatch, SparsyncError, StaleIncarnation
-from wire.ids import Term
+from wire.ids import HANDED_OVER, Term
 from wire.messages import layout_from_proto, optimizer_from_proto, ranges_from_proto
 from wire.rpc.planes import PlaneReader, inner_bytes, plane_chunks
 from wire.v1 import common_pb2, shard_pb2
@@ -45,6 +45,8 @@ BEGINS = ("attach", "dismiss")
 """What a line begins with."""
 TOLD_AGAIN = frozenset({"close", "fence", "segment", "retire", "advance", "snapshot"})
 """What only a primary obeys. Whoever becomes one says first what it holds, and is told what follows from that."""
+HANDED = "handed"
+"""What a worker handed over in an elastic segment, in a checkpoint."""
 EXTRA_BYTES = 1 << 28
 """Most bytes of a stream's state that is no plane (buffers, loss scaler, the user's objects)."""
 
@@ -321,11 +323,17 @@ class Control:
                 f"asked for planes as step {request.step} begins, this shard is at step {shard.ledger.step}"
                 f"{'' if shard.deltas.between else ' and has settled units since'}; ask between two closes"
             )
+        store = self._owner.holdings.store
+        if request.plane == HANDED:
+            path = store.deposit(HANDED_OVER, shard.ledger.step)["extra"]
+            for chunk in plane_chunks(HANDED, path.read_bytes()):
+                yield chunk
+            return
         if request.plane == "deposits":
             if shard.segment.elastic:
                 return
             for stream in range(shard.spec.streams):
-                for name, path in self._owner.holdings.store.deposit(stream, shard.ledger.step).items():
+                for name, path in store.deposit(stream, shard.ledger.step).items():
                     for chunk in plane_chunks(f"stream-{stream}/{name}", path.read_bytes()):
                         yield chunk
             return
@@ -348,6 +356,7 @@ class Control:
         shard = self._owner.served()
         reader = PlaneReader(self._expected_restored)
         deposits: dict[int, dict[str, bytes]] = {}
+        handed: dict[str, bytes] | None = None
         step = -1
         async for message in messages:
             if message.HasField("header"):
@@ -360,7 +369,9 @@ class Control:
             if complete is None:
                 continue
             name, data = complete
-            if name.startswith("stream-"):
+            if name == HANDED:
+                handed = {"extra": bytes(data)}
+            elif name.startswith("stream-"):
                 stream, _, plane = name.removeprefix("stream-").partition("/")
                 deposits.setdefault(int(stream), {})[plane] = bytes(data)
             elif name in shard.planes():
@@ -373,12 +384,16 @@ class Control:
         if not shard.segment.elastic:
             for number, planes in deposits.items():
                 self._owner.holdings.store.save_deposit(number, step, planes)
+        if handed is not None:
+            self._owner.holdings.store.save_deposit(HANDED_OVER, step, handed)
         await self._owner.begin()
         return shard_pb2.RestoreReply()
 
     def _expected_restored(self, name: str) -> int | range | None:
         """What a checkpoint may bring. In an elastic segment estimates and stream state begin at zero all the same."""
         shard = self._owner.shard
+        if name == HANDED:
+            return self.expected_stream("extra", ())
         if name.startswith("stream-"):
             return self.expected_stream(name.partition("/")[2], shard.restorable_stream_planes)
         return 4 * shard.blocks.elements if name in shard.restorable_planes else None

@@ -23,6 +23,7 @@ from wire.codec.chain import codecs_of
 from wire.codec.dense import pack
 from wire.config import Config
 from wire.errors import ProtocolMismatch
+from wire.ids import HANDED_OVER
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,12 @@ class Holdings:
     def judge_deposit(self, stream: int, step: int, attempt: int) -> Verdict:
         """What to do with a deposit; changes nothing.
 
-        One that was under way when its segment ended is of no use to anybody, and no fault of its sender.
+        One that was under way when its segment ended is of no use to anybody, and no fault of its sender. What a
+        worker hands over in an elastic segment has a place of its own, and may come while it can begin others.
         """
         shard = self.shard
+        if stream == HANDED_OVER:
+            return Verdict.ADMIT if shard.segment.step <= step <= shard.ledger.step else Verdict.OVER
         if stream >= shard.spec.streams:
             return Verdict.FOREIGN
         if attempt < shard.ledger.fences.get(stream, 0):

@@ -41,3 +41,7 @@ class Term(NamedTuple):
 
     number: int
     nonce: bytes
+
+
+HANDED_OVER = 2**32 - 1
+"""No stream's number: the place, among their deposits, of what a worker hands over in an elastic segment."""

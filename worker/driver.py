@@ -93,6 +93,7 @@ class Driver:
             extras=self._extras,
             origin=self._origin,
             inner=self._inner,
+            fresh=self._origin is self._extras.initial,
         )
         self._progress = Progress()
         transfer.begin_attending()
@@ -105,8 +106,8 @@ class Driver:
 
     def ready(self, **what: Any) -> None:
         """Tell the coordinator that this worker can take work, and with what; told anew after a rejoin."""
-        self._ready = what
-        self._attached.report(ready=what)
+        self._ready = {**what, "keeps": not self._extras.empty}
+        self._attached.report(ready=self._ready)
 
     @property
     def _segment(self) -> ExactSegment | ElasticSegment:

@@ -71,6 +71,7 @@ class ElasticSegment:
         self._farewell = Farewell(number, lane=self._lane, transfer=transfer, clock=clock)
         self.leaves = False
         self._before = b""
+        self._handed = -1
         self._shown: list[int] = []
         self._news = False
         self.first = False
@@ -108,6 +109,14 @@ class ElasticSegment:
             self._first_pull()
         leases = [{"lease": lease, "next": unit} for lease, unit in self._work.holding.items()]
         self._transfer.report(holding={"plan": plan.number, "leases": leases})
+        if plan.hand_over is not None and plan.hand_over > self._handed:
+            self._hand_over(plan.hand_over)
+
+    def _hand_over(self, step: int) -> None:
+        """Nothing is computed anywhere: what this worker keeps now is what the run has before `step`."""
+        self._handed = step
+        self._transfer.report(announce={"activity": "handing over"})
+        self._transfer.begin_hand_over(step, self._extras.save(USER_STREAM))
 
     def _first_pull(self) -> None:
         steps = self._replica.pull()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class ExactSegment:
         begins: its first step.
         lag: steps that units lag in it (`Carrier`).
         streams: units of a step (R).
-        origin: the extra that a stream without a deposit begins with.
+        origin: gives the extra that a stream without a deposit begins with.
         held: what the segment before held back; the first stream without a deposit begins with it.
         inner: the optimizer that units step here; None: the servers do.
     """
@@ -57,7 +57,7 @@ class ExactSegment:
         codec: PushCodec,
         extras: Extras,
         streams: int,
-        origin: bytes,
+        origin: Callable[[], bytes],
         held: Plane | None,
         inner: Inner | None = None,
     ) -> None:
@@ -245,17 +245,19 @@ class ExactSegment:
     def _take_over(self, task: Task) -> None:
         """A stream's newest deposit, or the state that every stream begins with."""
         planes = {name: np.zeros_like(self._parameters.gradient) for name in self._codec.state_planes}
-        extra, inner = self._origin, self._inner.origin if self._inner is not None else b""
+        inner = self._inner.origin if self._inner is not None else b""
         if task.has_deposit:
             log.info("taking over stream %d from its deposit at step %d", task.stream, task.step)
             parts = self._transfer.do_withdraw(task.stream, task.step, self._expected_of_deposit)
             for blocks, part in zip(self._replica.trainable, parts, strict=True):
                 for name in planes:
                     unpack(part[name], planes[name], blocks)
-                extra = part.get("extra", extra)
+            extra = parts[0].get("extra", b"")
             inner = b"".join(part.get("inner", b"") for part in parts)
-        elif self._inherited is not None:
-            planes[self._residual], self._inherited = self._inherited, None
+        else:
+            extra = self._origin()
+            if self._inherited is not None:
+                planes[self._residual], self._inherited = self._inherited, None
         moments = self._inner.load(inner) if self._inner is not None else None
         self._states[task.stream] = StreamState(planes, extra, moments)
         self._carrier.done(task)

@@ -36,6 +36,7 @@ LASTING: dict[str, Callable[[Any], str]] = {
     "ready": lambda told: "",
     "progress": lambda told: "",
     "deposited": lambda told: str(told.stream),
+    "handed_over": lambda told: "",
     "evaluated": lambda told: f"{told.step} {told.model}",
     "announce": lambda told: "",
     "leaving": lambda told: "",
@@ -43,7 +44,7 @@ LASTING: dict[str, Callable[[Any], str]] = {
     "failed": lambda told: "",
 }
 """Kind of report -> what tells those of one kind apart. `holding` is none: each line brings a plan, which asks anew."""
-ENDS_ACTIVITY = ("progress", "evaluated")
+ENDS_ACTIVITY = ("progress", "evaluated", "handed_over")
 
 
 class Line:
@@ -177,4 +178,6 @@ def order_from_proto(order: coordinator_pb2.WorkerOrder) -> Order:
         leave=plan.leave,
         lag=plan.lag,
         drained=tuple(plan.drained),
+        hand_over=plan.hand_over if plan.HasField("hand_over") else None,
+        handed=plan.handed if plan.HasField("handed") else None,
     )

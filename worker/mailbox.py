@@ -28,7 +28,12 @@ AHEAD_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole of what this worker is to do. `ahead` None: without a bound. `lag`, `drained`: see `Carrier.need`."""
+    """The whole of what this worker is to do. `ahead` None: without a bound. `lag`, `drained`: see `Carrier.need`.
+
+    Attributes:
+        hand_over: the step before which the run stands still, and this worker hands over what it keeps.
+        handed: the step at which was handed over what begins here without a deposit; None: what the script makes.
+    """
 
     assignments: tuple[Assignment, ...] = ()
     total_steps: int = 0
@@ -42,6 +47,8 @@ class Plan:
     leave: bool = False
     lag: int = 0
     drained: tuple[int, ...] = ()
+    hand_over: int | None = None
+    handed: int | None = None
 
 
 @dataclass(frozen=True)

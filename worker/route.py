@@ -6,12 +6,14 @@ the segment that it belongs to, or of a later one, is here.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 
 from wire.codec.chain import codecs_of
 from wire.config import Config
+from wire.errors import StaleIncarnation
 from wire.messages import OptimizerSpec
 from worker.elastic import ElasticSegment
 from worker.exact import ExactSegment
@@ -23,6 +25,7 @@ from worker.state import USER_STREAM, Extras
 from worker.streams import WAIT, Task
 from worker.transfer import Transfer
 
+log = logging.getLogger(__name__)
 NOWHERE = -1
 
 
@@ -31,8 +34,9 @@ class Route:
 
     Args:
         transfer: connected to the shards.
-        origin: the extra that a stream without a deposit begins with.
+        origin: the extra that a stream without a deposit begins with, unless a plan names another one.
         inner: the optimizer that units step here; None: the servers do.
+        fresh: nothing was computed with what the model holds: an elastic segment, too, begins with what a plan names.
 
     Attributes:
         segment: at hand; before the first plan one without any work.
@@ -49,6 +53,7 @@ class Route:
         specification: OptimizerSpec,
         extras: Extras,
         origin: bytes,
+        fresh: bool,
         inner: Inner | None = None,
     ) -> None:
         self._config = config
@@ -58,6 +63,8 @@ class Route:
         self._extras = extras
         self.origin = origin
         self._inner = inner
+        self._fresh = fresh
+        self._named: int | None = None
         _, pull = codecs_of(config, parameters.layout, optimizer=self._optimizer)
         self.replica = Replica(parameters.published, parameters.layout, transfer.placement, pull, transfer)
         self.segment = self._make(NOWHERE, Plan())
@@ -118,13 +125,30 @@ class Route:
         if self.replica.held:
             self.replica.catch_up()
             self._parameters.refresh()
-        self.origin = self.origin_now()
+        self.origin, self._named = self.origin_now(), plan.handed
         self.dropped_norm += self.segment.finish()
         goes_on = not (self.segment.elastic or plan.elastic)  # streams are deposited, whoever carries them
         held = None if goes_on else self.segment.held
         self.segment = self._make(plan.segment, plan, held=held)
+        if plan.elastic and self._fresh:
+            self._begin_as_named()
+        self._fresh = False
         if held is not None and self.segment.held is None:
             self.dropped_norm += float(np.linalg.norm(held))
+
+    def _begin_as_named(self) -> None:
+        """In an elastic segment buffers and objects are this worker's own: it may begin with those that it made."""
+        try:
+            self._extras.load(USER_STREAM, self._beginning())
+        except StaleIncarnation as error:
+            log.warning("buffers and objects begin as this script made them: %s", error)
+
+    def _beginning(self) -> bytes:
+        """The extra that whatever has no deposit begins with: handed over where the segment began, or made here."""
+        if self._named is not None:
+            named, self._named = self._named, None
+            self.origin = self._transfer.do_take_over(named)
+        return self.origin
 
     def origin_now(self) -> bytes:
         """What a stream without a deposit would begin with: behind an elastic segment, as the model is.
@@ -153,4 +177,4 @@ class Route:
         }
         if plan.elastic:
             return ElasticSegment(number, **shared)
-        return ExactSegment(number, begins=plan.begins, lag=plan.lag, **shared, origin=self.origin)
+        return ExactSegment(number, begins=plan.begins, lag=plan.lag, **shared, origin=self._beginning)

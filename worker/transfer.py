@@ -17,7 +17,7 @@ import grpc
 from wire.clock import Clock, Deadline, monotonic_clock
 from wire.crash import crash_point
 from wire.errors import RunOver, SparsyncError, by_name
-from wire.ids import UnitId
+from wire.ids import HANDED_OVER, UnitId
 from wire.layout import Layout
 from wire.messages import (
     Commit,
@@ -306,6 +306,21 @@ class Transfer:
             self._line.tell(coordinator_pb2.WorkerReport(deposited=deposited))
 
         self._begin(deposit_all())
+
+    def begin_hand_over(self, step: int, extra: bytes) -> None:
+        """Save what this worker keeps beside the parameters on the first shard, then report it."""
+
+        async def hand_over() -> None:
+            await self._links[0].deposit(HANDED_OVER, step, 0, {"extra": extra})
+            handed = coordinator_pb2.HandedOver(step=step)
+            self._line.tell(coordinator_pb2.WorkerReport(handed_over=handed))
+
+        self._begin(hand_over())
+
+    def do_take_over(self, step: int) -> bytes:
+        """What a worker handed over at `step`. Raises: StaleIncarnation where that is kept no more."""
+        sizes = {"extra": range(EXTRA_BYTES + 1)}
+        return self._do_there(self._links[0].withdraw(HANDED_OVER, step, sizes.get))["extra"]
 
     def do_withdraw(
         self, stream: int, step: int, expected: Callable[[int, str], int | range | None]

@@ -65,6 +65,7 @@ SAMPLES: list[r.Record] = [
     r.Vacated(3, ((64, 400, 64), (0, 64, 64))),
     r.Lost(4, 1.5),
     r.Barred(10),
+    r.HandedOver(8),
     r.Barred(None),
     r.Assigned(1, 2, 4, 8, (0, 1), "why"),
     r.Deposited(1, 8),

@@ -10,13 +10,19 @@ import grpc
 import pytest
 
 from ps.owner import Owner
+from tests.ps.models import STREAMS
 from tests.ps.serving import (
+    ARRIVAL,
+    TERM,
     Line,
     play_exact,
     play_stub,
+    push,
     received,
     upload,
+    workers,
 )
+from wire.ids import HANDED_OVER
 from wire.rpc.planes import plane_chunks
 from wire.v1 import shard_pb2, shard_pb2_grpc
 
@@ -78,3 +84,49 @@ def test_a_deposit_without_a_header_is_refused(
             await stub.Deposit(chunks())
 
     play_exact(scene, tmp_path)
+
+
+def test_what_is_handed_over_in_an_elastic_segment_is_kept_until_the_next_close(tmp_path: Path) -> None:
+    """It fits between the segment's first step and the open one; a checkpoint collects it; no stream's deposit does."""
+
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        (one, _), line = workers(), Line(stub)
+        await line.attach()
+        await line.configure(ARRIVAL)
+        await upload(stub)
+
+        async def hand_over(stream: int, step: int, state: bytes) -> None:
+            async def chunks() -> AsyncIterator[shard_pb2.DepositChunk]:
+                header = shard_pb2.DepositHeader(timeline=1, stream=stream, step=step, planes=["extra"])
+                yield shard_pb2.DepositChunk(header=header)
+                for chunk in plane_chunks("extra", state):
+                    yield shard_pb2.DepositChunk(plane=chunk)
+
+            await stub.Deposit(chunks())
+
+        async def collected(step: int) -> bytes:
+            asked = shard_pb2.CollectRequest(term=TERM, step=step, plane="handed")
+            return (await received(stub.Collect(asked)))[1]
+
+        for number in range(STREAMS):
+            await push(stub, one, number, base=number)
+        line.send(close=shard_pb2.Close(step=0, deposit=True, retain_from=1))
+        while (await line.next()).WhichOneof("event") != "settled":
+            pass
+        await hand_over(0, 1, b"of a stream: of no use here")
+        await hand_over(HANDED_OVER, 2, b"of a step that is not open")
+        with pytest.raises(grpc.aio.AioRpcError, match="no deposit"):
+            await collected(1)
+        await hand_over(HANDED_OVER, 1, b"kept")
+        await hand_over(HANDED_OVER, 1, b"kept")
+        assert await collected(1) == b"kept"
+        for number in range(STREAMS, 2 * STREAMS):
+            await push(stub, one, number, base=number + 1)
+        line.send(close=shard_pb2.Close(step=1, deposit=True, retain_from=2))
+        while (await line.next()).WhichOneof("event") != "settled":
+            pass
+        asked = shard_pb2.WithdrawRequest(timeline=1, stream=HANDED_OVER, step=1)
+        with pytest.raises(grpc.aio.AioRpcError, match="no deposit"):
+            await received(stub.Withdraw(asked))
+
+    play_stub(scene, tmp_path)

@@ -82,7 +82,7 @@ class HeartbeatEnd(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("attending", "uploaded", "ready", "progress", "deposited", "evaluated", "scalars", "failed", "leaving", "announce", "holding", "flushed")
+    __slots__ = ("attending", "uploaded", "ready", "progress", "deposited", "evaluated", "scalars", "failed", "leaving", "announce", "holding", "flushed", "handed_over")
     ATTENDING_FIELD_NUMBER: _ClassVar[int]
     UPLOADED_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +95,7 @@ class WorkerReport(_message.Message):
     ANNOUNCE_FIELD_NUMBER: _ClassVar[int]
     HOLDING_FIELD_NUMBER: _ClassVar[int]
     FLUSHED_FIELD_NUMBER: _ClassVar[int]
+    HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
     attending: Attending
     uploaded: Uploaded
     ready: Ready
@@ -107,7 +108,8 @@ class WorkerReport(_message.Message):
     announce: Announce
     holding: Holding
     flushed: Flushed
-    def __init__(self, attending: _Optional[_Union[Attending, _Mapping]] = ..., uploaded: _Optional[_Union[Uploaded, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., deposited: _Optional[_Union[Deposited, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., flushed: _Optional[_Union[Flushed, _Mapping]] = ...) -> None: ...
+    handed_over: HandedOver
+    def __init__(self, attending: _Optional[_Union[Attending, _Mapping]] = ..., uploaded: _Optional[_Union[Uploaded, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., deposited: _Optional[_Union[Deposited, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., flushed: _Optional[_Union[Flushed, _Mapping]] = ..., handed_over: _Optional[_Union[HandedOver, _Mapping]] = ...) -> None: ...
 
 class Attending(_message.Message):
     __slots__ = ("incarnation",)
@@ -120,20 +122,22 @@ class Uploaded(_message.Message):
     def __init__(self) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("samples", "data_digest", "batch_size", "accumulate", "evaluate_every", "evaluates")
+    __slots__ = ("samples", "data_digest", "batch_size", "accumulate", "evaluate_every", "evaluates", "keeps")
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     DATA_DIGEST_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     ACCUMULATE_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_EVERY_FIELD_NUMBER: _ClassVar[int]
     EVALUATES_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_FIELD_NUMBER: _ClassVar[int]
     samples: int
     data_digest: str
     batch_size: int
     accumulate: int
     evaluate_every: int
     evaluates: bool
-    def __init__(self, samples: _Optional[int] = ..., data_digest: _Optional[str] = ..., batch_size: _Optional[int] = ..., accumulate: _Optional[int] = ..., evaluate_every: _Optional[int] = ..., evaluates: _Optional[bool] = ...) -> None: ...
+    keeps: bool
+    def __init__(self, samples: _Optional[int] = ..., data_digest: _Optional[str] = ..., batch_size: _Optional[int] = ..., accumulate: _Optional[int] = ..., evaluate_every: _Optional[int] = ..., evaluates: _Optional[bool] = ..., keeps: _Optional[bool] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("version", "units", "compute_s", "wait_s", "bytes_pushed", "bytes_pulled", "bytes_state", "pulls", "unit_s", "replayed", "residual_norm", "dropped_norm")
@@ -174,6 +178,12 @@ class Deposited(_message.Message):
     released: bool
     attempt: int
     def __init__(self, stream: _Optional[int] = ..., step: _Optional[int] = ..., released: _Optional[bool] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class HandedOver(_message.Message):
+    __slots__ = ("step",)
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    def __init__(self, step: _Optional[int] = ...) -> None: ...
 
 class Evaluated(_message.Message):
     __slots__ = ("step", "model", "loss", "seconds")
@@ -259,7 +269,7 @@ class WorkerOrder(_message.Message):
     def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., redirect: _Optional[_Union[Redirect, _Mapping]] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("number", "assignments", "total_steps", "segment", "begins", "elastic", "leases", "ahead", "first", "lag", "drained", "leave")
+    __slots__ = ("number", "assignments", "total_steps", "segment", "begins", "elastic", "leases", "ahead", "first", "lag", "drained", "leave", "hand_over", "handed")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -272,6 +282,8 @@ class Plan(_message.Message):
     LAG_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    HAND_OVER_FIELD_NUMBER: _ClassVar[int]
+    HANDED_FIELD_NUMBER: _ClassVar[int]
     number: int
     assignments: _containers.RepeatedCompositeFieldContainer[Assignment]
     total_steps: int
@@ -284,7 +296,9 @@ class Plan(_message.Message):
     lag: int
     drained: _containers.RepeatedScalarFieldContainer[int]
     leave: bool
-    def __init__(self, number: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., total_steps: _Optional[int] = ..., segment: _Optional[int] = ..., begins: _Optional[int] = ..., elastic: _Optional[bool] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., ahead: _Optional[int] = ..., first: _Optional[bool] = ..., lag: _Optional[int] = ..., drained: _Optional[_Iterable[int]] = ..., leave: _Optional[bool] = ...) -> None: ...
+    hand_over: int
+    handed: int
+    def __init__(self, number: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., total_steps: _Optional[int] = ..., segment: _Optional[int] = ..., begins: _Optional[int] = ..., elastic: _Optional[bool] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., ahead: _Optional[int] = ..., first: _Optional[bool] = ..., lag: _Optional[int] = ..., drained: _Optional[_Iterable[int]] = ..., leave: _Optional[bool] = ..., hand_over: _Optional[int] = ..., handed: _Optional[int] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("number", "start", "stop", "stride", "partial")

@@ -619,18 +619,20 @@ class ReplicaReport(_message.Message):
     def __init__(self, hello: _Optional[_Union[ReplicaHello, _Mapping]] = ..., ack: _Optional[_Union[ReplicaAck, _Mapping]] = ...) -> None: ...
 
 class ReplicaHello(_message.Message):
-    __slots__ = ("timeline", "term", "shard", "incarnation", "position")
+    __slots__ = ("timeline", "term", "shard", "incarnation", "position", "checksum")
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     timeline: int
     term: int
     shard: int
     incarnation: int
     position: int
-    def __init__(self, timeline: _Optional[int] = ..., term: _Optional[int] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+    checksum: int
+    def __init__(self, timeline: _Optional[int] = ..., term: _Optional[int] = ..., shard: _Optional[int] = ..., incarnation: _Optional[int] = ..., position: _Optional[int] = ..., checksum: _Optional[int] = ...) -> None: ...
 
 class ReplicaAck(_message.Message):
     __slots__ = ("position", "marked", "digest")
