@@ -3,6 +3,7 @@
 | what                    | owned by                  | blocks on                    |
 |-------------------------|---------------------------|------------------------------|
 | core, state, journal    | the event loop            | fsync of the journal (ms)    |
+| a full disk             | one task (`stall`)        | room for the journal         |
 | lines to the shards     | one task each             | the servers                  |
 | orders to the workers   | one queue each            | nothing: unbounded, tiny     |
 | a checkpoint            | one task                  | the servers, the disk        |
@@ -26,15 +27,17 @@ from coordinator.accounts import Accounts
 from coordinator.checkpoints import CheckpointLoader, take_checkpoint
 from coordinator.core import Core
 from coordinator.event_log import EventLog, in_steps
-from coordinator.journal import Journal
+from coordinator.journal import FULL_RETRY_S, Journal
 from coordinator.records import Closed, Counted, Dismissed, Evaluated, Record
 from coordinator.retention import Retention
 from coordinator.shards import ShardLine
+from coordinator.stall import Stall
 from coordinator.state import State
 from coordinator.tensorboard import Board
 from wire.clock import Clock, Deadline
 from wire.config import Config
-from wire.errors import DamagedFile, SparsyncError, StaleIncarnation, Unreachable
+from wire.crash import crash_point
+from wire.errors import Busy, DamagedFile, SparsyncError, StaleIncarnation, Unreachable
 from wire.rounds import Rounds
 from wire.rpc.identity import Security
 from wire.v1 import coordinator_pb2
@@ -77,6 +80,7 @@ class Engine:
         self.finished = asyncio.Event()
         self._alone = asyncio.Event()
         self._journal = journal
+        self._stall: Stall | None = None
         self._events = events
         self.failure: SparsyncError | None = None
         """Why this process ends though the run goes on: another coordinator decides, or nothing can be journaled."""
@@ -120,30 +124,80 @@ class Engine:
     def hear(self, event: e.Event) -> None:
         """Hand `event` to the core and do what it decides.
 
+        While the disk is full the event waits, with everything that was decided and not told.
+
         Raises: StaleIncarnation when the event came from a process that is not in the run.
         """
-        if self.failure is None:
+        if self.failure is not None:
+            return
+        if self._stall is not None:
+            self._stall.hear(event)
+        else:
             self.carry_out(self._core.handle(event, self.clock.now()))
 
     def carry_out(self, actions: Sequence[a.Action]) -> None:
         """Make all that was decided durable at once, then tell it: the journal never holds a part of an event."""
-        records = [action.record for action in actions if isinstance(action, a.Journal)]
+        for action in actions:
+            if isinstance(action, a.Journal):
+                self._journal.append(action.record)
+        written = self._try_commit()
+        if written is False:
+            self._stall = Stall(actions, self.clock.now())
+            self._spawn(self._wait_for_room(self._stall))
+        elif written:
+            self._reveal(actions)
+
+    def _try_commit(self) -> bool | None:
+        """Whether the journal had room; None: it is broken, and this process ends."""
         try:
-            for record in records:
-                self._journal.append(record)
-            self._journal.commit()
+            return self._journal.try_commit()
         except sqlite3.Error as error:
             self._give_up(
                 DamagedFile(f"{self._journal.path} cannot be written ({error}); the run has not ended")
             )
-            return
-        for record in records:
-            self._draw(record)
+            return None
+
+    def _reveal(self, actions: Sequence[a.Action]) -> None:
+        """Tell what was decided, and is durable."""
+        for action in actions:
+            if isinstance(action, a.Journal):
+                self._draw(action.record)
         for action in actions:
             if not isinstance(action, a.Journal):
                 self._acts[type(action)](action)
         if self.finished.is_set() and not self._core.lingering():
             self._alone.set()
+
+    @property
+    def stalled(self) -> str:
+        """Why nothing can be decided, or empty."""
+        return self._journal.full if self._stall is not None else ""
+
+    async def _wait_for_room(self, stall: Stall) -> None:
+        """Tell what was decided once it is durable, then hear what came meanwhile; that time was nobody's silence."""
+        log.error("%s", self._journal.full)
+        while (written := self._try_commit()) is False:  # noqa: ASYNC110
+            await asyncio.sleep(FULL_RETRY_S)
+        if not written:
+            return
+        self._stall = None
+        late_s = self.clock.now() - stall.since
+        log.warning("the journal is written again, after %.1f s", late_s)
+        self._reveal(stall.actions)
+        for event in (e.Tick(late_s), *stall.heard):
+            try:
+                self.hear(event)
+            except SparsyncError as error:
+                log.info("heard while the disk was full, of no use any more: %s", error)
+
+    def end(self) -> None:
+        """This process is asked to end: the run stops after the open step; at once where nothing can be journaled."""
+        if self._stall is not None:
+            self._give_up(
+                Busy(f"asked to end; {self.stalled}, once a coordinator is started on its directory")
+            )
+        else:
+            self.hear(e.StopAsked("", "the coordinator was asked to end"))
 
     def _give_up(self, failure: SparsyncError) -> None:
         """Decide nothing, tell nothing any more: what is not journaled is not decided, and the run is not over."""
@@ -154,16 +208,19 @@ class Engine:
                 future.set_exception(Unreachable(f"the coordinator ends: {failure}"))
         self.finished.set()
 
-    def dismissed(self) -> None:
+    async def dismissed(self) -> None:
         """Everybody who could be told of the end was told; nobody comes back to this run."""
         self._journal.append(Dismissed())
-        self._journal.commit()
+        while not self._journal.try_commit():  # noqa: ASYNC110
+            await asyncio.sleep(FULL_RETRY_S)
+        crash_point("coordinator.dismissed.after")
 
     async def ask(self, make: Callable[[str], e.Event]) -> object:
         """Hear the event that `make(key)` builds and wait for the answer under that key.
 
-        Raises: the SparsyncError that the core answers with.
+        Raises: the SparsyncError that the core answers with; Busy while nothing can be decided.
         """
+        self._check_room()
         key = str(next(self._keys))
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._answers[key] = future
@@ -172,6 +229,10 @@ class Engine:
             return await future
         finally:
             self._answers.pop(key, None)
+
+    def _check_room(self) -> None:
+        if self._stall is not None:
+            raise Busy(self.stalled)
 
     def report(self, incarnation: int, report: coordinator_pb2.WorkerReport) -> None:
         """A worker's report."""
@@ -228,7 +289,11 @@ class Engine:
                 self.hear(e.Announced(incarnation, report.announce.activity))
 
     def attach(self, incarnation: int) -> Orders:
-        """A worker's line is open; orders go into the queue from now on. An older line of it ends."""
+        """A worker's line is open; orders go into the queue from now on. An older line of it ends.
+
+        Raises: StaleIncarnation; Busy while nothing can be decided.
+        """
+        self._check_room()
         older = self._orders.get(incarnation)
         orders: Orders = asyncio.Queue()
         self._orders[incarnation] = orders

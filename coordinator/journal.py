@@ -53,23 +53,34 @@ class Journal:
         return self.seq
 
     def commit(self) -> None:
-        """Make all that was appended durable, all of it or nothing, with one fsync.
+        """As `try_commit`, but waits for space: for whoever has nobody to answer meanwhile."""
+        told = False
+        while not self.try_commit():
+            if not told:
+                log.error("%s", self.full)
+                told = True
+            threading.Event().wait(FULL_RETRY_S)
 
-        On a full disk it waits for space, and everything that hangs on a decision with it.
+    def try_commit(self) -> bool:
+        """Make all that was appended durable, all of it or nothing, with one fsync. Whether there was room for it.
+
+        Where there was none it is tried again with the next call, and nothing that hangs on it may be told before.
 
         Raises: sqlite3.Error for anything else; then nothing may be decided any more.
         """
         if not self._pending:
-            return
+            return True
         crash_point("coordinator.journal.before")
-        told = False
-        while not self._written():
-            if not told:
-                log.error("%s: the disk is full; the run goes on when there is space", self.path)
-                told = True
-            threading.Event().wait(FULL_RETRY_S)
+        if not self._written():
+            return False
         self._pending.clear()
         crash_point("coordinator.journal.after")
+        return True
+
+    @property
+    def full(self) -> str:
+        """What is wrong where there is no room."""
+        return f"{self.path}: the disk is full; make room there, the run goes on by itself"
 
     def _written(self) -> bool:
         """Write what is pending. Returns whether there was room for it."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import grpc
 
-from coordinator import events as e
 from coordinator.core import Core
 from coordinator.desk import Rules
 from coordinator.engine import Engine
@@ -33,6 +32,7 @@ from wire.v1 import coordinator_pb2_grpc
 log = logging.getLogger(__name__)
 SERVICE = "sparsync.v1.Coordinator"
 FAREWELL_S = 10.0
+LOOK_S = 1.0
 
 
 def run(
@@ -92,10 +92,10 @@ async def _main(
         security=security,
         clock=clock,
     )
+    service = CoordinatorService(engine)
     if office.again:  # before anybody can call
         engine.worked_before_s = events.worked_s
         engine.carry_out(core.reopen(clock.now()))
-    service = CoordinatorService(engine)
     serving = await serve(listen=listen, security=security, add=add, services=[SERVICE])
     engine.address = advertise or serving.address
     if not office.again:
@@ -105,10 +105,9 @@ async def _main(
     events.write("reopened" if office.again else "began", told)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(
-            number, lambda: engine.hear(e.StopAsked("", "the coordinator was asked to end"))
-        )
+        loop.add_signal_handler(number, engine.end)
     ticking = asyncio.create_task(engine.tick())
+    looking = asyncio.create_task(_look(service))
     await serving.serving()
     _write_address(out, engine.address)
     try:
@@ -122,12 +121,20 @@ async def _main(
         if not (office.again and (out / "summary.json").exists()):  # the earlier coordinator knew more
             (out / "summary.json").write_text(json.dumps(summary(engine), indent=2) + "\n")
         await engine.farewell(FAREWELL_S)
-        engine.dismissed()
+        await engine.dismissed()
     finally:
         ticking.cancel()
+        looking.cancel()
         await serving.stop(1.0)
         await engine.close()
     return _outcome(state)
+
+
+async def _look(service: CoordinatorService) -> None:
+    """Have what the status shows on a full disk be no older than that."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        service.look()
 
 
 def _outcome(state: State) -> int:

@@ -30,6 +30,12 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._heartbeat_lines = itertools.count(1)
+        self.look()
+
+    def look(self) -> None:
+        """Keep what the run looks like now, unless it holds decisions that are not durable."""
+        if not self._engine.stalled:
+            self._looked = status(self._engine)
 
     async def Join(self, request: coordinator_pb2.JoinRequest, context: Context) -> coordinator_pb2.JoinReply:
         if request.protocol_version != PROTOCOL_VERSION:
@@ -130,7 +136,12 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Status(
         self, request: coordinator_pb2.StatusRequest, context: Context
     ) -> coordinator_pb2.StatusReply:
-        return coordinator_pb2.StatusReply(json=json.dumps(status(self._engine)))
+        """While the disk is full: as the run was before, and what is wrong."""
+        self.look()
+        now: dict[str, object] = {"address": self._engine.address}
+        if stalled := self._engine.stalled:
+            now["reason"] = stalled
+        return coordinator_pb2.StatusReply(json=json.dumps(self._looked | now))
 
     async def Stop(self, request: coordinator_pb2.StopRequest, context: Context) -> coordinator_pb2.StopReply:
         reason = request.reason or "an operator asked"

@@ -29,6 +29,7 @@ POINTS = {
     "ps.term.after": "the new term is on the disk, and was not obeyed yet",
     "coordinator.journal.before": "decisions are made, and not journaled",
     "coordinator.journal.after": "decisions are journaled, and nobody was told",
+    "coordinator.dismissed.after": "the journal says that nobody comes back to the run; this process has not ended",
     "checkpoint.manifest.before": "every tensor of a checkpoint is written, its manifest is not there",
     "checkpoint.manifest.after": "the manifest has its name: the checkpoint counts",
     "worker.commit.before": "all chunks of a push are sent to a shard, the commit is not",

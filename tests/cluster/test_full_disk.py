@@ -6,10 +6,12 @@ unit: one that was acknowledged and then lost with a killed process would be mis
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ import pytest
 
 from tests.cluster.conftest import ByHand
 from tests.cluster.roles import COORDINATOR, Cluster
-from tests.cluster.running import POLL_S, seconds_until
+from tests.cluster.running import seconds_until
 from tests.cluster.test_modes import AUDIT, LOSSLESS, MODES, check_audit
+from wire.v1.coordinator_pb2 import CheckpointRequest
+from wire.v1.coordinator_pb2_grpc import CoordinatorStub
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root, pytest.mark.timeout(400)]
 STEPS = 1 << 15
@@ -144,16 +148,23 @@ def test_a_server_without_space_waits_for_it(
 # --- the coordinator -----------------------------------------------------------------------------
 
 
-def wait_silent(cluster: Cluster) -> None:
-    """Until the coordinator answers nobody: an answer might tell what is not durable."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            cluster.status()
-        except grpc.RpcError:
-            return
-        time.sleep(10 * POLL_S)
-    raise AssertionError(f"it answers though its disk is full:\n{cluster.story()}")
+def wait_told(cluster: Cluster) -> int:
+    """Until the coordinator says what is wrong; the step that it tells then, which must be durable."""
+
+    def says(status: dict[str, Any]) -> bool:
+        return "journal.sqlite: the disk is full" in status["reason"]
+
+    step: int = cluster.wait_until("the status says that the disk is full", says)["step"]
+    assert step <= journaled_step(cluster), "decided, but not durable"
+    return step
+
+
+def journaled_step(cluster: Cluster) -> int:
+    """The open step as the records on the disk have it. A reader of its own, that changes nothing."""
+    with closing(sqlite3.connect(f"file:{cluster.out / 'journal.sqlite'}?mode=ro", uri=True)) as journal:
+        lines = journal.execute("SELECT record FROM records ORDER BY seq").fetchall()
+    closed = [told["step"] for (line,) in lines if (told := json.loads(line))["record"] == "Closed"]
+    return max(closed, default=-1) + 1
 
 
 def test_a_coordinator_without_space_waits_for_it(by_hand: ByHand, small_disk: Mount, tmp_path: Path) -> None:
@@ -161,11 +172,16 @@ def test_a_coordinator_without_space_waits_for_it(by_hand: ByHand, small_disk: M
     disk = small_disk(tmp_path / "cluster-0" / "run", COORDINATOR_MIB)
     cluster = begin(by_hand, "sync")
     disk.fill()
-    wait_silent(cluster)
+    wait_told(cluster)
+    with (
+        grpc.insecure_channel(cluster.address) as channel,
+        pytest.raises(grpc.RpcError, match="the disk is full"),
+    ):
+        CoordinatorStub(channel).Checkpoint(CheckpointRequest(), timeout=10)
     check_goes_on(cluster, disk.free())
 
     disk.fill()
-    wait_silent(cluster)
+    wait_told(cluster)
     cluster.kill_worker(COORDINATOR)
     disk.free()
     disk.grow(8 * COORDINATOR_MIB)
