@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ps.holdings import Holdings, Identity
 from ps.log import read_tail
@@ -17,10 +20,12 @@ from ps.log_records import decode
 from ps.replication import Copy, Window
 from ps.snapshots import Snapshots
 from wire.clock import monotonic_clock
+from wire.errors import Busy
 from wire.files import replace_durably
 
 log = logging.getLogger(__name__)
-
+T = TypeVar("T")
+FULL_RETRY_S = 0.5
 
 Key = tuple[str, int, int]
 """Run, timeline and incarnation: whose shard it is."""
@@ -40,19 +45,25 @@ class Recovered:
     window: Window
 
 
-def recover(directory: Path) -> Recovered | None:
-    """The shard in a server's directory, or None where there is none.
+def recover(directory: Path, *, ended: threading.Event | None = None) -> Recovered | None:
+    """The shard in a server's directory, or None where there is none. A full disk is waited for.
 
-    Raises: DamagedFile.
+    Args:
+        ended: set when nobody waits for the shard any more.
+
+    Raises: DamagedFile; Busy where it ended on a full disk.
     """
+    ended = ended or threading.Event()
     began = monotonic_clock.now()
     found = Snapshots(directory).newest_good(log.warning)
     if found is None:
         return None
     image, tree = found
-    holdings, position, window = Holdings.restore(tree, directory), image, Window(image)
+    holdings = _patiently(lambda: Holdings.restore(tree, directory), ended)
+    position, window = image, Window(image)
     for position, payload in read_tail(directory / "log", image):
-        holdings.apply(decode(payload))
+        record = decode(payload)
+        _patiently(lambda: holdings.apply(record), ended)  # noqa: B023
         window.add(Copy(position, payload))
     holdings.store.unlink(holdings.store.take_discarded())
     log.info(
@@ -63,6 +74,20 @@ def recover(directory: Path) -> Recovered | None:
         monotonic_clock.now() - began,
     )
     return Recovered(holdings, position, window)
+
+
+def _patiently(act: Callable[[], T], ended: threading.Event) -> T:
+    """What changes nothing while the disk is full is done again, until there is room. Raises: Busy once it `ended`."""
+    told = False
+    while True:
+        try:
+            return act()
+        except Busy as error:
+            if not told:
+                log.error("recovery waits: %s", error)
+                told = True
+            if ended.wait(FULL_RETRY_S):
+                raise
 
 
 def key_of(identity: Identity) -> Key:
@@ -79,7 +104,9 @@ def load_identity(directory: Path) -> Key | None:
 
 
 def save_identity(directory: Path, identity: Identity) -> None:
-    """Keep who this server is, before its shard can be on the disk."""
+    """Keep who this server is, before its shard can be on the disk. Nothing is written where that stands there."""
+    if load_identity(directory) == key_of(identity):
+        return
     run, timeline, incarnation = key_of(identity)
     told = {"run": run, "timeline": timeline, "incarnation": incarnation}
     replace_durably(directory / "identity.json", json.dumps(told).encode())

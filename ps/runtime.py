@@ -12,6 +12,7 @@ import fcntl
 import gc
 import logging
 import signal
+import threading
 from pathlib import Path
 from typing import TextIO
 
@@ -29,7 +30,7 @@ from ps.terms import TermGuard
 from wire.clock import monotonic_clock
 from wire.codec import kernels
 from wire.config import Config
-from wire.errors import DamagedFile, StaleIncarnation, Unreachable, UsageError
+from wire.errors import Busy, DamagedFile, StaleIncarnation, Unreachable, UsageError
 from wire.memory import keep_freed_memory
 from wire.rpc.channel import reach
 from wire.rpc.frames import add_shard_service
@@ -117,6 +118,7 @@ class Server:
         self._standby = Standby(self._owner, security, lambda: self._identity)
         self._control = Control(self._owner, self._standby, finish=self._finish, dismiss=self._dismiss)
         self._over = False
+        self._asked_to_end = threading.Event()
 
     async def run(
         self, channel: grpc.aio.Channel, listen: str, advertise: str | None, join_timeout_s: float
@@ -124,8 +126,14 @@ class Server:
         """The exit code. Raises: SparsyncError."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end, "asked to end")
-        recovered = await loop.run_in_executor(None, recover, self._directory)
+            loop.add_signal_handler(number, self._leave)
+        try:
+            recovered = await loop.run_in_executor(
+                None, lambda: recover(self._directory, ended=self._asked_to_end)
+            )
+        except Busy as error:
+            log.info("asked to end while its disk was full: %s", error)
+            return 0
         service = ShardService(self._owner, self._control)
         serving = await serve(
             listen=listen,
@@ -221,6 +229,11 @@ class Server:
                 f"run {reply.run} does not count on incarnation {self._identity.incarnation} of {self._name} any more: "
                 "another server has its shard; start this one again, empty"
             )
+
+    def _leave(self) -> None:
+        """A signal: end, whatever is waited for."""
+        self._asked_to_end.set()
+        self._end("asked to end")
 
     def _end(self, reason: str) -> None:
         if not self._ended.done():

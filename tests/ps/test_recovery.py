@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
+from ps import recovery
 from ps.log_files import list_files
-from ps.records import Mark, Record
+from ps.records import Deposit, Mark, Record
 from ps.recovery import load_identity, recover, save_identity
 from tests.ps.histories import ARRIVAL, EXACT, NAMED, History, outcome
 from tests.ps.lives import Life, digest_of, replayed
 from tests.ps.serving import ROOM, identity_of, owning, play
 from tests.ps.test_holdings import CODECS, config_of
-from wire.errors import DamagedFile
+from wire.errors import Busy, DamagedFile
 
 CODEC_NAMES = sorted(CODECS)
 KINDS = (EXACT, NAMED, ARRIVAL)
@@ -144,3 +147,47 @@ def test_less_than_was_acknowledged_is_not_served(tmp_path: Path, where: str) ->
     with pytest.raises(DamagedFile, match=hurt[0].name):
         recover(home)
     assert records
+
+
+def full_at(monkeypatch: pytest.MonkeyPatch, times: int) -> list[Path]:
+    """The disk has no room for the next so many deposits; the files that were tried."""
+    tried: list[Path] = []
+    write = Path.write_bytes
+
+    def no_room(path: Path, data: bytes) -> int:
+        if "streams" in path.parts:
+            tried.append(path)
+            if len(tried) <= times:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    monkeypatch.setattr(recovery, "FULL_RETRY_S", 0.01)
+    return tried
+
+
+@pytest.mark.parametrize("times", [1, 3, 6])
+def test_a_full_disk_is_waited_for(times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the replay writes beside the log finds no room: in the image, or in a record; it is the same state."""
+    history = History(0, config_of(CODECS[CODEC_NAMES[0]]), kind=EXACT)
+    life = Life(tmp_path / "life", [], random.Random(0))
+    play(first_life(life, history, records=80))
+    assert any(isinstance(record, Deposit) for record in life.records)
+    expected = digest_of(replayed(history, life.records, tmp_path / "undisturbed"))
+    tried = full_at(monkeypatch, times)
+    recovered = recover(life.home)
+    assert recovered is not None and len(tried) > times
+    assert digest_of(recovered.holdings) == expected
+
+
+def test_who_is_asked_to_end_waits_for_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History(0, config_of(CODECS[CODEC_NAMES[0]]), kind=EXACT)
+    life = Life(tmp_path / "life", [], random.Random(0))
+    play(first_life(life, history, records=80))
+    full_at(monkeypatch, 1_000_000)
+    ended = threading.Event()
+    threading.Timer(0.2, ended.set).start()
+    with pytest.raises(Busy, match="the disk is full"):
+        recover(life.home, ended=ended)
+    monkeypatch.undo()
+    assert recover(life.home) is not None
