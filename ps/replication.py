@@ -20,6 +20,9 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+
+import xxhash
 
 from ps.news import InSync, Parted
 from ps.watermark import Watermark
@@ -57,9 +60,16 @@ class Copy:
     position: int
     payload: bytes
 
+    @property
+    def checksum(self) -> int:
+        """Tells whose record it is, of those that ever stood at the position."""
+        return xxhash.xxh3_64_intdigest(self.payload)
+
 
 class Window:
-    """The newest records of the log, in order. Thread-safe.
+    """The newest records of the log, in order and without a gap: where one stands follows from its position.
+
+    Thread-safe.
 
     Args:
         position: of the newest record that stands in the log already.
@@ -69,7 +79,9 @@ class Window:
         self._lock = threading.Lock()
         self._newest = position
         self._copies: deque[Copy] = deque()
-        self._bytes = 0
+        self._ends: deque[int] = deque()
+        """Bytes of all that was ever added, up to and with each of them."""
+        self._added = 0
         self._needed: int | None = None
         """Behind which a standby that is connected needs all; None: there is none."""
 
@@ -79,14 +91,18 @@ class Window:
         with self._lock:
             return self._newest
 
+    @property
+    def _bytes(self) -> int:
+        return self._added - self._ends[0] + len(self._copies[0].payload) if self._copies else 0
+
     def add(self, copy: Copy) -> None:
         with self._lock:
             if copy.position != self._newest + 1:  # nothing was added while nobody wanted it
-                self._copies.clear()
-                self._bytes = 0
+                self._forget()
             self._newest = copy.position
+            self._added += len(copy.payload)
             self._copies.append(copy)
-            self._bytes += len(copy.payload)
+            self._ends.append(self._added)
             self._trim()
 
     def _trim(self) -> None:
@@ -94,7 +110,12 @@ class Window:
             needed = self._needed is not None and self._copies[0].position > self._needed
             if needed and self._bytes <= BEHIND_BYTES:
                 return
-            self._bytes -= len(self._copies.popleft().payload)
+            self._copies.popleft()
+            self._ends.popleft()
+
+    def _forget(self) -> None:
+        self._copies.clear()
+        self._ends.clear()
 
     def release(self) -> None:
         """No standby is connected any more."""
@@ -106,14 +127,24 @@ class Window:
         """Begin anew behind `position`, of the newest record."""
         with self._lock:
             self._newest = position
-            self._copies.clear()
-            self._bytes = 0
+            self._forget()
+
+    @property
+    def _oldest(self) -> int:
+        """Position of the oldest record that is here, or of the next one."""
+        return self._newest + 1 - len(self._copies)
 
     def leads_on_from(self, position: int) -> bool:
         """Whether every record behind `position` is here."""
         with self._lock:
-            oldest = self._copies[0].position if self._copies else self._newest + 1
-            return oldest <= position + 1 <= self._newest + 1
+            return self._oldest <= position + 1 <= self._newest + 1
+
+    def holds(self, position: int, checksum: int | None) -> bool:
+        """Whether the record at `position` is here, and is the one of that checksum."""
+        with self._lock:
+            place = position - self._oldest
+            here = 0 <= place < len(self._copies)
+            return here and self._copies[place].checksum == checksum
 
     def after(self, position: int) -> list[Copy]:
         """The records behind `position`; those up to there are needed no more.
@@ -122,17 +153,20 @@ class Window:
         """
         with self._lock:
             self._needed = position
-            later = [copy for copy in self._copies if copy.position > position]
-        if later and later[0].position != position + 1:
-            raise Unreachable(
-                f"the standby lacks record {position + 1}, the oldest that is kept is {later[0].position}: it is to "
-                "call again, for an image"
-            )
-        return later
+            if self._newest > position and self._oldest > position + 1:
+                raise Unreachable(
+                    f"the standby lacks record {position + 1}, the oldest that is kept is {self._oldest}: it is to "
+                    "call again, for an image"
+                )
+            later = list(islice(reversed(self._copies), max(self._newest - position, 0)))
+        return later[::-1]
 
     def bytes_after(self, position: int) -> int:
         with self._lock:
-            return sum(len(copy.payload) for copy in self._copies if copy.position > position)
+            place = position - self._oldest
+            if place >= len(self._ends):
+                return 0
+            return self._bytes if place < 0 else self._added - self._ends[place]
 
 
 class Replication:
@@ -215,16 +249,23 @@ class Replication:
         return self._call
 
     async def records(
-        self, call: int, position: int, image: Callable[[Callable[[int], None]], Awaitable[Image]]
+        self,
+        call: int,
+        position: int,
+        image: Callable[[Callable[[int], None]], Awaitable[Image]],
+        *,
+        checksum: int | None,
     ) -> AsyncIterator[Image | Copy]:
         """What the standby is to be sent in a call, without an end.
 
         It is sent what this server's own log holds, and nothing that another life of this server would not know; but
         for a failure of the power at level `os`, which takes the end of the log. So what a standby holds behind the
-        place where this life began counts only if it came from here.
+        place where this life began counts only if it came from here; and what it holds before that, only if the last
+        record of it is the one that stands here: other lives may have begun in between, on less than it was sent.
 
         Args:
             position: its log holds records up to here, safely; 0: nothing.
+            checksum: of the record at that position; None: it came as part of an image.
             image: takes the shard's image; what it is given is called with its position in the shard's thread, between
                 the same two records.
 
@@ -232,8 +273,7 @@ class Replication:
             StaleIncarnation: a newer call began.
             Unreachable: it is too far behind; it is to call again.
         """
-        ours = 0 < position <= self._led_from or self._fed == self._standby
-        if position and ours and self._window.leads_on_from(position):
+        if self._follows_on(position, checksum) and self._window.leads_on_from(position):
             self.acknowledged(call, position)
         else:
             first = await image(self._window.clear)
@@ -250,6 +290,12 @@ class Replication:
                 position = copy.position
             await self._news.wait()
         raise StaleIncarnation(f"a newer call than number {call} of a standby has begun")
+
+    def _follows_on(self, position: int, checksum: int | None) -> bool:
+        """Whether what the standby holds is the beginning of what stands here."""
+        if not position or self._fed == self._standby:
+            return position > 0
+        return position <= self._led_from and self._window.holds(position, checksum)
 
     def acknowledged(self, call: int, position: int) -> None:
         """The standby's log holds every record up to `position`."""

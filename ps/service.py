@@ -90,7 +90,9 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         acknowledged = asyncio.create_task(self._take_acks(reports, call))
         reason = "it ended the call"
         try:
-            async for what in replication.records(call, hello.position, self._owner.image):
+            checksum = hello.checksum if hello.HasField("checksum") else None
+            records = replication.records(call, hello.position, self._owner.image, checksum=checksum)
+            async for what in records:
                 for chunk in _replicated(what):
                     yield chunk
         except Exception as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -17,6 +17,7 @@ import grpc
 from ps.holdings import Identity
 from ps.owner import Owner
 from ps.replication import Copy
+from ps.snapshots import Receiver
 from wire.errors import ProtocolMismatch, SparsyncError
 from wire.rpc.channel import open_channel
 from wire.rpc.identity import Security
@@ -46,6 +47,8 @@ class Standby:
         self._told: shard_pb2.Stand | None = None
         self._reports: Reports | None = None
         self._marks: tuple[int, bytes] = (0, b"")
+        self._last: Copy | None = None
+        """The newest record that was taken by itself."""
 
     @property
     def standing(self) -> bool:
@@ -99,6 +102,7 @@ class Standby:
             shard=order.shard,
             incarnation=identity.incarnation,
             position=position,
+            checksum=self._last.checksum if self._last and self._last.position == position else None,
         )
         reports.put_nowait(shard_pb2.ReplicaReport(hello=hello))
         call = stub.Replicate(_outgoing(reports))
@@ -130,12 +134,18 @@ class Standby:
         try:
             async for data in _data(chunks, image.bytes):
                 receiving.write(data)
-            tree = await asyncio.get_running_loop().run_in_executor(None, receiving.finish)
-        finally:
+        except BaseException:
             receiving.abandon()
-        await self._owner.replace(image.position, tree)
+            raise
+        await _to_the_end(self._become(image.position, receiving))
         self._reports = reports
         self._acknowledge()
+
+    async def _become(self, position: int, receiving: Receiver) -> None:
+        """What is on the disk and what is in memory change together: who stops this server in between waits for it."""
+        tree = await asyncio.get_running_loop().run_in_executor(None, receiving.finish)
+        self._last = None
+        await self._owner.replace(position, tree)
 
     async def _take_record(
         self, record: shard_pb2.ReplicaRecord, chunks: AsyncIterator[shard_pb2.ReplicaChunk]
@@ -143,7 +153,9 @@ class Standby:
         pieces = [record.payload]
         async for data in _data(chunks, record.bytes - len(record.payload)):
             pieces.append(data)
-        await self._owner.follow(Copy(record.position, b"".join(pieces)))
+        copy = Copy(record.position, b"".join(pieces))
+        await self._owner.follow(copy)
+        self._last = copy
         self._owner.watermark.when(record.position, self._acknowledge)
 
     def _acknowledge(self) -> None:
@@ -160,6 +172,16 @@ class Standby:
             self._owner.replication.marked(position, digest, own=True)
         else:
             self._acknowledge()
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, and where that is cancelled, be cancelled once it is done."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait({working})
+        raise
 
 
 async def _outgoing(reports: Reports) -> AsyncIterator[shard_pb2.ReplicaReport]:

@@ -104,6 +104,11 @@ class Disk:
             left = self._base
         self._written = self._synced = self._under_way = left
 
+    def tail(self) -> tuple[int, list[Record]]:
+        """The position of the newest image, and the records behind it."""
+        position = self._images[-1][0]
+        return position, self._records[position - self._base :]
+
     def recover(self, rnd: random.Random) -> Shard | None:
         """An image, mostly the newest one, and all records behind it."""
         if not self._images:

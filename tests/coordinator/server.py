@@ -113,7 +113,10 @@ class Server:
         """Go on as the shard that was here before this process."""
         self.configured = True
         self._marked_at = position = self.disk.position
-        self.window = Window(position)
+        imaged, records = self.disk.tail()
+        self.window = Window(imaged)
+        for at, record in enumerate(records, imaged + 1):
+            self.window.add(Copy(at, Sealed(record)))
         self.replication = self._replication()
         self.watermark.written(position)
         if self.world.rules.replicas:

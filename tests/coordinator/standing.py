@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import xxhash
@@ -26,11 +26,15 @@ RECORD_BYTES = 1 << 20
 """So that what is kept and what counts as near are a few records."""
 
 
-@dataclass(frozen=True)
-class Sealed:
+class Sealed(bytes):
     """A record as the bytes of it."""
 
     record: Record
+
+    def __new__(cls, record: Record) -> Self:
+        made = super().__new__(cls, repr(record).encode())
+        made.record = record
+        return made
 
     def __len__(self) -> int:
         return RECORD_BYTES
@@ -46,18 +50,19 @@ class Ack:
 class Call:
     """One call of a standby, with both of its directions."""
 
-    def __init__(self, standby: Server, primary: Server, position: int) -> None:
+    def __init__(self, standby: Server, primary: Server, position: int, checksum: int | None) -> None:
         world = standby.world
         self.standby, self.primary = standby, primary
         self.number = primary.loop.run(primary.replication.begin, standby.incarnation)
         self.over = self.begun = False
         self.records = Line(world, lambda what: standby.standing.take(self, what), standby)
         self.acks = Line(world, self._acknowledged, primary)
-        self._feeding = primary.loop.spawn(self._feed(position))
+        self._feeding = primary.loop.spawn(self._feed(position, checksum))
 
-    async def _feed(self, position: int) -> None:
+    async def _feed(self, position: int, checksum: int | None) -> None:
+        replication = self.primary.replication
         try:
-            async for what in self.primary.replication.records(self.number, position, self._image):
+            async for what in replication.records(self.number, position, self._image, checksum=checksum):
                 self.records.send(what)
         except SparsyncError as error:
             self.end(str(error))
@@ -98,6 +103,7 @@ class Standing:
         self._told: a.StandBy | None = None
         self.call: Call | None = None
         self._mark: tuple[int, bytes] = (0, b"")
+        self._last: Copy | None = None
 
     @property
     def stands(self) -> bool:
@@ -138,7 +144,8 @@ class Standing:
                 server.watermark.when(server.disk.position, lambda: self._dial(order))
                 return
             try:
-                self.call = Call(server, primary, position)
+                checksum = self._last.checksum if self._last and self._last.position == position else None
+                self.call = Call(server, primary, position, checksum)
             except SparsyncError:
                 self.call = None
             else:
@@ -155,10 +162,12 @@ class Standing:
         call.begun = True
         server = self._server
         if isinstance(what, Image):
+            self._last = None
             server.replace(what.position, what.buffers[0])  # type: ignore[arg-type]
             self._acknowledge()
         else:
             server.watermark.when(server.follow(what), self._acknowledge)
+            self._last = what
 
     def _acknowledge(self) -> None:
         if self.call is not None and self.call.begun:  # before, what it holds is nothing to the primary

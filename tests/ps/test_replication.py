@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ps.replication import Window
 from tests.ps.replicated import World, world
 
 
@@ -60,6 +61,36 @@ def test_a_standby_that_parts_before_the_state_is_told_is_left() -> None:
         for act in (w.part, w.break_call, w.dial, w.apply, w.obey, w.call, w.break_call):
             w.run(act)
         w.settle()
+
+
+def two_lives_without_the_standby(w: World) -> None:
+    """It holds a record that the power took from its primary, which went on with others in that place."""
+    w.run(w.apply)
+    w.settle()
+    w.run(w.apply)
+    w.run(lambda: w._primary().write(1))
+    w.run(w.take_all)  # and the acknowledgement is lost with the primary: nobody has seen the record
+    w.run(lambda: w.kill_primary(-1))
+    for act in (w.start_primary, w.part, w.dial, w.obey):
+        w.run(act)
+    for _ in range(2):
+        w.run(w.apply)
+    w.run(lambda: w._primary().write(2))
+    w.run(lambda: w.kill_primary(0))
+    w.run(w.start_primary)
+    w.settle()
+
+
+def test_a_standby_of_another_history_below_the_lead_begins_anew() -> None:
+    with world() as w:
+        two_lives_without_the_standby(w)
+        assert w.standby.log == w._primary().log
+
+
+def test_planted_bug_a_position_is_taken_for_a_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Window, "holds", lambda window, position, checksum: True)
+    with world() as w, pytest.raises(AssertionError, match="in sync with"):
+        two_lives_without_the_standby(w)
 
 
 class Histories(RuleBasedStateMachine):
@@ -158,7 +189,7 @@ class Histories(RuleBasedStateMachine):
         self.world.run(self.world.part)
 
     @precondition(up)
-    @rule(kept=st.integers(0, 3))
+    @rule(kept=st.integers(-2, 3))
     def kill_primary(self, kept: int) -> None:
         self.world.run(lambda: self.world.kill_primary(kept))
 

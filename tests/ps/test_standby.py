@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from ps.image import digest, encode
+from ps.image import Tree, digest, encode
 from ps.recovery import recover
+from ps.snapshots import Receiver
 from ps.terms import TermGuard
 from tests.ps.models import STREAMS, Cluster, Worker
 from tests.ps.serving import ARRIVAL, Line, Serving, eventually, follow, owning, place, push, serving, upload
@@ -299,3 +301,44 @@ def test_a_standby_that_was_started_again_is_no_primary_and_takes_an_image(tmp_p
                 assert digest_of(two) == digest_of(pair.one)
 
     play(scene, tmp_path)
+
+
+async def _end(pair: Pair, *, promoted: bool) -> None:
+    if promoted:
+        await pair.promote()
+    else:
+        await pair.two.standby.stop()
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+def test_who_stops_a_standby_that_takes_an_image_in_waits_until_it_is_whole(
+    promoted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the moment that the image replaces all others on the disk, memory must not stay behind it."""
+    finishing, goes_on = threading.Event(), threading.Event()
+    finish = Receiver.finish
+
+    def slowly(receiver: Receiver) -> Tree:
+        tree = finish(receiver)
+        finishing.set()
+        assert goes_on.wait(30)
+        return tree
+
+    async def scene(pair: Pair) -> None:
+        await pair.push(0, 1, 2)
+        await eventually(lambda: not pair.one.owner.shard.backlog.units)
+        monkeypatch.setattr(Receiver, "finish", slowly)
+        pair.lines[1].send(stand=shard_pb2.Stand(shard=0, address=pair._address, term=1))
+        await eventually(finishing.is_set)
+        ending = asyncio.ensure_future(_end(pair, promoted=promoted))
+        await asyncio.sleep(0.2)
+        assert not ending.done()
+        goes_on.set()
+        await ending
+        (position,) = pair.two.owner.archive.snapshots.positions()
+        assert pair.two.owner.archive.position == position
+        assert digest_of(pair.two) == digest_of(pair.one)
+
+    play(scene, tmp_path)
+    recovered = recover(tmp_path / "two")
+    assert recovered is not None and recovered.holdings.shard.deltas.version == 3
