@@ -57,7 +57,8 @@ def list_points(ctx: click.Context, param: click.Parameter, value: bool) -> None
     default=DEFAULT_KINDS,
     show_default=True,
     callback=several(tuple(KINDS)),
-    help=f"Out of {', '.join(KINDS)}.",
+    help=f"Out of {', '.join(KINDS)}. partition cuts a `sparsync proxy` that stands in front of a server or the "
+    "coordinator, and is refused where there is none.",
 )
 @click.option(
     "--roles",
@@ -91,6 +92,9 @@ def chaos(
 
     The same seed gives the same kinds, ranks, moments and durations. What is stopped, cut
     or filled is undone, also when this command is killed.
+
+    partition works only where the run goes through `sparsync proxy`: start its roles by hand, each behind
+    one (docs/faults.md). Roles of `sparsync train` have none.
     """
     import random
     import signal

@@ -71,8 +71,8 @@ class Chaos:
         ):
             raise UsageError(
                 "partition: no `sparsync proxy` stands in front of a chosen role of this run, and nothing else can cut "
-                "one connection here; start one with --target set to the role's --listen (docs/faults.md), or leave "
-                "partition out of --kinds"
+                "one connection here; start one with --target set to the role's --listen (docs/faults.md; roles of "
+                "`sparsync train` have none: start them by hand), or leave partition out of --kinds"
             )
 
     def _check_disks(self) -> None:

@@ -112,6 +112,7 @@ def test_refusals(cluster: Processes, run_dir: Path, tmp_path: Path) -> None:
         return str(refused.value)
 
     assert "no `sparsync proxy` stands in front" in refusal("partition")
+    assert "start one with --target" in refusal("partition") and "by hand" in refusal("partition")
     assert "--ballast-limit" in refusal("disk")
     assert "bytes free" in refusal("disk", ballast_limit=1000)
     with pytest.raises(NoInput, match="no coordinator"):
@@ -215,6 +216,13 @@ def test_the_command_tells_what_came_of_it(
     assert "1 of 1 faults struck; 0 deaths" in said.out and "--seed 9" in said.out
     assert "longest time between two steps" in said.out, "what the run had told before it ended was read"
     assert "kill" in said.err and "worker-" in said.err
+
+
+def test_the_help_says_what_a_partition_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["chaos", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "partition works only where the run goes through `sparsync proxy`" in told
+    assert "refused where there is none" in told
 
 
 def test_the_table_of_crash_points(capsys: pytest.CaptureFixture[str]) -> None:
