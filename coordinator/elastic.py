@@ -158,7 +158,6 @@ class Elastic:
         """Where the run stands still everywhere, ask whoever evaluates; another one, if that is gone meanwhile."""
         state = self._desk.state
         asked = self._leases.hand_over
-        self._leases.appoint()
         if not (self.handing_over and self._boundary.reached(state.closed)):
             self._leases.hand_over = None
         elif asked is None:

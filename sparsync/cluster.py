@@ -43,12 +43,12 @@ from sparsync.launch_plan import (
 )
 from sparsync.live import Display, EventTail, event_line
 from sparsync.report_lines import steering_lines
-from sparsync.run_directory import read_address
+from sparsync.run_directory import read_address, read_json
 from sparsync.supervision import Supervisor
 from wire import crash
 from wire.clock import Deadline, monotonic_clock
 from wire.config import environment
-from wire.errors import SparsyncError, Unreachable
+from wire.errors import SparsyncError, Unreachable, UsageError, by_name
 
 TICK_S = 0.1
 STATUS_EVERY_S = 0.5
@@ -182,7 +182,14 @@ class Cluster:
         ended.sort(key=lambda e: exit_order(roles[e[0]], e[1]))
         for name, _ in ended:
             self._sweep(self._processes.pop(name))
-        return [Exited(name, code) for name, code in ended]
+        return [Exited(name, self._of_the_run(name, code)) for name, code in ended]
+
+    def _of_the_run(self, process: str, code: int) -> int:
+        """A coordinator that finds its run over when it is started again was killed behind the end: as that was."""
+        if process != COORDINATOR or code != UsageError.exit_code or not self.supervisor.restarts_of(process):
+            return code
+        ended = read_json(self._run.summary)
+        return code if ended is None else by_name(ended["error"]).exit_code if ended["error"] else 0
 
     def _send(self, process: str, number: signal.Signals) -> None:
         popen = self._processes.get(process)

@@ -30,6 +30,10 @@ class Restarts:
         """Of all processes together."""
         return sum(self._counts.values())
 
+    def of(self, process: str) -> int:
+        """Restarts of one process so far."""
+        return self._counts[process]
+
     @property
     def waiting(self) -> frozenset[str]:
         """Processes that will be started again."""

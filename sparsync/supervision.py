@@ -103,6 +103,7 @@ class Supervisor:
         self._ended_quietly: dict[str, tuple[int, float]] = {}
         self._outside: set[str] = set()
         self._serving = False
+        self._serves_by: float | None = None
         self._deserted_at: float | None = None
         self._servers_end_at: float | None = None
         self._deadline = now + START_LIMIT_S
@@ -115,6 +116,10 @@ class Supervisor:
     def restarts(self) -> int:
         """Restarts so far, of all processes together."""
         return self._restarts.total
+
+    def restarts_of(self, process: str) -> int:
+        """Restarts so far of one process."""
+        return self._restarts.of(process)
 
     @property
     def ended(self) -> bool:
@@ -142,6 +147,7 @@ class Supervisor:
             case Exited():
                 return self._exited(event.process, event.code, now)
             case Seen():
+                self._serves_by = None
                 self._state, self._step = event.state, max(self._step, event.step)
                 return []
             case UserInterrupt():
@@ -338,7 +344,20 @@ class Supervisor:
         due = self._restarts.take_due(now)
         self._alive |= set(due)
         self._outside |= {name for name in due if self._roles[name] == "worker"}
+        said += self._look_after_coordinator(due, now)
         return [*said, *(Start(name) for name in due)]
+
+    def _look_after_coordinator(self, due: Iterable[str], now: float) -> list[Action]:
+        """One that was started again and answers nobody is killed, and started again: its journal goes on."""
+        started = [name for name in due if self._roles[name] == "coordinator"]
+        if started:
+            self._serves_by = now + START_LIMIT_S
+        elif self._serves_by is not None and now >= self._serves_by:
+            self._serves_by = None
+            stuck = [name for name in self._alive if self._roles[name] == "coordinator"]
+            text = f"the coordinator did not serve within {START_LIMIT_S:g} s of its restart; killing it"
+            return [Say(text), *self._send(SIGKILL, stuck)]
+        return []
 
     def _look_after_quiet_ones(self, now: float) -> list[Action]:
         """Servers that somebody else than the coordinator has asked to end: the run needs them still."""

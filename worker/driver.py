@@ -84,6 +84,7 @@ class Driver:
     def _enter(self) -> None:
         """Begin as the incarnation that the process now has: tell the model, hold nothing yet."""
         transfer = self._attached.transfer
+        transfer.on_wait = self._told_to_go
         upload = transfer.do_declare(self._parameters.layout, self._specification)
         self._route = Route(
             self._attached.config,
@@ -106,8 +107,8 @@ class Driver:
 
     def ready(self, **what: Any) -> None:
         """Tell the coordinator that this worker can take work, and with what; told anew after a rejoin."""
-        self._ready = {**what, "keeps": not self._extras.empty}
-        self._attached.report(ready=self._ready)
+        self._ready = what
+        self._attached.report(ready=what)
 
     @property
     def _segment(self) -> ExactSegment | ElasticSegment:
@@ -169,9 +170,10 @@ class Driver:
             except StaleIncarnation as error:
                 self._come_back(error)
                 continue
-            except (RunOver, Interrupted):
-                if self._mailbox.end is None:
+            except (RunOver, Interrupted) as over:
+                if self._mailbox.end is None and not self._leaving:
                     raise
+                self._mailbox.put_end(End(str(over), ""))
                 continue
             if task.kind is not Kind.WAIT:
                 self.task, self._began = task, self._clock.now()
@@ -265,6 +267,13 @@ class Driver:
         if not self._leaving:
             self._leaving = True
             self._attached.report(leaving={"reason": reason})
+
+    def _told_to_go(self) -> bool:
+        """Whether this worker is asked to end; the coordinator hears of it at once, whatever is waited for."""
+        if self._attached.asked_to_end():
+            self._say_leaving("asked to end")
+            return True
+        return False
 
     def leave(self, reason: str) -> None:
         """Hand over what this worker does and compute no more; wait a bounded time to be let go."""

@@ -97,11 +97,12 @@ class Session:
         self._started = False
         self._at = Standing()
         self.out: Path | None = attached.out
+        self._extras = Extras(model, scaler, state)
         self._driver = Driver(
             attached,
             parameters=self._parameters,
             specification=specification,
-            extras=Extras(model, scaler, state),
+            extras=self._extras,
             evaluation=self._evaluation,
             inner=inner,
             scheduler=scheduler,
@@ -276,6 +277,7 @@ class Session:
             accumulate=accumulate,
             evaluate_every=self._evaluation.every,
             evaluates=self._evaluation.installed,
+            keeps=not self._extras.empty,
         )
 
     def _unit(self, task: Task, pieces: Sequence[Piece]) -> Iterator[Any]:

@@ -16,7 +16,7 @@ import grpc
 
 from wire.clock import Clock, Deadline, monotonic_clock
 from wire.crash import crash_point
-from wire.errors import RunOver, SparsyncError, by_name
+from wire.errors import Interrupted, RunOver, SparsyncError, by_name
 from wire.ids import HANDED_OVER, UnitId
 from wire.layout import Layout
 from wire.messages import (
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 EXTRA_BYTES = 1 << 28
 """Most bytes of a stream's state that is no plane."""
+LEAVE_S = 10.0
+"""A worker that is asked to go waits so long for servers that are away."""
 AFTER_END_S = 5.0
 """So long after the run's end an answer of a server's is waited for."""
 
@@ -80,6 +82,8 @@ class Transfer:
         self._taken = asyncio.Event()
         self.placement: tuple[ShardPlacement, ...] = ()
         self.mailbox = Mailbox(0)
+        self.on_wait: Callable[[], bool] = lambda: False
+        """Called while servers are waited for: whether this worker is asked to go."""
         self._control = self._do(self._open_control(coordinator))
         self._stub = coordinator_pb2_grpc.CoordinatorStub(self._control)
         self._line = Line(self._stub, peer=self._peer, incarnation=incarnation, hear=self._hear, clock=clock)
@@ -92,9 +96,13 @@ class Transfer:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _do_there(self, work: Coroutine[Any, Any, T]) -> T:
-        """As `_do`, with servers that may be away for long. Raises: what the run ended with meanwhile."""
+        """As `_do`, with servers that may be away for long.
+
+        Raises: what the run ended with meanwhile; Interrupted where this worker is to go, and waits for them.
+        """
         doing = asyncio.run_coroutine_threadsafe(work, self._loop)
         patience: Deadline | None = None
+        going: Deadline | None = None
         while True:
             try:
                 return doing.result(WAKE_S)
@@ -106,6 +114,11 @@ class Transfer:
                 if patience.passed:
                     doing.cancel()
                     raise by_name(end.error)(end.reason) if end.error else RunOver(end.reason)
+            if self.on_wait():
+                going = going or Deadline(self._clock, LEAVE_S)
+                if going.passed:
+                    doing.cancel()
+                    raise Interrupted("asked to end while a server is away: nothing more is handed over")
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Start `work` on the network thread; what it raises goes to the mailbox."""

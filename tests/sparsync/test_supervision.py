@@ -189,6 +189,7 @@ def test_both_at_once_start_again_and_nobody_else_is_touched() -> None:
     assert run.exits(-9, "coordinator", "ps-0", "worker-1") == []
     assert run.after(0) == [Start("coordinator"), Start("ps-0")]
     assert run.after(0.5) == [Start("worker-1")]
+    assert run.tell(Seen("running", 5)) == [], "it answers again"
     assert run.after(START_LIMIT_S) == []
 
 
@@ -451,3 +452,18 @@ def test_every_history_with_an_interrupt_ends_within_ten_seconds(seed: int) -> N
             carry_out(run.exits(rng.choice([0, 1, -9, 69, 70, 81, 83, 130]), victim))
         assert run.now < interrupt_at + 10.2
     assert not alive
+
+
+def test_a_coordinator_that_was_started_again_and_answers_nobody_is_killed() -> None:
+    run = Run()
+    run.exits(-9, "coordinator")
+    assert Start("coordinator") in run.after(2.0)
+    assert run.after(START_LIMIT_S - 0.1) == []
+    assert run.after(0.2) == [Send(SIGKILL, ("coordinator",))]
+    assert run.said == ["the coordinator did not serve within 30 s of its restart; killing it"]
+    assert run.after(1.0) == [], "once"
+    run.exits(-9, "coordinator")
+    assert Start("coordinator") in run.after(2.0)
+    assert run.tell(Seen("running", 6)) == []
+    assert run.after(2 * START_LIMIT_S) == [], "it answers"
+    assert run.supervisor.failure is None

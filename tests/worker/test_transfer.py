@@ -14,12 +14,12 @@ import grpc
 import pytest
 
 from tests.worker.far_end import serving
-from wire.errors import RunOver, StaleIncarnation
+from wire.errors import Interrupted, RunOver, StaleIncarnation
 from wire.layout import Layout, Parameter
 from wire.messages import OptimizerSpec
 from wire.rpc.identity import Security
 from wire.v1 import common_pb2, coordinator_pb2, coordinator_pb2_grpc
-from worker.transfer import Transfer
+from worker.transfer import LEAVE_S, Transfer
 
 INCARNATION = 7
 LIMIT_S = 10.0
@@ -223,3 +223,35 @@ def test_a_server_that_is_away_is_not_waited_for_beyond_the_end_of_the_run(
         transfer.begin_attending()
         with pytest.raises(kind, match="the reason"):
             transfer.do_snapshot("published", [28])
+
+
+def test_who_is_to_go_tells_it_at_once_and_waits_for_an_absent_server_ten_seconds() -> None:
+    """The training thread stands in a call that nobody answers; the signal's handler has only set a flag."""
+
+    class Hand:
+        """A clock that goes on with every look."""
+
+        time = 0.0
+
+        def now(self) -> float:
+            return self.time
+
+    clock, told = Hand(), list[float]()
+
+    def asked() -> bool:
+        told.append(clock.time)
+        clock.time += 3.0
+        return True
+
+    transfer = Transfer(
+        coordinator="127.0.0.1:1", security=Security(), incarnation=1, timeline=1, clock=clock
+    )
+    try:
+        transfer.on_wait = asked
+        with pytest.raises(Interrupted, match="asked to end while a server is away"):
+            transfer._do_there(asyncio.sleep(3600))
+        assert told[0] == 0.0 and clock.time >= LEAVE_S
+        transfer.on_wait = lambda: False
+        assert transfer._do_there(asyncio.sleep(0.5, "answered")) == "answered"
+    finally:
+        transfer.close()
