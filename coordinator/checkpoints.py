@@ -316,6 +316,7 @@ class CheckpointLoader:
             term=term_to_proto(term, journal_seq=seq),
             step=self._state.first_step,
             scalars=extra["scalars"] if self._alike else {},
+            deposits=self._exact(self._described),
         )
         yield shard_pb2.RestoreChunk(header=header)
         owned = self._state.placement[line.shard].ranges

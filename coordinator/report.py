@@ -208,4 +208,6 @@ def _server(
             "blocks": sum(r.blocks for r in placed.ranges),
             "delta_bytes": line.delta_bytes if line is not None else None,
         }
+    elif (followed := state.stands_for(member.incarnation)) is not None:
+        told["in_sync"] = state.standbys[followed].in_sync
     return told

@@ -363,6 +363,8 @@ class Control:
                 header = message.header
                 self._obey_term(header.term, in_order=False)
                 step = header.step
+                if header.deposits:
+                    deposits = {stream: {} for stream in range(shard.spec.streams)}
                 shard.load_scalars(dict(header.scalars))
                 continue
             complete = reader.feed(message.plane)

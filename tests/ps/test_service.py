@@ -180,6 +180,29 @@ def test_a_run_resumes_elastic_with_or_without_estimates(tmp_path: Path, extras:
     play_stub(scene, tmp_path)
 
 
+def test_streams_without_a_plane_for_a_shard_have_a_state_there_too(tmp_path: Path) -> None:
+    """A codec without state, and a shard that has no buffers: an heir asks every shard for the deposit."""
+
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        line = Line(stub)
+        await line.attach()
+        await line.configure(shard_pb2.Segment(step=4), first_step=4)
+
+        async def chunks() -> AsyncIterator[shard_pb2.RestoreChunk]:
+            header = shard_pb2.RestoreHeader(term=TERM, step=4, scalars={"step": 4.0}, deposits=True)
+            yield shard_pb2.RestoreChunk(header=header)
+            for name in ("x", "published"):
+                for chunk in plane_chunks(name, X):
+                    yield shard_pb2.RestoreChunk(plane=chunk)
+
+        await stub.Restore(chunks())
+        for stream in range(STREAMS):
+            asked = shard_pb2.WithdrawRequest(timeline=1, stream=stream, step=4)
+            assert await received(stub.Withdraw(asked)) == ([], b"")
+
+    play_stub(scene, tmp_path)
+
+
 def test_a_first_segment_from_another_step_is_refused(tmp_path: Path) -> None:
     async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
         line = Line(stub)

@@ -29,7 +29,9 @@ def segment(codec: PushCodec, *, elastic: bool, held: Any) -> Any:
         "extras": None,
         "held": held,
     }
-    return ElasticSegment(1, **shared) if elastic else ExactSegment(1, begins=0, lag=0, **shared, origin=bytes)
+    return (
+        ElasticSegment(1, **shared) if elastic else ExactSegment(1, begins=0, lag=0, **shared, origin=bytes)
+    )
 
 
 def codec(kind: str, feedback: str = "ef", *, carries: bool = False) -> PushCodec:

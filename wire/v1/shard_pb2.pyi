@@ -590,7 +590,7 @@ class RestoreChunk(_message.Message):
     def __init__(self, header: _Optional[_Union[RestoreHeader, _Mapping]] = ..., plane: _Optional[_Union[_common_pb2.PlaneChunk, _Mapping]] = ...) -> None: ...
 
 class RestoreHeader(_message.Message):
-    __slots__ = ("term", "step", "scalars")
+    __slots__ = ("term", "step", "scalars", "deposits")
     class ScalarsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -601,10 +601,12 @@ class RestoreHeader(_message.Message):
     TERM_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     SCALARS_FIELD_NUMBER: _ClassVar[int]
+    DEPOSITS_FIELD_NUMBER: _ClassVar[int]
     term: _common_pb2.Term
     step: int
     scalars: _containers.ScalarMap[str, float]
-    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., step: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    deposits: bool
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., step: _Optional[int] = ..., scalars: _Optional[_Mapping[str, float]] = ..., deposits: _Optional[bool] = ...) -> None: ...
 
 class RestoreReply(_message.Message):
     __slots__ = ()
