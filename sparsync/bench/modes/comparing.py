@@ -90,8 +90,11 @@ class Group:
 
 
 def groups(measured: Iterable[Measured], best: Best) -> list[Group]:
-    """Every group, of the runs that have not failed, at the best learning rates."""
-    runs = [m for m in measured if not m.error and best.get(tuned_as(m.case)) == m.case.lr]
+    """Every group, of the runs that have not failed, at the best rates; methods in the order of all that came."""
+    every = list(measured)
+    place = {label: at for at, label in enumerate(dict.fromkeys(m.case.label for m in every))}
+    runs = [m for m in every if not m.error and best.get(tuned_as(m.case)) == m.case.lr]
+    runs.sort(key=lambda m: place[m.case.label])
     alone = [m for m in runs if m.case.kind == ONE]
     found = dict[tuple[int, str, str], list[Measured]]()
     for m in runs:

@@ -82,6 +82,17 @@ def test_only_the_best_learning_rate_is_compared_and_failures_are_not() -> None:
     assert [(row.label, row.lr, row.seeds) for row in group.rows] == [("sync", 2e-3, 2)]
 
 
+def test_methods_keep_their_order_whichever_learning_rate_is_best() -> None:
+    end, worse = (curve((0.0, 0, 6.0), (10.0, 1000, loss)) for loss in (4.0, 5.0))
+    runs = [
+        *(measured(case("sync", lr=1e-3), worse), measured(case("async", lr=1e-3), end)),
+        *(measured(case("sync", lr=2e-3), end), measured(case("async", lr=2e-3), worse)),
+    ]
+    (group,) = groups(runs, best_lrs((m.case, m.loss) for m in runs))
+    assert [(row.label, row.lr) for row in group.rows] == [("sync", 2e-3), ("async", 1e-3)]
+    assert group.reference == "sync"
+
+
 def test_a_seed_that_diverged_leaves_no_mean() -> None:
     end = curve((0.0, 0, 6.0), (10.0, 1000, 4.0))
     runs = [
