@@ -141,14 +141,15 @@ def test_machines_change_nothing(train: Starter, aggregate: str) -> None:
 
 @pytest.mark.slow
 def test_a_run_is_resumed_on_other_machines(train: Starter) -> None:
-    """Also where the checkpoint was asked for, and whatever the steps at which rounds end."""
-    whole = train(LOCAL).finish()
-    half = train({**LOCAL, "run.steps": 12})
+    """With the moments of each stream: the bits are those of the run that went through."""
+    steady = {**LOCAL, "optimizer.min_lr_ratio": 1}
+    whole = train(steady).finish()
+    half = train({**steady, "run.steps": 12})
     half.finish()
     flags = ["--servers", "1", "--workers", "3"]
-    equal = train({"run.steps": 22}, out=half.out, flags=flags).finish()
-    # the learning rates of twelve steps are others than those of twenty-two
-    assert equal["steps"] == whole["steps"] == 22
+    resumed = train({"run.steps": 22}, out=half.out, flags=flags).finish()
+    for key in ("steps", "params_digest", "published_digest"):
+        assert resumed[key] == whole[key], key
 
 
 @pytest.mark.slow
