@@ -140,6 +140,7 @@ class CloseStep:
     late: tuple[int, ...] = ()
     pause: bool = False
     drain: bool = False
+    bound: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,13 @@ class RetireWorker:
 @dataclass(frozen=True)
 class Advance:
     low: int
+
+
+@dataclass(frozen=True)
+class HoldTo:
+    """Units that are accepted from now on count up to this norm."""
+
+    bound: float
 
 
 @dataclass(frozen=True)
@@ -206,6 +214,7 @@ ShardOrder = (
     | BeginSegment
     | RetireWorker
     | Advance
+    | HoldTo
     | StandBy
     | Promote
     | LeaveAlone

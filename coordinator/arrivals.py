@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from coordinator import events as e
 from coordinator.state import State
+from wire.clipping import share_below
 from wire.messages import BAD_UNIT, Commit
 
 
@@ -35,6 +36,7 @@ class Sums:
     staleness: tuple[tuple[int, int], ...]
     returned: float
     bad: tuple[tuple[int, str], ...]
+    norms: list[float]
 
 
 class Arrivals:
@@ -115,8 +117,11 @@ class Arrivals:
             number += 1
         return number
 
-    def take(self, numbers: Sequence[int]) -> Sums:
-        """What these complete units brought; they are forgotten."""
+    def take(self, numbers: Sequence[int], *, bound: float = 0.0) -> Sums:
+        """What these complete units brought; they are forgotten.
+
+        bound: on their norms, of the close that names them.
+        """
         units = [(n, self._units.pop(n)) for n in numbers]
         commits = [unit.commit for _, unit in units]
         filled = [unit for _, unit in units if unit.commit.contributes]
@@ -127,8 +132,15 @@ class Arrivals:
             tokens=sum(c.tokens for c in commits),
             loss=sum(u.commit.loss for u in filled) / len(filled) if filled else None,
             staleness=tuple(sorted(stale.items())),
-            returned=sum(u.returned for u in filled) / max(len(self._state.placement), 1),
+            returned=sum(u.returned for u in filled) / max(len(self._state.placement), 1)
+            + sum(self._clipped(u, bound) for u in filled),
             bad=tuple(
                 (n, u.commit.empty_reason) for n, u in units if u.commit.empty_reason.startswith(BAD_UNIT)
             ),
+            norms=[unit.commit.push_norm for unit in filled],
         )
+
+    def _clipped(self, unit: _Arrival, bound: float) -> float:
+        """How much of a unit goes back for its norm, of what staleness leaves of it in the mean over the shards."""
+        damped = unit.returned / max(len(self._state.placement), 1)
+        return (1.0 - damped) * (1.0 - share_below(bound, unit.commit.push_norm))

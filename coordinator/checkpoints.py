@@ -232,6 +232,7 @@ class CheckpointTaker:
             "streams": len(self._state.lanes),
             "deposits": self._state.deposited,
             "dataset": asdict(self._state.dataset),
+            "norms": list(self._state.norms),
         }
 
 

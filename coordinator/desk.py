@@ -34,6 +34,7 @@ class Rules:
     ack: str = "memory"
     replicas: int = 0
     rounds: Rounds = field(default_factory=Rounds)
+    clip: float = 0.0
 
 
 @dataclass
@@ -137,6 +138,7 @@ def close_of(record: Closed) -> a.CloseStep:
         late=record.late,
         pause=record.pause,
         drain=record.drain,
+        bound=record.bound,
     )
 
 

@@ -11,18 +11,20 @@ which shards have it already.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.arrivals import Arrivals, Sums
 from coordinator.boundary import Boundary, Kind
+from coordinator.clipping import MOVED_S, bound_of, counted, moved
 from coordinator.crew import Crew
 from coordinator.desk import Desk, every
 from coordinator.leases import Leases
 from coordinator.leavers import Leavers
 from coordinator.pace import Pace, Standing
-from coordinator.records import Barred, Closed, Counted, Stopping
+from coordinator.records import Barred, Bounded, Closed, Counted, Stopping
 from coordinator.retirements import Retirements
 from wire.messages import BAD_UNIT
 
@@ -42,6 +44,7 @@ class Elastic:
         self._leases = Leases(desk, crew, self._arrivals, pace)
         self._leavers = Leavers(desk, crew)
         self._opened_at = 0.0
+        self._bounded_at = -math.inf
         self.waits_for = ""
         self.accept = self._arrivals.accept
         self.standing_on = self._arrivals.standing_on
@@ -103,6 +106,8 @@ class Elastic:
 
     def again(self, event: e.ShardAttached) -> None:
         """What was accepted is told by the shard, retirements and closes are the core's."""
+        if self._desk.state.bound:
+            self._desk.actions.append(a.Command(event.shard, a.HoldTo(self._desk.state.bound)))
 
     def owing(self) -> set[int]:
         """Who may go on and does not, as its oldest unit is not too far ahead; and who has not answered a plan."""
@@ -137,6 +142,7 @@ class Elastic:
             self._go_on()
             if self._pace.arrival:
                 self._count()
+                self._bound_norms(now)
                 self._approach_boundary()
             else:
                 self._approach_switch()
@@ -183,14 +189,30 @@ class Elastic:
         sums = self._arrivals.take(range(state.low, low))
         step = low // state.streams
         self._stop_if_bad(sums)
-        units = low - state.low
         self._desk.decide(
             Counted(
-                low, units, sums.empty, sums.samples, sums.tokens, sums.loss, sums.staleness, sums.returned
+                low,
+                low - state.low,
+                sums.empty,
+                sums.samples,
+                sums.tokens,
+                sums.loss,
+                sums.staleness,
+                sums.returned,
+                norms=counted(sums.norms, state.bound) if self._desk.rules.clip else (),
             )
         )
         self._desk.command_all(a.Advance(low))
         self._desk.note("step", step=step - 1, loss=sums.loss, samples=sums.samples, tokens=sums.tokens)
+
+    def _bound_norms(self, now: float) -> None:
+        """Tell the shards the bound on norms once it has moved."""
+        state, clip = self._desk.state, self._desk.rules.clip
+        bound = bound_of(state.norms, clip=clip, streams=state.streams) if clip else 0.0
+        if moved(state.bound, bound) and now - self._bounded_at >= MOVED_S:
+            self._bounded_at = now
+            self._desk.decide(Bounded(bound))
+            self._desk.command_all(a.HoldTo(bound))
 
     @property
     def _checkpoint_wanted(self) -> bool:
@@ -319,7 +341,8 @@ class Elastic:
     def _close(self, streams: tuple[int, ...], late: tuple[int, ...], kind: Kind, now: float) -> None:
         desk, state = self._desk, self._desk.state
         step, first = state.open_step, state.open_step * state.streams
-        sums = self._arrivals.take([*late, *(first + s for s in streams)])
+        bound = bound_of(state.norms, clip=desk.rules.clip, streams=state.streams)
+        sums = self._arrivals.take([*late, *(first + s for s in streams)], bound=bound)
         if sums.bad:
             self._stop_if_bad(sums)
         record = Closed(
@@ -337,6 +360,8 @@ class Elastic:
             staleness=sums.staleness,
             returned=sums.returned,
             checkpoint=kind.checkpoint,
+            bound=bound,
+            norms=counted(sums.norms, bound) if desk.rules.clip else (),
         )
         desk.decide(record)
         desk.close(record)

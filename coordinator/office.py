@@ -171,6 +171,7 @@ def _beginning(config: Config, out: Path, manifest: Manifest | None) -> Began:
         config=config.to_json(),
         origin=origin,
         handed=not (deposits and pace_of(switching_to(config)).exact) and kept_extra(manifest) is not None,
+        norms=tuple(manifest.extra.get("norms", ())),
     )
 
 

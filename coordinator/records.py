@@ -36,6 +36,8 @@ class Began:
     """From which rounds are counted (wire/rounds.py)."""
     handed: bool = False
     """Whether what a worker kept beside the parameters is taken from the checkpoint, and no streams' state."""
+    norms: tuple[float, ...] = ()
+    """Of the checkpoint: what `Closed.norms` of the newest steps told."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,7 @@ class Closed:
     Where units settle on arrival there are no streams: `step` is the last one before a boundary, and
     its units are in `Counted`. `late`: numbers of units of earlier steps; `pause`: the segment ends; `checkpoint`:
     one of the following step is written before the run goes on; `drain`: of the step after next, where units lag.
+    `bound`: on the norms of pushes, 0: none; `norms`: of those that contribute, as they count (`coordinator.clipping`).
     """
 
     step: int
@@ -268,6 +271,8 @@ class Closed:
     returned: float = 0.0
     checkpoint: bool = False
     drain: bool = False
+    bound: float = 0.0
+    norms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -285,6 +290,14 @@ class Counted:
     loss: float | None
     staleness: tuple[tuple[int, int], ...]
     returned: float
+    norms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Where units settle on arrival: what shards accept from now on counts up to this norm."""
+
+    bound: float
 
 
 @dataclass(frozen=True)
@@ -428,6 +441,7 @@ Record = (
     | Deposited
     | Closed
     | Counted
+    | Bounded
     | Pooled
     | Leased
     | Lowered

@@ -163,6 +163,7 @@ def _rules(config: Config, *, origin: int) -> Rules:
         ack=config.durability.ack,
         replicas=config.durability.replicas,
         rounds=Rounds.of(config, origin=origin),
+        clip=config.push.clip,
     )
 
 

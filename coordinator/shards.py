@@ -124,6 +124,7 @@ class ShardLine:
                         late=command.late,
                         pause=command.pause,
                         drain=command.drain,
+                        bound=command.bound,
                     )
                 )
             case a.BeginSegment():
@@ -132,6 +133,8 @@ class ShardLine:
                 return self._command(retire=shard_pb2.Retire(incarnation=command.incarnation))
             case a.Advance():
                 return self._command(advance=shard_pb2.Advance(low=command.low))
+            case a.HoldTo():
+                return self._command(bound=shard_pb2.Bound(norm=command.bound))
             case a.FenceStream():
                 fence = shard_pb2.Fence(step=command.step, stream=command.stream, attempt=command.attempt)
                 return self._command(fence=fence)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from coordinator import records as r
+from coordinator.clipping import newest
 from coordinator.pace import pace_of
 from coordinator.spans import Span, first_deal
 from wire.layout import BlockRange, Layout, Parameter
@@ -36,7 +37,7 @@ RunRecord = (
 MemberRecord = r.Admitted | r.Readied | r.Leaving | r.Departed | r.Retired | r.Lost
 ServerRecord = r.Returned | r.Moved | r.Stood | r.InSynced | r.Parted | r.Promoted
 StepRecord = r.Assigned | r.Deposited | r.Closed | r.Segment | r.Switching
-LeaseRecord = r.Counted | r.Pooled | r.Leased | r.Lowered | r.Vacated | r.Barred | r.HandedOver
+LeaseRecord = r.Counted | r.Bounded | r.Pooled | r.Leased | r.Lowered | r.Vacated | r.Barred | r.HandedOver
 
 
 @dataclass
@@ -164,6 +165,10 @@ class State:
     barred: int | None = None
     handed: int | None = None
     """The step at which a worker handed over last what it keeps beside the parameters."""
+    norms: tuple[float, ...] = ()
+    """Of the newest pushes of the segment, as they counted, where pushes are clipped."""
+    bound: float = 0.0
+    """On the norms of pushes, as the shards were told where units settle on arrival."""
     loss: float | None = None
     lanes: list[Lane] = field(default_factory=list)
     open_step: int = 0
@@ -197,6 +202,7 @@ class State:
                 self._apply_to_steps(record)
             case (
                 r.Counted()
+                | r.Bounded()
                 | r.Pooled()
                 | r.Leased()
                 | r.Lowered()
@@ -303,6 +309,8 @@ class State:
         match record:
             case r.Counted():
                 self._count(record)
+            case r.Bounded():
+                self.bound = record.bound
             case r.Pooled():
                 self.vacant = first_deal(record.start, record.stop, record.slots)
                 self.dealt = True
@@ -330,6 +338,7 @@ class State:
         self.origin = record.origin
         self.checkpoint = record.checkpoint
         self.low = record.first_step * self.streams
+        self.norms = record.norms
         self.segment = replace(self.segment, step=record.first_step)
         self.bases = [record.first_step]
         self.handed = record.first_step if record.handed else None
@@ -354,6 +363,8 @@ class State:
                 lane.deposit, lane.fencing = None if self.anew else record.step, None
             self.bases = [record.step]
         self.drained = []
+        if self.anew:
+            self.norms, self.bound = (), 0.0
         self.segment, self.switching, self.barred, self.dealt = record, None, None, False
         self.elastic = self.elastic or not pace_of(record).exact
         self.leases.clear()
@@ -375,6 +386,7 @@ class State:
         self.open_step = max(self.open_step, record.low // self.streams)
         self.loss = self.loss if record.loss is None else record.loss
         self.totals.add(record, record.units)
+        self._note_norms(record)
         self._drop_finished()
 
     def _drop_finished(self) -> None:
@@ -415,11 +427,16 @@ class State:
             self.bases.append(record.step + 1)
         self.loss = self.loss if record.loss is None else record.loss
         self.totals.add(record, len(record.streams) + len(record.late))
+        self._note_norms(record)
         if record.streams or record.late:
             self._owe(record)
         for lane in self.lanes:
             if lane.step == record.step:
                 lane.send_to = ()
+
+    def _note_norms(self, record: r.Closed | r.Counted) -> None:
+        if record.norms:
+            self.norms = newest(self.norms, record.norms, streams=self.streams)
 
     def _owe(self, record: r.Closed) -> None:
         """Units of the step that it was closed without are owed; `low` is the first unit not settled."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from coordinator import events as e
 from coordinator.boundary import NOTHING, Boundary, Kind
+from coordinator.clipping import bound_of, counted, norms_of, returned
 from coordinator.desk import Desk, every
 from coordinator.pace import Pace, Standing, pace_of
 from coordinator.records import Closed, Stopping
@@ -155,6 +156,7 @@ class Steps:
         stale = 0 if desk.drained(state.open_step) else self._pace.lag
         filled = [c for c in commits if c.contributes]
         loss = sum(c.loss for c in filled) / len(filled) if filled else None
+        norms, bound = norms_of(filled), bound_of(state.norms, clip=rules.clip, streams=state.streams)
         record = Closed(
             step=state.open_step,
             streams=streams,
@@ -169,6 +171,9 @@ class Steps:
             staleness=((stale, len(filled)),) if filled else (),
             checkpoint=kind.checkpoint,
             drain=self._pace.lag > 0 and (late or desk.planned(following + 1)),
+            returned=returned(norms, bound),
+            bound=bound,
+            norms=counted(norms, bound) if rules.clip else (),
         )
         desk.decide(record)
         desk.close(record)

@@ -50,17 +50,17 @@ class Aggregate:
     def restore(self, tree: State) -> None:
         fill_all(self.planes(), tree)
 
-    def gradient(self, pushes: Iterable[Decoded], tokens: Sequence[int]) -> Plane:
-        """The step's gradient [n, 4096] from its non-empty units and the tokens of each, in stream order.
+    def gradient(self, pushes: Iterable[tuple[Decoded, float]], tokens: Sequence[int]) -> Plane:
+        """The step's gradient [n, 4096] from its non-empty units, each with its factor, and the tokens of each.
 
-        The result is valid until the next call.
+        They come in stream order. The result is valid until the next call.
         """
         if not self._codec.estimates:
             self._sum.fill(0.0)
         if self._counts is not None:
             self._counts.fill(0)
-        for push, share in zip(pushes, self._merge.shares(tokens), strict=True):
-            push.add_to(self._sum, factor=share)
+        for (push, factor), share in zip(pushes, self._merge.shares(tokens), strict=True):
+            push.add_to(self._sum, factor=factor * share)
             if self._counts is not None:
                 push.count_to(self._counts)
         if self._counts is not None:

@@ -26,7 +26,7 @@ from ps.messages import (
 from ps.news import InSync, News, Parted
 from ps.owner import Owner
 from ps.publish import Delta
-from ps.records import Advance, Fence, Fenced, Mark, Retire, ShardSpec
+from ps.records import Advance, Bound, Fence, Fenced, Mark, Retire, ShardSpec
 from ps.shard import Answer
 from ps.standby import Standby
 from ps.terms import TermGuard
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 ALIVE_S = 1.0
 BEGINS = ("attach", "dismiss")
 """What a line begins with."""
-TOLD_AGAIN = frozenset({"close", "fence", "segment", "retire", "advance", "snapshot"})
+TOLD_AGAIN = frozenset({"close", "fence", "segment", "retire", "advance", "bound", "snapshot"})
 """What only a primary obeys. Whoever becomes one says first what it holds, and is told what follows from that."""
 HANDED = "handed"
 """What a worker handed over in an elastic segment, in a checkpoint."""
@@ -195,6 +195,8 @@ class Control:
                 await owner.begin_apply(Retire(retired.incarnation), lambda _: answer(retired=retired))
             case "advance":
                 await owner.begin_apply(Advance(command.advance.low), lambda _: None)
+            case "bound":
+                await owner.begin_apply(Bound(command.bound.norm), lambda _: None)
             case "snapshot":
                 await owner.begin_apply(Mark(), lambda _: None)
             case "stand":

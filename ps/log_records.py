@@ -13,7 +13,20 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from ps.messages import pushed, segment_from_proto
-from ps.records import Accept, Advance, Close, Deposit, Fence, Flush, Mark, Publish, Record, Retire, Segment
+from ps.records import (
+    Accept,
+    Advance,
+    Bound,
+    Close,
+    Deposit,
+    Fence,
+    Flush,
+    Mark,
+    Publish,
+    Record,
+    Retire,
+    Segment,
+)
 from wire.codec.base import Buffer, buffers_of, frame_bytes
 from wire.errors import DamagedFile
 from wire.messages import commit_to_proto, unit_to_proto
@@ -86,6 +99,7 @@ def _close(record: Close, timeline: int) -> Encoded:
         late=record.late,
         pause=record.pause,
         drain=record.drain,
+        bound=record.bound,
     )
     return log_pb2.LogRecord(close=close), ()
 
@@ -122,6 +136,7 @@ _ENCODERS: dict[type, Callable[[Any, int], Encoded]] = {
     Retire: lambda r, _: (log_pb2.LogRecord(retire=shard_pb2.Retire(incarnation=r.incarnation)), ()),
     Publish: lambda r, _: (log_pb2.LogRecord(publish=log_pb2.LoggedPublish(reason=r.reason)), ()),
     Advance: lambda r, _: (log_pb2.LogRecord(advance=shard_pb2.Advance(low=r.low)), ()),
+    Bound: lambda r, _: (log_pb2.LogRecord(bound=shard_pb2.Bound(norm=r.norm)), ()),
     Mark: lambda r, _: (log_pb2.LogRecord(mark=log_pb2.LoggedMark()), ()),
 }
 
@@ -145,6 +160,7 @@ def close_from_proto(message: shard_pb2.Close) -> Close:
         late=tuple(message.late),
         pause=message.pause,
         drain=message.drain,
+        bound=message.bound,
     )
 
 
@@ -178,5 +194,6 @@ _DECODERS: dict[str, Callable[[log_pb2.LogRecord, bytes], Record]] = {
     "retire": _alone(lambda m: Retire(m.retire.incarnation)),
     "publish": _alone(lambda m: Publish(m.publish.reason)),
     "advance": _alone(lambda m: Advance(m.advance.low)),
+    "bound": _alone(lambda m: Bound(m.bound.norm)),
     "mark": _alone(lambda m: Mark()),
 }

@@ -107,6 +107,15 @@ class Close:
     late: tuple[int, ...] = ()
     pause: bool = False
     drain: bool = False
+    bound: float = 0.0
+    """Of each unit counts what `wire.clipping` says; 0: all."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Where units settle on arrival: the bound on the norms of those that are accepted from now on; 0: none."""
+
+    norm: float
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ class Mark:
     """No change: primary and standby save and compare their states here."""
 
 
-Record = Accept | Flush | Fence | Close | Segment | Retire | Publish | Advance | Deposit | Mark
+Record = Accept | Flush | Fence | Close | Segment | Retire | Publish | Advance | Bound | Deposit | Mark
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -28,6 +28,7 @@ from ps.publish import DeltaLog
 from ps.records import Accept, Accepted, Close, Flush, Segment, ShardSpec
 from ps.staleness import Staleness
 from ps.trees import State, accepted_from_tree, accepted_to_tree, rates_from_tree
+from wire.clipping import share_below
 from wire.codec.base import Blocks, Decoded, Frame, PushCodec, buffers_of
 from wire.errors import ProtocolMismatch
 from wire.layout import BLOCK
@@ -109,10 +110,14 @@ class Discipline(Protocol):
         ...
 
     def due(self, record: Close) -> list[Accepted]:
-        """What this close settles, in order; changes nothing.
+        """What this close settles, in order, each with the factor that it then has; changes nothing.
 
         Raises: ProtocolMismatch where it contradicts the state.
         """
+        ...
+
+    def hold_to(self, bound: float) -> None:
+        """Where units settle on arrival: of those accepted from now on counts what this bound on their norms lets."""
         ...
 
     def pending(self) -> list[Accepted]:
@@ -198,7 +203,8 @@ class Exact:
         if not filled:
             return None
         tokens = [held.unit.commit.tokens for held in filled]
-        gradient = self._aggregate.gradient(map(self._opened, filled), tokens)
+        pushes = ((self._opened(held), held.unit.factor) for held in filled)
+        gradient = self._aggregate.gradient(pushes, tokens)
         # the coordinator closes no step whose commits disagree on the learning rates
         return Move(gradient, filled[0].unit.commit.learning_rates)
 
@@ -206,6 +212,9 @@ class Exact:
         for unit in units:
             held = self.held.pop(unit.unit.number(self._shop.spec.streams))
             self._decoded_bytes -= held.decoded.memory_bytes if held.decoded is not None else 0
+
+    def hold_to(self, bound: float) -> None:
+        """Closes say it here."""
 
     def retire(self, incarnation: int) -> None:
         """Estimates are the streams', whoever carries them."""
@@ -254,6 +263,7 @@ class _Elastic:
         )
         self._lanes: set[int] = set()
         self._flushed: list[tuple[float, ...]] = []
+        self._bound = 0.0
         self.ledger = ledger
         self.held: dict[int, Held] = {}
 
@@ -290,7 +300,12 @@ class _Elastic:
                 "send the version of this shard that the worker held"
             )
         behind, factor = self._staleness.weigh(record.base_version, record.incarnation)
-        return behind, factor if record.commit.contributes else 1.0
+        if not record.commit.contributes:
+            return behind, 1.0
+        return behind, factor * share_below(self._bound, record.commit.push_norm)
+
+    def hold_to(self, bound: float) -> None:
+        """Closes say it here, unless units settle on arrival."""
 
     def _note(self, record: Accept, version: int) -> None:
         self._lanes.add(record.incarnation)
@@ -321,6 +336,7 @@ class _Elastic:
             "staleness": self._staleness.image(),
             "lanes": sorted(self._lanes),
             "flushed": [list(rates) for rates in self._flushed],
+            "bound": self._bound,
         }
 
     def restore(self, tree: State) -> None:
@@ -330,6 +346,7 @@ class _Elastic:
         self._staleness.restore(tree["staleness"])
         self._lanes = set(tree["lanes"])
         self._flushed = rates_from_tree(tree["flushed"])
+        self._bound = tree["bound"]
 
 
 class Named(_Elastic):
@@ -388,6 +405,9 @@ class Arrival(_Elastic):
             self._shop.codec.validate(record.frame, self._shop.trainable)
         self.held[record.unit.number(self._shop.spec.streams)] = Held(unit, b"")
         self._note(record, version)
+
+    def hold_to(self, bound: float) -> None:
+        self._bound = bound
 
     def _share(self, record: Accept, units: int, tokens: int) -> float:
         """n / n̄: its tokens, as a share of those of the mean unit so far, itself included."""
@@ -467,11 +487,17 @@ def _named(record: Close, held: dict[int, Held], step: int, streams: int) -> lis
             f"close of step {record.step} with streams {list(record.streams)}, late {list(record.late)}: this shard "
             f"is at step {step} and holds the units {sorted(held)}, {streams} a step"
         )
-    return [held[number].unit for number in numbers]
+    return [_clipped(held[number].unit, record.bound) for number in numbers]
+
+
+def _clipped(unit: Accepted, bound: float) -> Accepted:
+    share = share_below(bound, unit.commit.push_norm) if unit.commit.contributes else 1.0
+    return unit if share == 1.0 else replace(unit, factor=unit.factor * share)
 
 
 def _contributing(units: Sequence[Accepted], held: dict[int, Held], streams: int) -> list[Held]:
-    return [held[unit.unit.number(streams)] for unit in units if unit.contributes]
+    """What is held of these units, with the factors that they have here."""
+    return [held[unit.unit.number(streams)]._replace(unit=unit) for unit in units if unit.contributes]
 
 
 def _rates(units: Sequence[Accepted]) -> tuple[float, ...]:

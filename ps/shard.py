@@ -25,6 +25,7 @@ from ps.records import (
     Accept,
     Accepted,
     Advance,
+    Bound,
     Close,
     Fence,
     Fenced,
@@ -214,6 +215,8 @@ class Shard:
                 self._retire(record.incarnation)
             case Advance():
                 self._advance(record.low)
+            case Bound():
+                self._discipline.hold_to(record.norm)
         return None
 
     def _accept(self, record: Accept) -> Verdict:

@@ -36,6 +36,7 @@ class Commit:
     learning_rates: tuple[float, ...]
     inner_rates: tuple[float, ...] = ()
     """With local steps those of the worker's own optimizer, at the unit's last step."""
+    push_norm: float = 0.0
 
     @property
     def contributes(self) -> bool:
@@ -74,6 +75,7 @@ def commit_to_proto(commit: Commit) -> shard_pb2.Commit:
         norm_sq=commit.norm_sq,
         learning_rates=commit.learning_rates,
         inner_rates=commit.inner_rates,
+        push_norm=commit.push_norm,
     )
 
 
@@ -86,6 +88,7 @@ def commit_from_proto(commit: shard_pb2.Commit) -> Commit:
         norm_sq=commit.norm_sq,
         learning_rates=tuple(commit.learning_rates),
         inner_rates=tuple(commit.inner_rates),
+        push_norm=commit.push_norm,
     )
 
 

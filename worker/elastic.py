@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from wire.clock import Clock, monotonic_clock
 from wire.codec.base import PushCodec
@@ -38,6 +39,7 @@ class ElasticSegment:
         streams: units of a step (R).
         held: what the segment before held back, for the pushes of this one.
         inner: the optimizer that units step here; its state stays with this worker. None: the servers do.
+        clips: whether pushes may count in part for their norm.
     """
 
     elastic = True
@@ -55,6 +57,7 @@ class ElasticSegment:
         streams: int,
         held: Plane | None,
         inner: Inner | None = None,
+        clips: bool = False,
         clock: Clock = monotonic_clock,
     ) -> None:
         self.number = number
@@ -64,6 +67,7 @@ class ElasticSegment:
         self._extras = extras
         self._inner = inner
         self._streams = streams
+        self._clips = clips
         self._work = LeaseWork(streams)
         self._lane = Lane(codec, parameters.gradient, replica.trainable, streams=streams)
         if held is not None and self._lane.held is not None:
@@ -187,10 +191,16 @@ class ElasticSegment:
 
     def commit(self, task: Task, unit: UnitId, commit: Commit) -> None:
         """Compress the collected gradient and push it to the shards that need it."""
-        for shard in task.send_to or range(len(self._replica.trainable)):
-            pieces: Iterable[bytes] = ()
-            if commit.contributes:
-                pieces = self._lane.encode(shard, unit.number(self._streams), self._parameters.gradient)
+        gradient, number = self._parameters.gradient, unit.number(self._streams)
+        shards = task.send_to or range(len(self._replica.trainable))
+        frames: list[Iterable[bytes]] = [() for _ in shards]
+        if commit.contributes:
+            frames = [self._lane.encode(shard, number, gradient) for shard in shards]
+        if commit.contributes and self._clips:
+            whole = [tuple(pieces) for pieces in frames]
+            frames = [*whole]
+            commit = replace(commit, push_norm=self._lane.norm(dict(zip(shards, whole, strict=True))))
+        for shard, pieces in zip(shards, frames, strict=True):
             self._transfer.begin_push(
                 shard,
                 unit,

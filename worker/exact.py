@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from worker.inner import Inner
 from worker.mailbox import Plan
 from worker.parameters import Parameters, Plane
 from worker.replica import Replica
+from worker.returned import Returned
 from worker.state import USER_STREAM, Extras, StreamState
 from worker.streams import Carrier, Kind, Task
 from worker.transfer import EXTRA_BYTES, Transfer
@@ -40,6 +42,7 @@ class ExactSegment:
         origin: gives the extra that a stream without a deposit begins with.
         held: what the segment before held back; the first stream without a deposit begins with it.
         inner: the optimizer that units step here; None: the servers do.
+        clips: whether pushes may count in part.
     """
 
     elastic = False
@@ -60,6 +63,7 @@ class ExactSegment:
         origin: Callable[[], bytes],
         held: Plane | None,
         inner: Inner | None = None,
+        clips: bool = False,
     ) -> None:
         self.number = number
         self._transfer = transfer
@@ -74,6 +78,7 @@ class ExactSegment:
         self._inherited = held if self._residual else None
         self._carrier = Carrier(begins=begins, lag=lag)
         self._states: dict[int, StreamState] = {}
+        self._returned = Returned(codec, replica.trainable, on=clips)
         if lag and replica.step > begins:
             self._pull_again(max(replica.step - 1 - lag, begins))
         elif replica.held:
@@ -117,7 +122,9 @@ class ExactSegment:
         return whole if self._inherited is None else whole + self._inherited
 
     def finish(self) -> float:
-        """The next segment begins: what streams hold is known."""
+        """The next segment begins: what streams hold is known, once they have taken back what did not count."""
+        for stream, state in self._states.items():
+            self._returned.take_back(stream, state.planes, before=self._replica.step)
         return 0.0
 
     def take(self, plan: Plan) -> None:
@@ -145,6 +152,7 @@ class ExactSegment:
 
     def _reached(self, deltas: Sequence[Delta]) -> None:
         head = deltas[0]
+        self._returned.hear(deltas, position=self._replica.step)
         if head.closes:
             self._carrier.reached(
                 head.step + 1, deposit=head.deposit, final=head.final, pause=head.pause, drain=head.drain
@@ -191,8 +199,12 @@ class ExactSegment:
         return self._seek(self._carrier.need(task.step))
 
     def begin(self, task: Task) -> None:
-        """Buffers, scaler, objects and inner optimizer as the stream left them."""
+        """Buffers, scaler, objects and inner optimizer as the stream left them.
+
+        What did not count of its units, as far as x̂ tells, goes back first.
+        """
         state = self._states[task.stream]
+        self._returned.take_back(task.stream, state.planes, before=self._replica.step)
         self._extras.load(task.stream, state.extra)
         if self._inner is not None:
             self._inner.begin(state.moments)
@@ -211,11 +223,15 @@ class ExactSegment:
     def commit(self, task: Task, unit: UnitId, commit: Commit) -> None:
         """Compress the collected gradient and push it, piece by piece; a replayed unit is compressed only."""
         state = self._states[task.stream]
-        for shard, blocks in enumerate(self._replica.trainable):
-            pieces: Iterable[bytes] = ()
-            if commit.contributes:
-                number = unit.number(self._streams)
-                pieces = self._codec.encode(self._parameters.gradient, state.planes, blocks, unit=number)
+        frames = self._frames(state, unit) if commit.contributes else [()] * len(self._replica.trainable)
+        if self._returned.on and commit.contributes:
+            whole = [tuple(pieces) for pieces in frames]
+            frames = whole
+            self._returned.keep(task.stream, task.step, whole)
+            commit = replace(
+                commit, push_norm=self._codec.norm(zip(whole, self._replica.trainable, strict=True))
+            )
+        for shard, (blocks, pieces) in enumerate(zip(self._replica.trainable, frames, strict=True)):
             if task.kind is not Kind.COMPUTE or (task.send_to and shard not in task.send_to):
                 deque(pieces, maxlen=0)  # the state moves on all the same
                 continue
@@ -232,6 +248,14 @@ class ExactSegment:
         if self._inner is not None:
             state.moments = self._inner.state
         self._carrier.done(task)
+
+    def _frames(self, state: StreamState, unit: UnitId) -> Sequence[Iterable[bytes]]:
+        """The pieces of the unit's frame for each shard, made when they are asked for."""
+        gradient, number = self._parameters.gradient, unit.number(self._streams)
+        return [
+            self._codec.encode(gradient, state.planes, blocks, unit=number)
+            for blocks in self._replica.trainable
+        ]
 
     # --- stream state ---------------------------------------------------------------------------------
 
@@ -260,6 +284,7 @@ class ExactSegment:
                 planes[self._residual], self._inherited = self._inherited, None
         moments = self._inner.load(inner) if self._inner is not None else None
         self._states[task.stream] = StreamState(planes, extra, moments)
+        self._returned.forget(task.stream)
         self._carrier.done(task)
 
     def _expected_of_deposit(self, shard: int, name: str) -> int | range | None:
@@ -272,6 +297,7 @@ class ExactSegment:
     def _deposit(self, task: Task) -> None:
         """Save a stream's state on the servers, in the background."""
         state = self._states[task.stream]
+        self._returned.take_back(task.stream, state.planes, before=task.step)
         parts = [
             {name: pack(plane, blocks) for name, plane in state.planes.items()}
             for blocks in self._replica.trainable

@@ -7,7 +7,7 @@ conserved: produced = applied + held.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -46,6 +46,10 @@ class Lane:
         for piece in self._codec.encode(gradient, self.planes, self._trainable[shard], unit=unit):
             frame.append(piece)
             yield piece
+
+    def norm(self, frames: Mapping[int, Sequence[bytes]]) -> float:
+        """L2 norm of what a unit's frames decode to; by shard."""
+        return self._codec.norm((frame, self._trainable[shard]) for shard, frame in frames.items())
 
     def most_bytes(self, shard: int) -> int:
         """No frame for this shard is longer."""

@@ -174,6 +174,7 @@ class Route:
             "streams": self._config.sync.units_per_step,
             "held": held,
             "inner": self._inner,
+            "clips": self._config.push.clip > 0,
         }
         if plan.elastic:
             return ElasticSegment(number, **shared)

@@ -196,6 +196,8 @@ class Server:
                 self.put(p.Retire(incarnation), lambda _: line.send(e.WorkerRetired(index, incarnation)))
             case a.Advance(low):
                 self.put(p.Advance(low), lambda _: None)
+            case a.HoldTo(bound):
+                self.put(p.Bound(bound), lambda _: None)
             case a.CloseStep():
                 self.put(p.Close(**vars(command)), lambda _: line.send(e.StepSettled(index, command.step)))
             case a.BeginSegment(number):

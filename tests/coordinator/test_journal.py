@@ -59,6 +59,7 @@ SAMPLES: list[r.Record] = [
     r.Segment(1, 8, "ssp", 3, None, 1.0),
     r.Switching("sync", None, 3, 0.5),
     r.Counted(40, 8, 1, 64, 640, 2.0, ((0, 6), (1, 1)), 0.25),
+    r.Bounded(2.5),
     r.Pooled(0, 400, 64),
     r.Leased(3, 4, 0, 400, 64, "why"),
     r.Lowered(3, 64),

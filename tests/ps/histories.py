@@ -18,6 +18,7 @@ from ps.ledger import ElasticLedger
 from ps.records import (
     Accept,
     Advance,
+    Bound,
     Close,
     Deposit,
     Fence,
@@ -109,6 +110,7 @@ class History:
             self._advance: 4,
             self._retire: 2,
             self._mark: 2,
+            self._bound: 1,
             self._stray_segment: 1,
             self._turn: 2 if self._turns else 0,
         }
@@ -143,7 +145,7 @@ class History:
     ) -> Accept:
         rnd = self.random
         said = commit(RATES, empty=empty)
-        said = replace(said, loss=float("nan") if empty else rnd.random())
+        said = replace(said, loss=float("nan") if empty else rnd.random(), push_norm=2 * rnd.random())
         base = rnd.choice(
             [version, version, max(version - rnd.randrange(6), 0), version + (rnd.random() < 0.05)]
         )
@@ -188,7 +190,8 @@ class History:
             held = [number for number in held if rnd.random() < 0.8]
         streams = tuple(number - step * STREAMS for number in held if number // STREAMS == step)
         late = tuple(number for number in held if number < step * STREAMS)
-        return Close(step, streams, rnd.random() < 0.3, False, retain_from, late)
+        bound = rnd.choice([0.0, 0.0, 1.0])
+        return Close(step, streams, rnd.random() < 0.3, False, retain_from, late, bound=bound)
 
     def _publish(self, shard: Shard) -> Record:
         return Publish("it is time")
@@ -206,6 +209,9 @@ class History:
 
     def _mark(self, shard: Shard) -> Record:
         return Mark()
+
+    def _bound(self, shard: Shard) -> Record:
+        return Bound(self.random.choice([0.0, 0.5, 1.0]))
 
     def _stray_segment(self, shard: Shard) -> Record:
         """A repeat, or one that is out of turn while units are missing or held."""

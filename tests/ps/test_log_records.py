@@ -12,7 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ps.log_records import decode, encode
-from ps.records import Accept, Advance, Close, Deposit, Fence, Flush, Mark, Publish, Record, Retire, Segment
+from ps.records import (
+    Accept,
+    Advance,
+    Bound,
+    Close,
+    Deposit,
+    Fence,
+    Flush,
+    Mark,
+    Publish,
+    Record,
+    Retire,
+    Segment,
+)
 from wire.codec.base import Buffer, buffers_of
 from wire.errors import DamagedFile
 from wire.ids import UnitId
@@ -21,16 +34,22 @@ from wire.messages import Commit
 TIMELINE = 3
 EXAMPLE: dict[type, Record] = {
     Accept: Accept(
-        UnitId(TIMELINE, 7, 1), 2, 9, Commit("", 8, 64, 1.5, 2.5, (0.1, 0.2)), (b"head", b"part"), 4
+        UnitId(TIMELINE, 7, 1),
+        2,
+        9,
+        Commit("", 8, 64, 1.5, 2.5, (0.1, 0.2), push_norm=3.5),
+        (b"head", b"part"),
+        4,
     ),
     Flush: Flush(9, 2, (0.1, 0.2), b"all of it"),
     Fence: Fence(7, 1, 2),
-    Close: Close(7, (0, 2), deposit=True, final=False, retain_from=3, late=(5, 11), pause=True),
+    Close: Close(7, (0, 2), deposit=True, final=False, retain_from=3, late=(5, 11), pause=True, bound=0.5),
     Segment: Segment(4, 7, elastic=True, arrival=True),
     Deposit: Deposit(1, 7, 2, {"residual": b"12345678", "extra": b""}),
     Retire: Retire(9),
     Publish: Publish("two units are pending"),
     Advance: Advance(2**40),
+    Bound: Bound(0.75),
     Mark: Mark(),
 }
 
@@ -41,7 +60,7 @@ rates = st.lists(doubles, max_size=4).map(tuple)
 data = st.binary(max_size=40)
 pieces = st.one_of(data, data.map(memoryview)).filter(len)
 frames = st.one_of(data, st.lists(pieces, min_size=1, max_size=4).map(tuple))
-commits = st.builds(Commit, st.text(max_size=10), large, large, doubles, doubles, rates)
+commits = st.builds(Commit, st.text(max_size=10), large, large, doubles, doubles, rates, push_norm=doubles)
 units = st.builds(UnitId, st.just(TIMELINE), large, numbers)
 RECORDS: dict[type, st.SearchStrategy[Record]] = {
     Accept: st.builds(Accept, units, numbers, large, commits, frames, large),
@@ -56,6 +75,7 @@ RECORDS: dict[type, st.SearchStrategy[Record]] = {
         large,
         st.lists(large, max_size=5).map(tuple),
         st.booleans(),
+        bound=doubles,
     ),
     Segment: st.builds(Segment, numbers, large, st.booleans(), st.booleans()),
     Deposit: st.builds(
@@ -64,6 +84,7 @@ RECORDS: dict[type, st.SearchStrategy[Record]] = {
     Retire: st.builds(Retire, large),
     Publish: st.builds(Publish, st.text(max_size=20)),
     Advance: st.builds(Advance, large),
+    Bound: st.builds(Bound, doubles),
     Mark: st.builds(Mark),
 }
 

@@ -170,6 +170,8 @@ def test_a_wrong_type_in_a_file_names_the_file(tmp_path: Path) -> None:
             ["push.codec=dense", "push.feedback=none", 'push.policy=["1d=sign"]'],
             'push.codec = "dense" with fp32, sign values would lose what is not sent',
         ),
+        (["push.clip=2", "optimizer.aggregate=sum"], "there every unit counts in full"),
+        (["push.clip=2", "sync.mode=delayed"], "what of its last push comes back"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(overrides: list[str], words: str) -> None:

@@ -9,7 +9,7 @@ one server or four give the same bits. This module imports neither numba nor tor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -199,6 +199,10 @@ class PushCodec(Protocol):
 
         What the server applied of it, (1 - share), and what is given back sum to the frame: mass is conserved.
         """
+        ...
+
+    def norm(self, frames: Iterable[tuple[Frame, Blocks]]) -> float:
+        """L2 norm of what the frames of one push decode to, all shards together. Raises: DamagedFrame."""
         ...
 
     def validate(self, frame: Frame, blocks: Blocks) -> None:

@@ -81,7 +81,7 @@ def codecs_of(
 ) -> tuple[PushCodec, DeltaCodec]:
     """The codecs of a run whose servers run `optimizer` ("adamw" or "sgd") on a model of that layout.
 
-    In an `elastic` segment what is pushed may be given back in part.
+    In an `elastic` segment, and where pushes are clipped, what is pushed may be given back in part.
 
     `push.feedback = "auto"` is none where values can do without. Else it is EF21-SGDM before AdamW, which would take
     error feedback's spikes for large second moments, and error feedback before SGD, a linear consumer. In an elastic
@@ -107,7 +107,7 @@ def codecs_of(
             feedback=feedback,
             momentum=push.momentum,
             decay=push.decay,
-            carries=elastic,
+            carries=elastic or push.clip > 0,
             classes=up_classes,
             threads=threads,
             warmup=_warmup(push, push.density, rounds),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ from wire.codec.cut import Chain, Classes, Cuts
 from wire.codec.device import device_of
 from wire.codec.feedback import Feedback
 from wire.codec.frame import HEADER, Kind, build_header
+from wire.codec.norm import norm_of
 from wire.codec.part import Planes, Update, Values32, decode_parts, max_part_bytes
 from wire.codec.warmup import Warmup
 
@@ -121,6 +122,10 @@ class Push:
         """held += share * values; an estimate, which had run ahead of the server's, goes back by as much."""
         sign = -1.0 if self.estimates else 1.0
         self.add(frame, state[self.state_planes[-1]], blocks, factor=sign * share)
+
+    def norm(self, frames: Iterable[tuple[Frame, Blocks]]) -> float:
+        """L2 norm of what the frames of one push decode to, all shards together. Raises: DamagedFrame."""
+        return norm_of(part for frame, blocks in frames for part in self.decode(frame, blocks).parts)
 
     def validate(self, frame: Frame, blocks: Blocks) -> None:
         """Raises: DamagedFrame."""

@@ -69,6 +69,20 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _clipped_pushes_come_back(self) -> Self:
+        if self.push.clip and self.sync.mode == "delayed":
+            raise ValueError(
+                f'push.clip = {self.push.clip:g} beside sync.mode = "delayed": a stream that is handed over there '
+                "could not take along what of its last push comes back; set push.clip = 0, or another sync.mode"
+            )
+        if self.push.clip and self.optimizer.aggregate == "sum":
+            raise ValueError(
+                f'push.clip = {self.push.clip:g} beside optimizer.aggregate = "sum": there every unit counts in full; '
+                'set push.clip = 0, or aggregate "mean"'
+            )
+        return self
+
     def to_json(self) -> str:
         return self.model_dump_json()
 

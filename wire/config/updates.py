@@ -48,6 +48,13 @@ class PushConfig(Section):
         description="share β of the rest that `ef` keeps from unit to unit; below 1 old gradients are forgotten. "
         f"Without it {told('push.decay')}",
     )
+    clip: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="a push whose norm is above so many times the running median of the newest 32 steps counts for "
+        "that much only; the rest goes back to its sender, for later pushes. Not in `delayed`. 0: all count in full",
+    )
     policy: Policy = Field(
         None,
         description="parameters that are sent whole, as rules `PATTERN=VALUES` of which the first that fits counts; "

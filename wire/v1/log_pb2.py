@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from wire.v1 import shard_pb2 as wire_dot_v1_dot_shard__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11wire/v1/log.proto\x12\x0bsparsync.v1\x1a\x13wire/v1/shard.proto\"\x88\x03\n\tLogRecord\x12\'\n\x04push\x18\x01 \x01(\x0b\x32\x17.sparsync.v1.LoggedPushH\x00\x12#\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x12.sparsync.v1.FenceH\x00\x12#\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x12.sparsync.v1.CloseH\x00\x12\'\n\x07segment\x18\x04 \x01(\x0b\x32\x14.sparsync.v1.SegmentH\x00\x12%\n\x06retire\x18\x05 \x01(\x0b\x32\x13.sparsync.v1.RetireH\x00\x12-\n\x07publish\x18\x06 \x01(\x0b\x32\x1a.sparsync.v1.LoggedPublishH\x00\x12\'\n\x07\x61\x64vance\x18\x07 \x01(\x0b\x32\x14.sparsync.v1.AdvanceH\x00\x12-\n\x07\x64\x65posit\x18\x08 \x01(\x0b\x32\x1a.sparsync.v1.LoggedDepositH\x00\x12\'\n\x04mark\x18\t \x01(\x0b\x32\x17.sparsync.v1.LoggedMarkH\x00\x42\x08\n\x06record\"o\n\nLoggedPush\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.sparsync.v1.PushHeader\x12#\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x13.sparsync.v1.Commit\x12\x13\n\x0b\x66rame_bytes\x18\x03 \x01(\x04\"\x1f\n\rLoggedPublish\x12\x0e\n\x06reason\x18\x01 \x01(\t\"c\n\rLoggedDeposit\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0e\n\x06planes\x18\x04 \x03(\t\x12\x13\n\x0bplane_bytes\x18\x05 \x03(\x04\"\x0c\n\nLoggedMarkb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11wire/v1/log.proto\x12\x0bsparsync.v1\x1a\x13wire/v1/shard.proto\"\xad\x03\n\tLogRecord\x12\'\n\x04push\x18\x01 \x01(\x0b\x32\x17.sparsync.v1.LoggedPushH\x00\x12#\n\x05\x66\x65nce\x18\x02 \x01(\x0b\x32\x12.sparsync.v1.FenceH\x00\x12#\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x12.sparsync.v1.CloseH\x00\x12\'\n\x07segment\x18\x04 \x01(\x0b\x32\x14.sparsync.v1.SegmentH\x00\x12%\n\x06retire\x18\x05 \x01(\x0b\x32\x13.sparsync.v1.RetireH\x00\x12-\n\x07publish\x18\x06 \x01(\x0b\x32\x1a.sparsync.v1.LoggedPublishH\x00\x12\'\n\x07\x61\x64vance\x18\x07 \x01(\x0b\x32\x14.sparsync.v1.AdvanceH\x00\x12-\n\x07\x64\x65posit\x18\x08 \x01(\x0b\x32\x1a.sparsync.v1.LoggedDepositH\x00\x12\'\n\x04mark\x18\t \x01(\x0b\x32\x17.sparsync.v1.LoggedMarkH\x00\x12#\n\x05\x62ound\x18\n \x01(\x0b\x32\x12.sparsync.v1.BoundH\x00\x42\x08\n\x06record\"o\n\nLoggedPush\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.sparsync.v1.PushHeader\x12#\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x13.sparsync.v1.Commit\x12\x13\n\x0b\x66rame_bytes\x18\x03 \x01(\x04\"\x1f\n\rLoggedPublish\x12\x0e\n\x06reason\x18\x01 \x01(\t\"c\n\rLoggedDeposit\x12\x0e\n\x06stream\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0e\n\x06planes\x18\x04 \x03(\t\x12\x13\n\x0bplane_bytes\x18\x05 \x03(\x04\"\x0c\n\nLoggedMarkb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'wire.v1.log_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LOGRECORD']._serialized_start=56
-  _globals['_LOGRECORD']._serialized_end=448
-  _globals['_LOGGEDPUSH']._serialized_start=450
-  _globals['_LOGGEDPUSH']._serialized_end=561
-  _globals['_LOGGEDPUBLISH']._serialized_start=563
-  _globals['_LOGGEDPUBLISH']._serialized_end=594
-  _globals['_LOGGEDDEPOSIT']._serialized_start=596
-  _globals['_LOGGEDDEPOSIT']._serialized_end=695
-  _globals['_LOGGEDMARK']._serialized_start=697
-  _globals['_LOGGEDMARK']._serialized_end=709
+  _globals['_LOGRECORD']._serialized_end=485
+  _globals['_LOGGEDPUSH']._serialized_start=487
+  _globals['_LOGGEDPUSH']._serialized_end=598
+  _globals['_LOGGEDPUBLISH']._serialized_start=600
+  _globals['_LOGGEDPUBLISH']._serialized_end=631
+  _globals['_LOGGEDDEPOSIT']._serialized_start=633
+  _globals['_LOGGEDDEPOSIT']._serialized_end=732
+  _globals['_LOGGEDMARK']._serialized_start=734
+  _globals['_LOGGEDMARK']._serialized_end=746
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LogRecord(_message.Message):
-    __slots__ = ("push", "fence", "close", "segment", "retire", "publish", "advance", "deposit", "mark")
+    __slots__ = ("push", "fence", "close", "segment", "retire", "publish", "advance", "deposit", "mark", "bound")
     PUSH_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class LogRecord(_message.Message):
     ADVANCE_FIELD_NUMBER: _ClassVar[int]
     DEPOSIT_FIELD_NUMBER: _ClassVar[int]
     MARK_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
     push: LoggedPush
     fence: _shard_pb2.Fence
     close: _shard_pb2.Close
@@ -27,7 +28,8 @@ class LogRecord(_message.Message):
     advance: _shard_pb2.Advance
     deposit: LoggedDeposit
     mark: LoggedMark
-    def __init__(self, push: _Optional[_Union[LoggedPush, _Mapping]] = ..., fence: _Optional[_Union[_shard_pb2.Fence, _Mapping]] = ..., close: _Optional[_Union[_shard_pb2.Close, _Mapping]] = ..., segment: _Optional[_Union[_shard_pb2.Segment, _Mapping]] = ..., retire: _Optional[_Union[_shard_pb2.Retire, _Mapping]] = ..., publish: _Optional[_Union[LoggedPublish, _Mapping]] = ..., advance: _Optional[_Union[_shard_pb2.Advance, _Mapping]] = ..., deposit: _Optional[_Union[LoggedDeposit, _Mapping]] = ..., mark: _Optional[_Union[LoggedMark, _Mapping]] = ...) -> None: ...
+    bound: _shard_pb2.Bound
+    def __init__(self, push: _Optional[_Union[LoggedPush, _Mapping]] = ..., fence: _Optional[_Union[_shard_pb2.Fence, _Mapping]] = ..., close: _Optional[_Union[_shard_pb2.Close, _Mapping]] = ..., segment: _Optional[_Union[_shard_pb2.Segment, _Mapping]] = ..., retire: _Optional[_Union[_shard_pb2.Retire, _Mapping]] = ..., publish: _Optional[_Union[LoggedPublish, _Mapping]] = ..., advance: _Optional[_Union[_shard_pb2.Advance, _Mapping]] = ..., deposit: _Optional[_Union[LoggedDeposit, _Mapping]] = ..., mark: _Optional[_Union[LoggedMark, _Mapping]] = ..., bound: _Optional[_Union[_shard_pb2.Bound, _Mapping]] = ...) -> None: ...
 
 class LoggedPush(_message.Message):
     __slots__ = ("header", "commit", "frame_bytes")

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ShardCommand(_message.Message):
-    __slots__ = ("term", "attach", "configure", "close", "fence", "finish", "segment", "retire", "advance", "stand", "promote", "alone", "snapshot", "dismiss")
+    __slots__ = ("term", "attach", "configure", "close", "fence", "finish", "segment", "retire", "advance", "stand", "promote", "alone", "snapshot", "dismiss", "bound")
     TERM_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     CONFIGURE_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class ShardCommand(_message.Message):
     ALONE_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     DISMISS_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
     term: _common_pb2.Term
     attach: Attach
     configure: Configure
@@ -38,7 +39,8 @@ class ShardCommand(_message.Message):
     alone: Alone
     snapshot: SnapshotNow
     dismiss: Dismiss
-    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., stand: _Optional[_Union[Stand, _Mapping]] = ..., promote: _Optional[_Union[Promote, _Mapping]] = ..., alone: _Optional[_Union[Alone, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotNow, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ...) -> None: ...
+    bound: Bound
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., stand: _Optional[_Union[Stand, _Mapping]] = ..., promote: _Optional[_Union[Promote, _Mapping]] = ..., alone: _Optional[_Union[Alone, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotNow, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., bound: _Optional[_Union[Bound, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
     __slots__ = ("run", "timeline", "low", "shard_term", "standby")
@@ -99,7 +101,7 @@ class Advance(_message.Message):
     def __init__(self, low: _Optional[int] = ...) -> None: ...
 
 class Close(_message.Message):
-    __slots__ = ("step", "streams", "deposit", "final", "retain_from", "late", "pause", "drain")
+    __slots__ = ("step", "streams", "deposit", "final", "retain_from", "late", "pause", "drain", "bound")
     STEP_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     DEPOSIT_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +110,7 @@ class Close(_message.Message):
     LATE_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
     step: int
     streams: _containers.RepeatedScalarFieldContainer[int]
     deposit: bool
@@ -116,7 +119,14 @@ class Close(_message.Message):
     late: _containers.RepeatedScalarFieldContainer[int]
     pause: bool
     drain: bool
-    def __init__(self, step: _Optional[int] = ..., streams: _Optional[_Iterable[int]] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ..., retain_from: _Optional[int] = ..., late: _Optional[_Iterable[int]] = ..., pause: _Optional[bool] = ..., drain: _Optional[bool] = ...) -> None: ...
+    bound: float
+    def __init__(self, step: _Optional[int] = ..., streams: _Optional[_Iterable[int]] = ..., deposit: _Optional[bool] = ..., final: _Optional[bool] = ..., retain_from: _Optional[int] = ..., late: _Optional[_Iterable[int]] = ..., pause: _Optional[bool] = ..., drain: _Optional[bool] = ..., bound: _Optional[float] = ...) -> None: ...
+
+class Bound(_message.Message):
+    __slots__ = ("norm",)
+    NORM_FIELD_NUMBER: _ClassVar[int]
+    norm: float
+    def __init__(self, norm: _Optional[float] = ...) -> None: ...
 
 class Fence(_message.Message):
     __slots__ = ("step", "stream", "attempt")
@@ -373,7 +383,7 @@ class Flush(_message.Message):
     def __init__(self, timeline: _Optional[int] = ..., segment: _Optional[int] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("empty_reason", "samples", "tokens", "loss", "norm_sq", "learning_rates", "inner_rates")
+    __slots__ = ("empty_reason", "samples", "tokens", "loss", "norm_sq", "learning_rates", "inner_rates", "push_norm")
     EMPTY_REASON_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -381,6 +391,7 @@ class Commit(_message.Message):
     NORM_SQ_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATES_FIELD_NUMBER: _ClassVar[int]
     INNER_RATES_FIELD_NUMBER: _ClassVar[int]
+    PUSH_NORM_FIELD_NUMBER: _ClassVar[int]
     empty_reason: str
     samples: int
     tokens: int
@@ -388,7 +399,8 @@ class Commit(_message.Message):
     norm_sq: float
     learning_rates: _containers.RepeatedScalarFieldContainer[float]
     inner_rates: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, empty_reason: _Optional[str] = ..., samples: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., norm_sq: _Optional[float] = ..., learning_rates: _Optional[_Iterable[float]] = ..., inner_rates: _Optional[_Iterable[float]] = ...) -> None: ...
+    push_norm: float
+    def __init__(self, empty_reason: _Optional[str] = ..., samples: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., norm_sq: _Optional[float] = ..., learning_rates: _Optional[_Iterable[float]] = ..., inner_rates: _Optional[_Iterable[float]] = ..., push_norm: _Optional[float] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("outcome",)

@@ -1,27 +1,55 @@
-from __future__ import annotations
+"""The norm of a push is that of what its frames decode to, however blocks are spread over servers."""
 
-import math
+from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from wire.codec.kernels import square_sum
+from wire.codec.base import Blocks, Plane
+from wire.codec.chain import push_codec
+from wire.codec.cut import Classes
+from wire.layout import BLOCK, BlockRange, Layout, Parameter
+
+LAYOUT = Layout(
+    (Parameter("w", (70, BLOCK), "float32", 0), Parameter("odd", (3, 1777), "float32", 0),
+     Parameter("b", (100,), "float32", 0))
+)  # fmt: skip
+CODECS = {
+    "dense": {"codec": "dense"},
+    "int8": {"codec": "dense", "values": "int8"},
+    "topk": {"codec": "topk", "density": 0.1, "feedback": "ef", "classes": Classes.by_policy(LAYOUT, ["1d=fp16"])},
+    "ef21": {"codec": "topk", "density": 0.1, "feedback": "ef21", "values": "int4"},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 4095, 4096, 100_003])
-def test_the_sum_of_squares_is_that_of_float64(size: int) -> None:
-    values = np.random.default_rng(size).standard_normal(size).astype(np.float32)
-    expected = math.fsum(float(v) ** 2 for v in values)
-    assert square_sum(values) == pytest.approx(expected, rel=1e-12, abs=0)
+def gaussian(seed: int) -> Plane:
+    made = np.random.default_rng(seed).standard_normal((LAYOUT.blocks, BLOCK)).astype(np.float32)
+    return np.where(np.arange(BLOCK) < np.array(LAYOUT.lengths)[:, None], made, np.float32(0))
 
 
-def test_squares_beyond_float32_do_not_overflow() -> None:
-    assert square_sum(np.full(16, 1e30, np.float32)) == pytest.approx(16e60, rel=1e-6)
+@pytest.mark.parametrize("name", CODECS)
+def test_it_is_that_of_what_is_decoded_on_one_server_or_four(name: str) -> None:
+    codec, found = push_codec(**CODECS[name]), []  # type: ignore[arg-type]
+    for cuts in ([0], [0, 1, 40, 71]):
+        ends = [*cuts[1:], LAYOUT.blocks]
+        shards = [Blocks.of(LAYOUT, [BlockRange(a, b)]) for a, b in zip(cuts, ends, strict=True)]
+        state = {plane: np.zeros((LAYOUT.blocks, BLOCK), np.float32) for plane in codec.state_planes}
+        frames = [(b"".join(codec.encode(gaussian(0), state, blocks)), blocks) for blocks in shards]
+        into = np.zeros((LAYOUT.blocks, BLOCK), np.float32)
+        for frame, blocks in frames:
+            codec.add(frame, into, blocks)
+        assert codec.norm(frames) == pytest.approx(float(np.linalg.norm(into.astype(np.float64))), rel=1e-12)
+        assert codec.norm(reversed(frames)) == codec.norm(frames)
+        found.append(codec.norm(frames))
+    assert found[0] == found[1], "to the last bit"
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("at", [0, 3, 15, 16])
-def test_it_is_not_finite_where_an_element_is_not(bad: float, at: int) -> None:
-    values = np.ones(17, np.float32)
-    values[at] = bad
-    assert not math.isfinite(square_sum(values))
+def test_a_push_of_nothing_has_the_norm_zero() -> None:
+    codec = push_codec(codec="topk", density=0.1, feedback="ef")
+    blocks, zeros = (
+        Blocks.of(LAYOUT, [BlockRange(0, LAYOUT.blocks)]),
+        np.zeros((LAYOUT.blocks, BLOCK), np.float32),
+    )
+    frame = b"".join(codec.encode(zeros, {"residual": zeros.copy()}, blocks))
+    assert codec.norm([(frame, blocks)]) == 0.0
+    assert codec.norm([]) == 0.0

@@ -74,7 +74,6 @@ def warm() -> None:
     counts, scales = np.empty(1, np.uint16), np.empty((1, 2), np.uint16)
     gaps, signs, codes = (np.empty(4096, np.uint8) for _ in range(3))
     first_not_finite(plane, rows, lengths)
-    square_sum(plane[0])
     encode_blocks(
         PLAIN, np.ones(3, np.float32), plane, plane, plane, rows, lengths, np.full(1, 8, np.int32), SIGN1, np.uint64(0),
         rows, counts, scales, gaps, signs, codes,
@@ -88,6 +87,7 @@ def warm() -> None:
         read_gaps(gaps[:8], counts, lengths, indices)
         read_bitmap(bitmap, counts, lengths, indices)
         read_values(SIGN1, wide, counts, signs[:1], codes[:1], np.empty(8, np.float32))
+        square_sum(values)
         scatter_add(indices, values, counts, rows, np.zeros((1, 4096), np.float32))
         count_sent(indices, counts, rows, np.zeros((1, 4096), np.uint16))
         add_all(plane[0], lengths, rows, np.zeros((1, 4096), np.float32))
