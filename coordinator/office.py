@@ -75,7 +75,11 @@ def _continue(journal: Journal, config: Config, out: Path) -> Office:
             f"{out} holds a run already, which is over ({state.ended.reason}); give another directory, or continue it "
             f"from its newest checkpoint with --resume {out}"
         )
-    _decide(journal, state, Reopened(state.term + 1, secrets.token_hex(16)))
+    reopened = Reopened(state.term + 1, secrets.token_hex(16))
+    state.apply(reopened)
+    journal.append(
+        reopened
+    )  # durable with the first that the engine commits, before anything is told: it may wait
     needs_data = state.checkpoint and state.dataset is None
     resumed = dict(load_manifest(Path(state.checkpoint)).extra["dataset"]) if needs_data else None
     return Office(journal, state, _as_set(config, state), resumed, again=True)

@@ -168,6 +168,9 @@ def _rules(config: Config, *, origin: int) -> Rules:
 
 
 def _write_address(out: Path, address: str) -> None:
-    partial = out / "address.partial"
+    """Where this coordinator serves. Where that stands there nothing is written: the disk may be full."""
+    path, partial = out / "address", out / "address.partial"
+    if path.exists() and path.read_text() == address + "\n":
+        return
     partial.write_text(address + "\n")
-    os.replace(partial, out / "address")
+    os.replace(partial, path)

@@ -168,7 +168,7 @@ def journaled_step(cluster: Cluster) -> int:
 
 
 def test_a_coordinator_without_space_waits_for_it(by_hand: ByHand, small_disk: Mount, tmp_path: Path) -> None:
-    """Journal, events and logs are on one disk. The second time it is killed while it stands still."""
+    """Journal, events and logs are on one disk. The second time it is killed while it stands still, and comes back."""
     disk = small_disk(tmp_path / "cluster-0" / "run", COORDINATOR_MIB)
     cluster = begin(by_hand, "sync")
     disk.fill()
@@ -183,9 +183,10 @@ def test_a_coordinator_without_space_waits_for_it(by_hand: ByHand, small_disk: M
     disk.fill()
     wait_told(cluster)
     cluster.kill_worker(COORDINATOR)
+    cluster.start_coordinator_again()
+    wait_told(cluster)
     disk.free()
     disk.grow(8 * COORDINATOR_MIB)
-    cluster.start_coordinator_again()
     cluster.wait_for("reopened")
     cluster.wait_for_more_steps(3)
     check_audit(cluster, cluster.halt())
