@@ -26,7 +26,10 @@ PIPELINED: dict[str, object] = {**DELAYED, "run.steps": 200, "durability.stream_
 def test_killed_workers_and_other_numbers_of_machines_change_no_bit(train: Starter, seed: int) -> None:
     draw = random.Random(seed)
     changes = {**DELAYED, "durability.stream_state_every": draw.choice([2, 3, 7])}
-    alone = train(changes, flags=["--workers", "1", "--servers", "1"]).finish()
+    straight = train({**changes, "run.eval_every": 1}, flags=["--workers", "1", "--servers", "1"])
+    alone = straight.finish()
+    looked_at = [e["step"] for e in straight.events("evaluated") if e["model"] == "published"]
+    assert looked_at == list(range(21)), "also at steps that the pipeline passes on its way to a boundary"
     run = train(changes, flags=["--workers", "3", "--servers", "2"])
     kill_workers(run, sorted(draw.sample(range(18), 2)), draw)
     summary = run.finish()

@@ -249,14 +249,15 @@ class Stage:
             case a.Tell(incarnation, a.Plan(elastic=True) as plan):
                 told = ", ".join(self._lease(order) for order in plan.leases)
                 yield f"plan {self._name(incarnation)} [{told}]" + " leave" * plan.leave
-            case a.Tell(incarnation, a.Plan(assignments=assignments)):
+            case a.Tell(incarnation, a.Plan(assignments=assignments, drained=drained)):
                 told = ", ".join(self._assignment(s) for s in assignments)
-                yield f"plan {self._name(incarnation)} [{told}]"
+                yield f"plan {self._name(incarnation)} [{told}]" + f" drained {list(drained)}" * bool(drained)
             case a.Tell(incarnation, a.End(_, error)):
                 yield f"end {self._name(incarnation)}" + (f" {error}" if error else "")
             case a.Command(0, a.CloseStep() as close):
                 more = f" late {list(close.late)}" * bool(close.late)
                 more += " deposit" * close.deposit + " final" * close.final + " pause" * close.pause
+                more += " drain" * close.drain
                 yield f"close {close.step} {list(close.streams)}{more}"
             case a.Command(0, a.FenceStream() as fence):
                 yield f"fence stream={fence.stream} step={fence.step} attempt={fence.attempt}"
