@@ -131,7 +131,11 @@ class Owner:
         return self._holdings is not None
 
     def served(self) -> Shard:
-        """The shard, for those who may only have it from its primary. Raises: Unreachable where this is none."""
+        """The shard, for those who may only have it from its primary. Raises: Unreachable where this is none (yet)."""
+        if self._holdings is None:  # as a server that was started again before it had a model
+            raise Unreachable(
+                "this server has no shard yet: the coordinator has not configured it; call again"
+            )
         shard = self.shard
         if not self.serves:
             raise Unreachable(f"this server stands by for shard {shard.spec.shard}: its primary is elsewhere")
