@@ -157,7 +157,7 @@ PLANTED: dict[Any, tuple[int, tuple[str, ...], str]] = {
     another_order: (20, ("sync",), "not in stream order"),
     torn_step: (60, ("ssp", "quorum"), "ahead of the slowest clock|takes itself to be in segment"),
     dealt_again: (100, ("async", "ssp"), "but it stands on"),
-    alone_by_itself: (200, ("sync",), f"{LOST}|which is not on shard"),
+    alone_by_itself: (600, ("sync",), f"{LOST}|which is not on shard"),
     no_term_check: (60, ("sync",), "obeys a copy of the journal"),
 }
 
