@@ -63,7 +63,7 @@ def test_units_of_a_step(merge: Merge) -> None:
     pushes = [codec.decode(pushed(codec, seed), BLOCKS) for seed in (1, 2, 3)]
     aggregate = Aggregate(codec, rows=LAYOUT.blocks, streams=3, merge=merge)
     for _ in range(2):  # nothing of the first one is left in the second
-        found = aggregate.gradient(pushes, TOKENS)
+        found = aggregate.gradient([(push, 1.0) for push in pushes], TOKENS)
         assert np.allclose(found, expected(merge, codec, pushes, TOKENS), rtol=1e-6, atol=0)
 
 
@@ -103,5 +103,6 @@ def test_a_mean_is_one_division_by_a_whole_number() -> None:
     for push in pushes:
         push.add_to(total)
     for merge in (Merge("mean"), Merge("mean", by_tokens=True)):
-        found = Aggregate(codec, rows=LAYOUT.blocks, streams=3, merge=merge).gradient(pushes, (7, 7, 7))
+        aggregate = Aggregate(codec, rows=LAYOUT.blocks, streams=3, merge=merge)
+        found = aggregate.gradient([(push, 1.0) for push in pushes], (7, 7, 7))
         assert np.array_equal(found, total / np.float32(3))

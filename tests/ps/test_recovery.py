@@ -169,7 +169,7 @@ def full_at(monkeypatch: pytest.MonkeyPatch, times: int) -> list[Path]:
 @pytest.mark.parametrize("times", [1, 3, 6])
 def test_a_full_disk_is_waited_for(times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the replay writes beside the log finds no room: in the image, or in a record; it is the same state."""
-    history = History(0, config_of(CODECS[CODEC_NAMES[0]]), kind=EXACT)
+    history = History(1, config_of(CODECS[CODEC_NAMES[0]]), kind=EXACT)
     life = Life(tmp_path / "life", [], random.Random(0))
     play(first_life(life, history, records=80))
     assert any(isinstance(record, Deposit) for record in life.records)
@@ -181,7 +181,7 @@ def test_a_full_disk_is_waited_for(times: int, tmp_path: Path, monkeypatch: pyte
 
 
 def test_who_is_asked_to_end_waits_for_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    history = History(0, config_of(CODECS[CODEC_NAMES[0]]), kind=EXACT)
+    history = History(1, config_of(CODECS[CODEC_NAMES[0]]), kind=EXACT)
     life = Life(tmp_path / "life", [], random.Random(0))
     play(first_life(life, history, records=80))
     full_at(monkeypatch, 1_000_000)

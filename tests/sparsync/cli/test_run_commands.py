@@ -55,7 +55,11 @@ def test_help_imports_nothing_heavy(command: str) -> None:
             "no such directory",
         ),
         (["train", "--mode", "async", "--resume", "nowhere"], 66, "no such directory"),
-        (["train", "--mode", "async", "-s", "sync.quorum=2"], 78, "only `sync` closes steps"),
+        (
+            ["train", "--mode", "async", "-s", "sync.quorum=2"],
+            78,
+            "only `sync` and `local` close steps short",
+        ),
         (["train", "--mode", "asink"], 78, "sync.mode"),
         (["train", "none.toml"], 66, "cannot read the configuration file"),
         (["coordinator", "--config", "none.toml"], 66, "cannot read the configuration file"),
