@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ps.exact import Exact
 from ps.flushes import Flushes
+from ps.held import Held, Workshop
 from ps.ledger import ElasticLedger, Ledger, Verdict
 from ps.optimizer import Optimizer, local_runs
 from ps.publication import Backlog
@@ -36,7 +38,7 @@ from ps.records import (
     Segment,
     ShardSpec,
 )
-from ps.settling import Exact, Held, Workshop, discipline
+from ps.settling import discipline
 from ps.trees import (
     State,
     accepted_from_tree,

@@ -15,13 +15,13 @@ import pytest
 import ps.publish
 import ps.staleness
 from ps.aggregate import Aggregate
+from ps.held import Held
 from ps.holdings import Holdings, Identity, shard_codecs
 from ps.image import decode, digest, encode
 from ps.ledger import Verdict
 from ps.optimizer import Optimizer
 from ps.publish import Delta
 from ps.records import Close, Deposit, Fence, Mark, Record, Segment
-from ps.settling import Held
 from tests.ps.histories import ARRIVAL, EXACT, NAMED, History, outcome
 from tests.ps.models import ADAMW, STREAMS, sgd
 from wire.codec.base import buffers_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ps import settling
+from ps import exact
 from ps.owner import Owner
 from tests.ps.models import (
     LAYOUT,
@@ -103,7 +103,7 @@ def test_a_step_has_the_same_bits_however_much_is_kept_decoded(
         (shard,) = whole.shards
         with monkeypatch.context() as patched:
             if budget is not None:
-                patched.setattr(settling, "DECODED_BYTES", budget)
+                patched.setattr(exact, "DECODED_BYTES", budget)
             for unit in units:
                 shard.apply(unit)
             decoded = [held.decoded is not None for held in shard.held.values()]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ps import settling
+from ps import exact
+from ps.held import Held
 from ps.ledger import Verdict
 from ps.publish import Delta
 from ps.records import Accept, Accepted, Close, Fence, Fenced
@@ -120,13 +121,13 @@ def test_the_order_of_arrival_changes_nothing(codecs: Codecs) -> None:
 
 def test_a_sum_in_order_of_arrival_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug: the order of the log instead of that of the streams. Three float32 values tell."""
-    named = settling._named
+    named = exact.named
 
-    def arrived(record: Close, held: Mapping[int, settling.Held], step: int, streams: int) -> list[Accepted]:
+    def arrived(record: Close, held: Mapping[int, Held], step: int, streams: int) -> list[Accepted]:
         due = named(record, held, step, streams)  # type: ignore[arg-type]
         return sorted(due, key=lambda unit: list(held).index(unit.unit.number(streams)))
 
-    monkeypatch.setattr(settling, "_named", arrived)
+    monkeypatch.setattr(exact, "named", arrived)
     with pytest.raises(AssertionError):
         test_the_order_of_arrival_changes_nothing(dense())
 
