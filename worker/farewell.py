@@ -56,9 +56,15 @@ class Farewell:
 
     @property
     def _settled(self) -> bool:
-        """Whether all outcomes are known, or were waited for long enough."""
+        """Whether all outcomes are known, or were waited for long enough.
+
+        A coordinator that is away lets nobody go, and closes nothing that outcomes may wait for.
+        """
         if not self._lane.unsettled:
             return True
+        if not self._transfer.attended:
+            self._settle = None
+            return False
         self._settle = self._settle or Deadline(self._clock, SETTLE_S)
         return self._settle.passed
 

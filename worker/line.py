@@ -53,6 +53,9 @@ class Line:
     Args:
         peer: the coordinator, for messages.
         hear: called with every order.
+
+    Attributes:
+        stands: orders come: an order was heard since the line was opened.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Line:
         self._clock = clock
         self._reports: Reports = asyncio.Queue()
         self._lasting: dict[str, coordinator_pb2.WorkerReport] = {}
+        self.stands = False
 
     async def attend(self) -> None:
         """Take orders until the last one. Raises: SparsyncError once the coordinator has been away too long."""
@@ -82,6 +86,7 @@ class Line:
             try:
                 async for order in call:
                     patience.heard()
+                    self.stands = True
                     heard = order_from_proto(order)
                     self._hear(heard)
                     if isinstance(heard, End):
@@ -101,6 +106,7 @@ class Line:
 
         gRPC goes on asking for reports after the call broke: it would take, and lose, the next one.
         """
+        self.stands = False
         older, self._reports = self._reports, asyncio.Queue()
         while not older.empty():
             self._reports.put_nowait(older.get_nowait())

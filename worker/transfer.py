@@ -195,6 +195,11 @@ class Transfer:
             case _:
                 self.mailbox.put_plan(order)
 
+    @property
+    def attended(self) -> bool:
+        """Whether the coordinator is there, as far as this worker's line tells."""
+        return self._line.stands
+
     def report(self, **fields: Any) -> None:
         """Queue a report, by the name of its field in WorkerReport."""
         if not self._closed:

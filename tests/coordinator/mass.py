@@ -91,6 +91,10 @@ class Courier:
         self._worker.report(told)
 
     @property
+    def attended(self) -> bool:
+        return not self._worker.world.away
+
+    @property
     def flush_answered(self) -> bool:
         return bool(self._answers)
 

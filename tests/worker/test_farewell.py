@@ -112,6 +112,21 @@ def test_units_that_the_plan_still_names_come_first() -> None:
     assert turn(w) is Kind.WAIT and len(w.toy.told("flushed")) == 1
 
 
+def test_outcomes_are_waited_for_while_the_coordinator_is_away() -> None:
+    """Closes wait for it, and so does being let go: what comes back afterwards could not be pushed any more."""
+    clock = ManualClock()
+    w = leaver(clock)
+    w.attached.transfer.attended = False  # type: ignore[misc]
+    for _ in range(3):
+        clock.advance(2 * SETTLE_S)
+        assert turn(w) is Kind.WAIT and not w.toy.rests
+    w.attached.transfer.attended = True  # type: ignore[misc]
+    assert turn(w) is Kind.WAIT and not w.toy.rests
+    settled(w)
+    assert turn(w) is Kind.WAIT and turn(w) is Kind.WAIT
+    assert rest(w) == [0.75] * 4
+
+
 def test_outcomes_are_not_waited_for_without_end() -> None:
     clock = ManualClock()
     w = leaver(clock)

@@ -131,6 +131,7 @@ class ToyTransfer:
         self._toy = toy
         self.placement = toy.placement
         self.mailbox = Mailbox(2)
+        self.attended = True
         self.refuse: SparsyncError | None = None
 
     def do_declare(self, layout: Layout, optimizer: object) -> bool:
