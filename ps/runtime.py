@@ -13,8 +13,9 @@ import gc
 import logging
 import signal
 import threading
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
 
 import grpc
 import torch
@@ -41,6 +42,7 @@ from wire.telemetry import log_to_stderr
 from wire.v1 import coordinator_pb2
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 SERVICE = "sparsync.v1.Shard"
 ALONE_S = 900.0
 """A server whose coordinator has not been heard for this long has no run any more."""
@@ -67,7 +69,10 @@ def run(
     kernels.warm()  # compiled or loaded before anybody waits for this server
     optimizer.warm()
     try:
-        return asyncio.run(_serve(coordinator, name, data_dir, security, listen, advertise, join_timeout_s))
+        knows = data_dir.exists()
+        return asyncio.run(
+            _serve(coordinator, name, data_dir, security, listen, advertise, join_timeout_s, knows=knows)
+        )
     finally:
         gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
 
@@ -92,12 +97,26 @@ async def _serve(
     listen: str,
     advertise: str | None,
     join_timeout_s: float,
+    *,
+    knows: bool,
 ) -> int:
-    """Where no coordinator answers nothing is left behind: the directory comes after it."""
-    channel = await reach(coordinator, security, pool="control", timeout_s=join_timeout_s, say=log.info)
+    """What is on the disk is looked at before anybody is asked; where no coordinator answers no directory is made."""
+
+    async def reached() -> grpc.aio.Channel:
+        return await reach(coordinator, security, pool="control", timeout_s=join_timeout_s, say=log.info)
+
+    channel = None if knows else await reached()
     with _lock(data_dir):
         server = Server(coordinator, name, data_dir, security)
-        return await server.run(channel, listen, advertise, join_timeout_s)
+        try:
+            recovered = await server.recover()
+        except Busy as error:
+            log.info("asked to end while its disk was full: %s", error)
+            return 0
+        channel = channel or await server.unless_ended(reached())
+        if channel is None:
+            return 0
+        return await server.run(channel, listen, advertise, join_timeout_s, recovered)
 
 
 class Server:
@@ -120,20 +139,32 @@ class Server:
         self._over = False
         self._asked_to_end = threading.Event()
 
-    async def run(
-        self, channel: grpc.aio.Channel, listen: str, advertise: str | None, join_timeout_s: float
-    ) -> int:
-        """The exit code. Raises: SparsyncError."""
+    async def recover(self) -> Recovered | None:
+        """The shard that is on the disk. Raises: DamagedFile; Busy where it was asked to end on a full disk."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave)
-        try:
-            recovered = await loop.run_in_executor(
-                None, lambda: recover(self._directory, ended=self._asked_to_end)
-            )
-        except Busy as error:
-            log.info("asked to end while its disk was full: %s", error)
-            return 0
+        return await loop.run_in_executor(None, lambda: recover(self._directory, ended=self._asked_to_end))
+
+    async def unless_ended(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What `work` comes to; None once this server was asked to end."""
+        task = asyncio.ensure_future(work)
+        either: set[asyncio.Future[Any]] = {task, self._ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            return None
+        return task.result()
+
+    async def run(
+        self,
+        channel: grpc.aio.Channel,
+        listen: str,
+        advertise: str | None,
+        join_timeout_s: float,
+        recovered: Recovered | None,
+    ) -> int:
+        """The exit code. Raises: SparsyncError."""
         service = ShardService(self._owner, self._control)
         serving = await serve(
             listen=listen,
