@@ -53,7 +53,7 @@ class Lanes:
     # --- the start -----------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
-        """Deal the streams to the ready workers."""
+        """Deal the streams to the ready workers; who carried some in the segment before, and leaves, is let go."""
         self._moved_at = now
         for stream, worker in units.first_deal(len(self._desk.state.lanes), sorted(self._crew.available)):
             lane = self._desk.state.lanes[stream]
@@ -62,6 +62,7 @@ class Lanes:
             )
         for worker in sorted(self._crew.ready):
             self._tell(worker)
+            self._let_go(worker)
 
     def welcome(self, incarnation: int) -> None:
         """A worker is ready: give it what is vacant, or have a stream handed over to it; it may hold some already."""
