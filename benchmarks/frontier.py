@@ -2,7 +2,6 @@
 
     python benchmarks/frontier.py baseline             one sweep of the table below; several may run side by side
     python benchmarks/frontier.py --point '{"method": "local", "local_steps": 5, "lr": 0.004}'
-    python benchmarks/frontier.py --page               the page and the plot from all that was measured
 
 Simulates R = 4 workers and two servers with the real codecs; every method sees the same samples in the same order.
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from benchmarks.experiments import EXPERIMENTS, LOCAL, NO_MEMORY, Finding, page
-from sparsync.bench.modes.methods import modes
 from sparsync.cli.bench_modes import grid_of
 from sparsync.cli.bench_modes import modes as command
 
@@ -45,8 +44,6 @@ def kept(number: int, found: dict[str, Any]) -> list[bool | None]:
 @pytest.mark.parametrize("number", EXPERIMENTS)
 def test_a_grid_is_one(number: int) -> None:
     words = EXPERIMENTS[number].words.split()
-    if "local" in EXPERIMENTS[number].words and "local" not in modes():
-        pytest.skip("no local steps yet")
     context = command.make_context("modes", words)
     asked = {key: value for key, value in context.params.items() if key not in ("source", "overrides")}
     grid_of(asked, full=False, source="stdlib", overrides=()).check()
