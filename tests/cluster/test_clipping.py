@@ -81,7 +81,8 @@ def test_what_was_produced_is_applied_or_held(train: Starter, mode: str, codec: 
         assert max(moved) <= most * 1.001, "two wild units of four: the bound, and a hundred times it without"
 
 
-@pytest.mark.parametrize("feedback", ["ef21", slow("ef")])
+@pytest.mark.slow
+@pytest.mark.parametrize("feedback", ["ef21", "ef"])
 def test_who_computes_or_dies_changes_no_bit(train: Starter, feedback: str, seed: int) -> None:
     """A bound below the median: half of all units come back in part, for heirs that replay as for those who live."""
     changes: dict[str, Any] = {

@@ -76,6 +76,7 @@ def check_story(cluster: Cluster, kills: int) -> None:
     assert seconds == sorted(seconds)
 
 
+@pytest.mark.slow
 def test_a_synchronous_run_goes_on_to_the_same_bits(
     by_hand: ByHand, alone: dict[str, Any], seed: int
 ) -> None:

@@ -51,7 +51,7 @@ LIVES = {
     "worker.apply.after": Life("worker"),
 }
 PROCESSES = {"coordinator": 1, SERVER: 2, "worker": 2}
-QUICK = ("ps.term.before", "coordinator.dismissed.after")
+QUICK = ("coordinator.dismissed.after",)
 
 
 def test_every_crash_point_is_tried() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from tests.cluster.conftest import ByHand, slow
+from tests.cluster.conftest import ByHand
 from tests.cluster.roles import DRAIN_S, Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
@@ -86,7 +86,8 @@ def check_counts(cluster: Cluster, summary: dict[str, Any]) -> None:
     )
 
 
-@pytest.mark.parametrize("mode", [slow("sync"), "async"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["sync", "async"])
 def test_each_sample_three_times(mode: str, by_hand: ByHand, seed: int) -> None:
     cluster = begin(by_hand, mode, pause_s=0.04)
     did = come_and_go(cluster, random.Random(seed), until_step=STEPS * 3 // 4, every_s=2.0)

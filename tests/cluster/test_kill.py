@@ -51,6 +51,7 @@ def check_events(run: Train, summary: dict[str, Any], kills: int) -> None:
             assert heirs and heirs[0]["attempt"] > 0, f"stream {stream} of {event['name']} found no heir"
 
 
+@pytest.mark.slow
 def test_three_killed_workers_change_no_bit(
     train: Starter, undisturbed: Callable[[str], dict[str, Any]], seed: int
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sparsync.faults.rules import Faults, Rule
-from tests.cluster.conftest import ROOT, ByHand, Starter, slow
+from tests.cluster.conftest import ROOT, ByHand, Starter
 from tests.cluster.proxy import Front
 from tests.cluster.roles import Cluster
 from tests.cluster.test_digests import equal_runs
@@ -136,7 +136,8 @@ def test_the_bits_stay(by_hand: ByHand, alone: dict[str, Any], lossy: list[Lossy
     equal_runs(alone, cluster.finish())
 
 
-@pytest.mark.parametrize("mode", ["async", slow("sync"), slow("ssp"), slow("quorum")])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["async", "sync", "ssp", "quorum"])
 def test_each_unit_counts_once(mode: str, by_hand: ByHand, lossy: list[Lossy], seed: int) -> None:
     cluster = begin(by_hand, lossy, AUDIT, {**LOSSLESS, **MODES[mode], "run.steps": 1024})
     lose_all_sorts(cluster, lossy, random.Random(seed))

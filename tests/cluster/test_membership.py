@@ -147,7 +147,8 @@ def test_a_worker_that_is_asked_to_go(asked_by: str, by_hand: ByHand, alone: dic
     assert not cluster.events("died")
 
 
-@pytest.mark.parametrize("frozen", [slow("trainer"), "trainer and heartbeat"])
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", ["trainer", "trainer and heartbeat"])
 def test_a_stopped_worker_comes_back_by_itself(frozen: str, by_hand: ByHand, alone: dict[str, Any]) -> None:
     """SIGSTOP for 8 s: it is given up, its units are redone; the same process then joins as a new incarnation."""
     cluster = begin(by_hand, workers=2)

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.cluster.conftest import Starter, slow
+from tests.cluster.conftest import Starter
 from tests.cluster.running import Train, command
 from tests.cluster.test_digests import DIGESTS
 from wire.checkpoint import load_manifest, newest
@@ -97,7 +97,8 @@ def messages_of_the_old_timeline_are_refused(run: Train, step: int, environ: dic
                 assert "timeline 1, this server is on timeline 2" in str(error)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", slow("sgd")])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_run_cut_in_three_is_the_run_bit_for_bit(
     train: Starter, environ: dict[str, str], optimizer: str
 ) -> None:

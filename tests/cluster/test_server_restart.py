@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import ByHand, Starter, slow
+from tests.cluster.conftest import ByHand, Starter
 from tests.cluster.roles import Cluster, wait_since
 from tests.cluster.running import seconds_until
 from tests.cluster.test_digests import equal_runs
@@ -64,7 +64,8 @@ def primary_of(cluster: Cluster, shard: int) -> str:
     return str(next(s["name"] for s in servers if s["shard"] == shard and s["role"] == "primary"))
 
 
-@pytest.mark.parametrize("level", ["os", slow("disk")])
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["os", "disk"])
 def test_a_killed_server_comes_back(by_hand: ByHand, alone: dict[str, Any], level: str, seed: int) -> None:
     draw = random.Random(seed)
     cluster = begin(by_hand, changes={"durability.ack": level})
@@ -105,6 +106,7 @@ def test_a_standby_takes_over(by_hand: ByHand, alone: dict[str, Any], seed: int)
     equal_runs(alone, end(cluster))
 
 
+@pytest.mark.slow
 def test_a_primary_that_was_only_stopped_is_fenced(by_hand: ByHand, alone: dict[str, Any]) -> None:
     """SIGSTOP, failover, SIGCONT: it acknowledges and publishes nothing any more, and its exit code says so."""
     cluster = begin(by_hand, standbys=2)

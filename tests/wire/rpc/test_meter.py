@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
+import stat
 import sys
 import time
 from collections import Counter
@@ -140,20 +144,41 @@ def calls_in(function: Callable[[], object]) -> Counter[str]:
     return calls
 
 
-def test_a_sample_is_cheap(sink: Any) -> None:
-    """By its own processor time, which does not count while others run: the best of 50 takes less than 1 ms."""
+def bare_look() -> None:
+    """The calls that no sample can do without: each descriptor held, looked at and let go."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            copy = os.dup(int(name))
+            try:
+                if stat.S_ISSOCK(os.fstat(copy).st_mode):
+                    socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=copy).detach()
+            finally:
+                os.close(copy)
+
+
+def thread_seconds(function: Callable[[], object]) -> float:
+    """Processor time of this thread alone: what others run meanwhile is not in it."""
+    started = time.thread_time()
+    function()
+    return time.thread_time() - started
+
+
+def test_a_sample_costs_little_more_than_its_calls(sink: Any) -> None:
+    """Best of 50 against the best of 50 of the bare calls, taken in turns: a ratio, so any machine will do."""
 
     async def main() -> None:
         async with connected(sink, channels=20):
             meter = SocketMeter()
             meter.sample()
-            times = []
-            for _ in range(50):
-                started = time.thread_time()
-                meter.sample()
-                times.append(time.thread_time() - started)
-            print(f"a sample over 40 sockets: {min(times) * 1e6:.0f} µs")
-            assert min(times) < 1e-3
+            bare, sample = map(
+                min,
+                zip(
+                    *((thread_seconds(bare_look), thread_seconds(meter.sample)) for _ in range(50)),
+                    strict=True,
+                ),
+            )
+            print(f"over 40 sockets: {sample * 1e6:.0f} µs, bare calls {bare * 1e6:.0f} µs")
+            assert sample < 3 * bare
 
     asyncio.run(main())
 
