@@ -21,7 +21,7 @@ from wire.errors import SparsyncError
 from wire.layout import BLOCK, Layout, Parameter
 from wire.messages import OptimizerSpec, layout_to_proto, optimizer_to_proto, placement_from_proto
 from wire.rpc.channel import open_channel
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
 from wire.rpc.planes import plane_chunks
 from wire.rpc.retry import Backoff
@@ -58,7 +58,10 @@ class Member:
 
     async def live(self) -> None:
         """From joining until the coordinator ends it; what goes wrong stands in `problem`."""
-        channels = [open_channel(self._coordinator, Security(), pool="control") for _ in range(2)]
+        channels = [
+            open_channel(self._coordinator, Security(), role=Role.COORDINATOR, pool="control")
+            for _ in range(2)
+        ]
         beating = None
         try:
             beats_s = await self._join(channels[1])
@@ -130,7 +133,7 @@ class Member:
     async def _upload(self, reply: coordinator_pb2.DeclareReply) -> None:
         """The initial parameters, all zero."""
         for placed in placement_from_proto(reply.placement):
-            channel = open_channel(placed.address, Security(), pool="state")
+            channel = open_channel(placed.address, Security(), role=Role.PS, pool="state")
             try:
                 await shard_pb2_grpc.ShardStub(channel).Upload(
                     self._zeros(placed.shard, 4 * LAYOUT.elements(placed.ranges))

@@ -29,7 +29,7 @@ from wire.messages import (
     unit_from_proto,
 )
 from wire.rpc.channel import open_channel
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.rpc.retry import Backoff
 from wire.rpc.status import to_error
 from wire.v1 import shard_pb2, shard_pb2_grpc
@@ -71,7 +71,9 @@ class ShardLine:
         self._hear = hear
         self._seq = seq
         self._clock = clock
-        self._channels = [open_channel(self.address, security, pool=pool) for pool in ("control", "state")]
+        self._channels = [
+            open_channel(self.address, security, role=Role.PS, pool=pool) for pool in ("control", "state")
+        ]
         self._control = shard_pb2_grpc.ShardStub(self._channels[0])
         self.stub = shard_pb2_grpc.ShardStub(self._channels[1])
         """For checkpoints: planes that would hold up a fence on the line of commands."""

@@ -35,7 +35,7 @@ from wire.errors import Busy, DamagedFile, StaleIncarnation, Unreachable, UsageE
 from wire.memory import keep_freed_memory
 from wire.rpc.channel import reach
 from wire.rpc.frames import add_shard_service
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
 from wire.rpc.server import serve
 from wire.telemetry import log_to_stderr
@@ -103,7 +103,14 @@ async def _serve(
     """What is on the disk is looked at before anybody is asked; where no coordinator answers no directory is made."""
 
     async def reached() -> grpc.aio.Channel:
-        return await reach(coordinator, security, pool="control", timeout_s=join_timeout_s, say=log.info)
+        return await reach(
+            coordinator,
+            security,
+            role=Role.COORDINATOR,
+            pool="control",
+            timeout_s=join_timeout_s,
+            say=log.info,
+        )
 
     channel = None if knows else await reached()
     with _lock(data_dir):

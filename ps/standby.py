@@ -20,7 +20,7 @@ from ps.replication import Copy
 from ps.snapshots import Receiver
 from wire.errors import ProtocolMismatch, SparsyncError
 from wire.rpc.channel import open_channel
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.rpc.retry import Backoff
 from wire.rpc.status import to_error
 from wire.v1 import shard_pb2, shard_pb2_grpc
@@ -75,7 +75,7 @@ class Standby:
     async def _follow(self, order: shard_pb2.Stand) -> None:
         """Call the primary, and again when the line breaks, until this is cancelled."""
         backoff = Backoff(random.Random(), cap_s=0.5)
-        channel = open_channel(order.address, self._security, pool="state")
+        channel = open_channel(order.address, self._security, role=Role.PS, pool="state")
         try:
             while True:
                 try:

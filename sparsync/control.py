@@ -11,6 +11,7 @@ import grpc
 
 from wire.errors import ProtocolMismatch
 from wire.rpc.channel import open_channel
+from wire.rpc.identity import Role
 from wire.rpc.status import to_error
 from wire.v1.coordinator_pb2 import CheckpointRequest, DrainRequest, SetRequest, StatusRequest, StopRequest
 from wire.v1.coordinator_pb2_grpc import CoordinatorStub
@@ -29,7 +30,7 @@ class Control:
 
     def __init__(self, address: str, security: Security) -> None:
         self.address = address
-        self._channel = open_channel(address, security, pool="control")
+        self._channel = open_channel(address, security, role=Role.COORDINATOR, pool="control")
         self._stub = CoordinatorStub(self._channel)
 
     async def __aenter__(self) -> Self:

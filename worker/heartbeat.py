@@ -23,7 +23,7 @@ import grpc
 from wire.clock import monotonic_clock
 from wire.errors import Unreachable
 from wire.rpc.channel import open_channel
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 from worker.patience import Patience
 
@@ -54,7 +54,7 @@ async def beat(order: dict[str, object]) -> None:
     """Beat until standard input ends, opening the stream again when it breaks."""
     paths = {k: Path(str(order[k])) for k in ("tls_ca", "tls_cert", "tls_key") if k in order}
     security = Security(insecure=bool(order["insecure"]), **paths)
-    channel = open_channel(str(order["coordinator"]), security, pool="control")
+    channel = open_channel(str(order["coordinator"]), security, role=Role.COORDINATOR, pool="control")
     stub = coordinator_pb2_grpc.CoordinatorStub(channel)
     interval_s = float(str(order["interval_s"]))
     incarnation = int(str(order["incarnation"]))

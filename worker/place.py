@@ -15,7 +15,7 @@ from typing import Any
 from wire.errors import Unreachable
 from wire.rpc.channel import open_channel
 from wire.rpc.frames import FrameStub
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.v1 import shard_pb2_grpc
 
 
@@ -41,7 +41,9 @@ class Place:
         self.name = f"server {shard} at {address}"
         self.term = term
         self.left = asyncio.Event()
-        self._channels = [open_channel(address, security, pool=pool) for pool in ("data", "state")]
+        self._channels = [
+            open_channel(address, security, role=Role.PS, pool=pool) for pool in ("data", "state")
+        ]
         self._calls: set[Any] = set()
         self.data = shard_pb2_grpc.ShardStub(self._channels[0])
         self.frames = FrameStub(self._channels[0])

@@ -24,7 +24,7 @@ from wire.config import Config, complete, environment
 from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, Unreachable, UsageError
 from wire.memory import keep_freed_memory
 from wire.rpc.channel import reach
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
 from wire.telemetry import log_to_stderr
 from wire.v1 import coordinator_pb2
@@ -264,7 +264,9 @@ def attach(
 async def _join(
     coordinator: str, name: str, device: torch.device, security: Security, join_timeout_s: float
 ) -> coordinator_pb2.JoinReply:
-    channel = await reach(coordinator, security, pool="control", timeout_s=join_timeout_s, say=log.info)
+    channel = await reach(
+        coordinator, security, role=Role.COORDINATOR, pool="control", timeout_s=join_timeout_s, say=log.info
+    )
     try:
         return await join(
             channel,

@@ -28,7 +28,7 @@ from wire.messages import (
     placement_from_proto,
 )
 from wire.rpc.channel import open_channel
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.rpc.meter import SocketMeter
 from wire.rpc.status import to_error
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
@@ -89,7 +89,7 @@ class Transfer:
         self._line = Line(self._stub, peer=self._peer, incarnation=incarnation, hear=self._hear, clock=clock)
 
     async def _open_control(self, coordinator: str) -> grpc.aio.Channel:
-        return open_channel(coordinator, self._security, pool="control")
+        return open_channel(coordinator, self._security, role=Role.COORDINATOR, pool="control")
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` on the network thread and wait for it."""

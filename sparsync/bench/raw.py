@@ -24,7 +24,7 @@ import grpc.aio
 from wire.clock import Deadline, monotonic_clock
 from wire.errors import SparsyncError
 from wire.rpc.channel import open_channel
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.rpc.server import OPTIONS
 
 CHUNK_BYTES = 1 << 20
@@ -81,7 +81,7 @@ async def serve(size: int) -> None:
 
 async def measure(size: int, seconds: float, addresses: Sequence[str]) -> None:
     """Exchanges with all servers for about `seconds`, after one that does not count; tells them as JSON."""
-    channels = [open_channel(address, Security(), pool="data") for address in addresses]
+    channels = [open_channel(address, Security(), role=Role.PS, pool="data") for address in addresses]
     share = -(-size // len(channels))
     await exchange(channels, share)
     _tell("ready")

@@ -20,7 +20,7 @@ import grpc.aio
 from wire.clock import Clock, Deadline, monotonic_clock
 from wire.errors import Unreachable
 from wire.rpc.address import format_address, parse_address
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security, server_name
 
 __all__ = ["KEEPALIVE_TIMEOUT_MS", "MAX_MESSAGE_BYTES", "open_channel", "parse_address", "reach"]
 
@@ -47,18 +47,22 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def open_channel(address: str, security: Security, *, pool: str) -> grpc.aio.Channel:
-    """A channel with TCP connections of its own; it connects when first used.
+def open_channel(address: str, security: Security, *, role: Role, pool: str) -> grpc.aio.Channel:
+    """A channel with TCP connections of its own; it connects when first used, with TLS to a `role` only.
 
     Raises:
         ConfigError: `address` is none, or the TLS files are not right.
         KeyError: no such pool.
     """
     target = format_address(*parse_address(address))
-    options = [*_OPTIONS, ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS[pool])]
+    options: list[tuple[str, int | str]] = [
+        *_OPTIONS,
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS[pool]),
+    ]
     credentials = security.channel_credentials()
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=options)
+    options.append(("grpc.ssl_target_name_override", server_name(role)))
     return grpc.aio.secure_channel(target, credentials, options=options)
 
 
@@ -66,6 +70,7 @@ async def reach(
     address: str,
     security: Security,
     *,
+    role: Role,
     pool: str,
     timeout_s: float,
     say: Callable[[str], None],
@@ -80,7 +85,7 @@ async def reach(
         Unreachable: at the end of the time, with the stage that fails and what to do.
     """
     deadline = Deadline(clock, timeout_s)
-    channel = open_channel(address, security, pool=pool)
+    channel = open_channel(address, security, role=role, pool=pool)
     ready = asyncio.ensure_future(channel.channel_ready())
     say(f"connecting to {address} (for at most {timeout_s:g} s)")
     pause_s = FIRST_LOOK_S
@@ -90,7 +95,7 @@ async def reach(
             if done:
                 await ready
                 return channel
-            finding = await diagnose(address, security)
+            finding = await diagnose(address, security, role)
             if deadline.passed and not ready.done():
                 raise Unreachable(f"{address} could not be reached in {timeout_s:g} s: {finding}")
             if not ready.done():
@@ -113,7 +118,7 @@ class Finding(NamedTuple):
         return f"{self.stage}: {self.found}; {self.remedy}"
 
 
-async def diagnose(address: str, security: Security) -> Finding:
+async def diagnose(address: str, security: Security, role: Role) -> Finding:
     """The first stage that fails at this moment: name resolution, connection, TLS handshake, gRPC.
 
     Takes at most `PROBE_S` for each stage.
@@ -144,7 +149,7 @@ async def diagnose(address: str, security: Security) -> Finding:
     if not security.tls:
         encrypted = plain == b"" and not isinstance(await _probe(host, port, _any_tls(), where), Finding)
         return _TLS_UNEXPECTED if encrypted else _judge(plain, tls=False)
-    protected = await _probe(host, port, security.ssl_context(), where)
+    protected = await _probe(host, port, security.ssl_context(), where, role)
     return protected if isinstance(protected, Finding) else _judge(protected, tls=True)
 
 
@@ -165,15 +170,22 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\
 """What an HTTP/2 client says first (RFC 9113, 3.4): the preface and an empty SETTINGS frame."""
 _SETTINGS_FRAME = 4
 _TLS_ALERT = b"\x15\x03"
+_HOSTNAME_MISMATCH = 62
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH."""
 
 
-async def _probe(host: str, port: int, context: ssl.SSLContext | None, where: str) -> bytes | Finding | None:
+async def _probe(
+    host: str, port: int, context: ssl.SSLContext | None, where: str, role: Role | None = None
+) -> bytes | Finding | None:
     """First bytes of the answer to an HTTP/2 greeting (None: silence), or what failed before."""
     writer = None
     try:
         async with asyncio.timeout(PROBE_S):
             reader, writer = await asyncio.open_connection(
-                host, port, ssl=context, server_hostname=host if context else None
+                host,
+                port,
+                ssl=context,
+                server_hostname=(server_name(role) if role else host) if context else None,
             )
         writer.write(_PREFACE)
         try:
@@ -182,10 +194,16 @@ async def _probe(host: str, port: int, context: ssl.SSLContext | None, where: st
         except TimeoutError:
             return None
     except ssl.SSLCertVerificationError as error:
+        if role is not None and error.verify_code == _HOSTNAME_MISMATCH:
+            return Finding(
+                "TLS handshake",
+                f"its certificate is not that of a {role} (no name {server_name(role)})",
+                f"check the address, and that it was started with a certificate for the role {role}",
+            )
         return Finding(
             "TLS handshake",
             f"its certificate is refused ({error.verify_message})",
-            "check --tls-ca, the name in its certificate, its dates and this machine's clock",
+            "check --tls-ca, the dates of its certificate and this machine's clock",
         )
     except ssl.SSLError as error:
         return Finding(

@@ -1,28 +1,121 @@
-"""Who one is on the wire: TLS with mutual authentication, or plain text on loopback.
+"""Who one is on the wire: a role and a name, from the certificate's URI SAN `sparsync://ROLE/NAME` and nowhere else.
 
-Either all three PEM files are given or none. Without them a server listens on loopback only,
-unless `insecure` says that the network itself is trusted.
+A server reads it of every caller (`peer_of`). A client checks the role of whom it dials, not the host: the DNS
+SAN `ROLE.sparsync` (`server_name`), which only that role's certificates carry. In plain text, on loopback or where
+the network itself is trusted (`insecure`), everybody is `Peer.anyone()`.
 """
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Self
 
 import grpc
 
-from wire.errors import ConfigError, NoInput, PermissionRefused
+from wire.errors import ConfigError, PermissionRefused
 from wire.rpc.address import is_loopback
+from wire.rpc.pem_files import PemFiles
 
-ALPN = ["h2"]
+
+class Role(StrEnum):
+    """What somebody is in a run, as certificates tell it."""
+
+    COORDINATOR = "coordinator"
+    PS = "ps"
+    WORKER = "worker"
+    OPERATOR = "operator"
+    VIEWER = "viewer"
 
 
-class _Pems(NamedTuple):
-    ca: bytes
-    cert: bytes
-    key: bytes
+SERVING = frozenset({Role.COORDINATOR, Role.PS, Role.WORKER})
+"""Roles that listen: a worker for metrics alone."""
+
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_IDENTITY = re.compile(rf"sparsync://(?P<role>[a-z]+)/(?P<name>{NAME.pattern})")
+
+
+def identity_uri(role: Role, name: str) -> str:
+    """The URI SAN of a certificate. Raises: ConfigError for what is no name."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} is no name for a certificate; expected up to 63 letters, digits, dots, dashes and underscores"
+        )
+    return f"sparsync://{role}/{name}"
+
+
+def server_name(role: Role) -> str:
+    """The DNS SAN of that role's certificates: what a client asks of whom it dials."""
+    return f"{role}.sparsync"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The other side of a connection, as its certificate tells it.
+
+    Attributes:
+        role: None is anyone in plain text, to whom everything is open.
+        serial: of the certificate, as lower-case hexadecimal digits.
+    """
+
+    role: Role | None
+    name: str
+    serial: str
+
+    @classmethod
+    def anyone(cls) -> Self:
+        return cls(None, "anyone", "")
+
+    def covers(self, name: str) -> bool:
+        """Whether it may be `name` in a run: its own name, or that and more after a dot."""
+        return self.role is None or name == self.name or name.startswith(f"{self.name}.")
+
+    def __str__(self) -> str:
+        return self.name if self.role is None else f"{self.role}/{self.name}"
+
+
+def peer_of(context: Any) -> Peer:
+    """Who makes a call, from its servicer context.
+
+    Raises: PermissionRefused where the certificate names nobody.
+    """
+    found = context.auth_context()
+    if b"insecure" in found.get("transport_security_type", ()):
+        return Peer.anyone()
+    certificates = found.get("x509_pem_cert", ())
+    if not certificates:
+        raise PermissionRefused("the other side of this connection has shown no certificate")
+    return peer_in(bytes(certificates[0]))
+
+
+@lru_cache(maxsize=4096)
+def peer_in(certificate: bytes) -> Peer:
+    """Whom a certificate in PEM form names.
+
+    Raises: PermissionRefused where it names nobody, or several.
+    """
+    from cryptography import x509
+
+    found = x509.load_pem_x509_certificate(certificate)
+    serial = f"{found.serial_number:x}"
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except (x509.ExtensionNotFound, ValueError):
+        uris = []
+    ours = [uri for uri in uris if uri.startswith("sparsync:")]
+    match = _IDENTITY.fullmatch(ours[0]) if len(ours) == 1 else None
+    if match is None or match["role"] not in frozenset(Role):
+        roles = "|".join(Role)
+        raise PermissionRefused(
+            f"certificate {serial} names {' and '.join(ours) or 'nobody'}; expected exactly one URI "
+            f"sparsync://{roles}/NAME among its alternative names: issue one with `sparsync certs issue`"
+        )
+    return Peer(Role(match["role"]), match["name"], serial)
 
 
 @dataclass(frozen=True)
@@ -50,6 +143,14 @@ class Security:
             )
         return not missing
 
+    @property
+    def files(self) -> PemFiles | None:
+        """Where the PEM files stand; None in plain text. Raises: ConfigError as `tls`."""
+        if not self.tls:
+            return None
+        assert self.tls_ca and self.tls_cert and self.tls_key
+        return PemFiles(self.tls_ca, self.tls_cert, self.tls_key)
+
     def check_listen(self, host: str) -> None:
         """Refuses to serve plain text to other machines.
 
@@ -64,15 +165,25 @@ class Security:
             "or say --insecure if the network itself is trusted"
         )
 
+    def own(self) -> Peer:
+        """Who we are to others.
+
+        Raises:
+            ConfigError, NoInput, PermissionRefused: about the PEM files, by name.
+        """
+        files = self.files
+        return Peer.anyone() if files is None else peer_in(files.read().cert)
+
     def server_credentials(self) -> grpc.ServerCredentials | None:
         """Credentials that demand a certificate of every client; None in plain text.
 
         Raises:
             ConfigError, NoInput, PermissionRefused: about the PEM files, by name.
         """
-        if not self.tls:
+        files = self.files
+        if files is None:
             return None
-        pems = self._pems()
+        pems = files.read()
         return grpc.ssl_server_credentials(
             [(pems.key, pems.cert)], root_certificates=pems.ca, require_client_auth=True
         )
@@ -83,9 +194,10 @@ class Security:
         Raises:
             ConfigError, NoInput, PermissionRefused: about the PEM files, by name.
         """
-        if not self.tls:
+        files = self.files
+        if files is None:
             return None
-        pems = self._pems()
+        pems = files.read()
         return grpc.ssl_channel_credentials(
             root_certificates=pems.ca, private_key=pems.key, certificate_chain=pems.cert
         )
@@ -94,42 +206,8 @@ class Security:
         """The same client side for Python's own TLS, which gives better reasons when a handshake fails.
 
         Raises:
-            ConfigError: a file does not hold what it should.
+            ConfigError, NoInput, PermissionRefused: about the PEM files, by name.
         """
-        assert self.tls and self.tls_ca and self.tls_cert and self.tls_key
-        try:
-            context = ssl.create_default_context(cafile=str(self.tls_ca))
-        except ssl.SSLError as error:
-            raise ConfigError(
-                f"--tls-ca {self.tls_ca} holds no CA certificate in PEM form: {error}"
-            ) from error
-        try:
-            context.load_cert_chain(self.tls_cert, self.tls_key)
-        except ssl.SSLError as error:
-            raise ConfigError(
-                f"--tls-cert {self.tls_cert} and --tls-key {self.tls_key} are no certificate "
-                f"with its own private key in PEM form: {error}"
-            ) from error
-        context.set_alpn_protocols(ALPN)
-        return context
-
-    def _pems(self) -> _Pems:
-        assert self.tls_ca and self.tls_cert and self.tls_key
-        pems = _Pems(
-            _read_pem("--tls-ca", self.tls_ca),
-            _read_pem("--tls-cert", self.tls_cert),
-            _read_pem("--tls-key", self.tls_key),
-        )
-        self.ssl_context()  # gRPC would find a bad file only at the first handshake, and not name it
-        return pems
-
-
-def _read_pem(flag: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise NoInput(f"{flag} {path}: no such file; expected a PEM file") from error
-    except OSError as error:
-        raise PermissionRefused(
-            f"{flag} {path} cannot be read ({error.strerror}); check its owner and mode"
-        ) from error
+        files = self.files
+        assert files is not None
+        return files.client_context()

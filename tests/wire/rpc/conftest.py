@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
-from wire.rpc.identity import Security
+from sparsync.authority import Authority
+from wire.rpc.identity import Role, Security
 
 
 class Sink:
@@ -58,20 +57,13 @@ def sink() -> Sink:
 
 
 @pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Security]:
-    """One member of each of two unrelated authorities: "ours" and "foreign", both for 127.0.0.1 and localhost."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command to make certificates")
-    return {name: _issue(tmp_path_factory.mktemp(name)) for name in ("ours", "foreign")}
+def certificates(
+    authority: Authority, foreign_authority: Authority, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Security]:
+    """A coordinator of each of two unrelated authorities: "ours" and "foreign"."""
 
+    def coordinator(signer: Authority) -> Security:
+        out = tmp_path_factory.mktemp("coordinator")
+        return Security(False, *signer.issue(Role.COORDINATOR, "main", now=datetime.now(UTC), out=out)[1])
 
-def _issue(directory: Path) -> Security:
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    ca = ["-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test CA", "-days", "2"]
-    leaf = ["-keyout", "leaf.key", "-out", "leaf.pem", "-subj", "/CN=test", "-days", "2"]
-    sign = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
-    for arguments in ([*new, *ca], [*new, *leaf, *sign, "-addext", "basicConstraints=critical,CA:FALSE"]):
-        subprocess.run(arguments, cwd=directory, check=True, capture_output=True, timeout=30)
-    return Security(
-        tls_ca=directory / "ca.pem", tls_cert=directory / "leaf.pem", tls_key=directory / "leaf.key"
-    )
+    return {"ours": coordinator(authority), "foreign": coordinator(foreign_authority)}

@@ -16,7 +16,7 @@ from wire.clock import monotonic_clock
 from wire.errors import ConfigError, Unreachable
 from wire.rpc import channel as dialling
 from wire.rpc.channel import open_channel, reach
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.rpc.server import serve
 
 LIMIT_S = 1.0
@@ -30,6 +30,7 @@ async def fail_to_reach(address: str, security: Security | None = None) -> tuple
         await reach(
             address,
             security or Security(),
+            role=Role.COORDINATOR,
             pool="control",
             timeout_s=LIMIT_S,
             say=said.append,
@@ -67,7 +68,13 @@ def test_reaches_a_server(sink: Any) -> None:
         serving = await serve(listen="127.0.0.1:0", security=Security(), add=sink.add, services=[])
         said: list[str] = []
         channel = await reach(
-            serving.address, Security(), pool="data", timeout_s=5, say=said.append, clock=monotonic_clock
+            serving.address,
+            Security(),
+            role=Role.COORDINATOR,
+            pool="data",
+            timeout_s=5,
+            say=said.append,
+            clock=monotonic_clock,
         )
         assert channel.get_state() is grpc.ChannelConnectivity.READY
         assert len(said) == 1 and serving.address in said[0]
@@ -90,7 +97,15 @@ def test_waits_for_a_server_that_comes_later(sink: Any) -> None:
                 refused.set()
 
         reaching = asyncio.create_task(
-            reach(address, Security(), pool="control", timeout_s=20, say=say, clock=monotonic_clock)
+            reach(
+                address,
+                Security(),
+                role=Role.COORDINATOR,
+                pool="control",
+                timeout_s=20,
+                say=say,
+                clock=monotonic_clock,
+            )
         )
         await refused.wait()
         serving = await serve(listen=address, security=Security(), add=sink.add, services=[])
@@ -104,7 +119,15 @@ def test_waits_for_a_server_that_comes_later(sink: Any) -> None:
 def test_a_wrong_address_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="IPv6 in brackets"):
         asyncio.run(
-            reach("localhost", Security(), pool="control", timeout_s=60, say=print, clock=monotonic_clock)
+            reach(
+                "localhost",
+                Security(),
+                role=Role.COORDINATOR,
+                pool="control",
+                timeout_s=60,
+                say=print,
+                clock=monotonic_clock,
+            )
         )
 
 
@@ -227,12 +250,36 @@ def test_our_certificate_is_refused(sink: Any, certificates: dict[str, Security]
     asyncio.run(main())
 
 
+def test_a_certificate_of_another_role_is_no_coordinator(sink: Any, member: Any) -> None:
+    async def main() -> None:
+        for role in (Role.WORKER, Role.PS, Role.OPERATOR):
+            serving = await serve(listen="127.0.0.1:0", security=member(role), add=sink.add, services=[])
+            message, _ = await fail_to_reach(serving.address, member(Role.WORKER))
+            assert "TLS handshake" in message
+            if role is not Role.OPERATOR:  # which may not even serve
+                assert "its certificate is not that of a coordinator" in message
+            channel = open_channel(serving.address, member(Role.WORKER), role=Role.COORDINATOR, pool="data")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await sink.push_mib(channel, 1)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            await channel.close(None)
+            await serving.stop(0)
+
+    asyncio.run(main())
+
+
 def test_reaches_over_tls(sink: Any, certificates: dict[str, Security]) -> None:
     async def main() -> None:
         ours = certificates["ours"]
         serving = await serve(listen="127.0.0.1:0", security=ours, add=sink.add, services=[])
         channel = await reach(
-            serving.address, ours, pool="data", timeout_s=5, say=print, clock=monotonic_clock
+            serving.address,
+            ours,
+            role=Role.COORDINATOR,
+            pool="data",
+            timeout_s=5,
+            say=print,
+            clock=monotonic_clock,
         )
         await sink.push_mib(channel, 1)
         await channel.close(None)
@@ -243,4 +290,4 @@ def test_reaches_over_tls(sink: Any, certificates: dict[str, Security]) -> None:
 
 def test_unknown_pools_are_refused() -> None:
     with pytest.raises(KeyError):
-        open_channel("127.0.0.1:1", Security(), pool="misc")
+        open_channel("127.0.0.1:1", Security(), role=Role.COORDINATOR, pool="misc")

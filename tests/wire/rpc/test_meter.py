@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from wire.rpc.channel import open_channel
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.rpc.meter import SocketMeter
 from wire.rpc.server import serve
 
@@ -39,8 +39,8 @@ def test_two_pools_to_one_server_are_told_apart(sink: Any) -> None:
         serving = await serve(listen="127.0.0.1:0", security=Security(), add=sink.add, services=[])
         meter = SocketMeter()
         before = meter.sample()
-        data = open_channel(serving.address, Security(), pool="data")
-        state = open_channel(serving.address, Security(), pool="state")
+        data = open_channel(serving.address, Security(), role=Role.COORDINATOR, pool="data")
+        state = open_channel(serving.address, Security(), role=Role.COORDINATOR, pool="state")
         await asyncio.gather(sink.push_mib(data, 24), sink.push_mib(state, 8))
         await asyncio.gather(sink.pull_mib(data, 12), sink.pull_mib(state, 30))
         after = meter.sample()
@@ -58,7 +58,7 @@ def test_the_same_over_tls(sink: Any, certificates: dict[str, Security]) -> None
     async def main() -> None:
         ours = certificates["ours"]
         serving = await serve(listen="127.0.0.1:0", security=ours, add=sink.add, services=[])
-        channel = open_channel(serving.address, ours, pool="state")
+        channel = open_channel(serving.address, ours, role=Role.COORDINATOR, pool="state")
         meter = SocketMeter()
         await sink.push_mib(channel, 10)
         assert moved({}, meter.sample(), "state")[0] == pytest.approx(10, rel=0.03)
@@ -72,7 +72,7 @@ def test_closed_connections_keep_what_was_seen_and_reconnected_ones_add(sink: An
     async def main() -> None:
         meter = SocketMeter()
         serving = await serve(listen="127.0.0.1:0", security=Security(), add=sink.add, services=[])
-        data = open_channel(serving.address, Security(), pool="data")
+        data = open_channel(serving.address, Security(), role=Role.COORDINATOR, pool="data")
         await sink.push_mib(data, 10)
         first = meter.sample()
         await serving.stop(0)
@@ -100,7 +100,7 @@ def test_a_classifier_sees_both_ends_as_people_write_them(sink: Any) -> None:
             return "to server" if peer_port == serving.port else None
 
         meter = SocketMeter(classify)
-        channel = open_channel(serving.address, Security(), pool="data")
+        channel = open_channel(serving.address, Security(), role=Role.COORDINATOR, pool="data")
         await sink.push_mib(channel, 4)
         sample = meter.sample()
         assert set(sample) == {"to server"}
@@ -119,7 +119,9 @@ def test_a_classifier_sees_both_ends_as_people_write_them(sink: Any) -> None:
 async def connected(sink: Any, channels: int) -> AsyncIterator[None]:
     """So many connections of this process to itself; none of them outlives the test, whatever it finds."""
     serving = await serve(listen="127.0.0.1:0", security=Security(), add=sink.add, services=[])
-    opened = [open_channel(serving.address, Security(), pool="data") for _ in range(channels)]
+    opened = [
+        open_channel(serving.address, Security(), role=Role.COORDINATOR, pool="data") for _ in range(channels)
+    ]
     try:
         await asyncio.gather(*(channel.channel_ready() for channel in opened))
         yield

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from wire.errors import ConfigError, PermissionRefused, PortTaken
 from wire.rpc.channel import MAX_MESSAGE_BYTES, open_channel
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.rpc.server import Serving, serve
 from wire.v1 import coordinator_pb2
 
@@ -45,7 +45,7 @@ def test_port_zero_becomes_a_real_one_that_answers(sink: Any) -> None:
     async def main() -> None:
         async with listening(sink) as serving:
             assert serving.port > 0 and serving.address == f"127.0.0.1:{serving.port}"
-            channel = open_channel(serving.address, Security(), pool="data")
+            channel = open_channel(serving.address, Security(), role=Role.COORDINATOR, pool="data")
             await sink.push_mib(channel, 2)
             await channel.close(None)
 
@@ -55,7 +55,7 @@ def test_port_zero_becomes_a_real_one_that_answers(sink: Any) -> None:
 def test_health_follows_the_role(sink: Any) -> None:
     async def main() -> None:
         async with listening(sink) as serving:
-            channel = open_channel(serving.address, Security(), pool="control")
+            channel = open_channel(serving.address, Security(), role=Role.COORDINATOR, pool="control")
             check = health_pb2_grpc.HealthStub(channel).Check
 
             async def states() -> set[int]:
@@ -75,7 +75,7 @@ def test_health_follows_the_role(sink: Any) -> None:
 def test_reflection_lists_the_services(sink: Any) -> None:
     async def main() -> None:
         async with listening(sink) as serving:
-            channel = open_channel(serving.address, Security(), pool="control")
+            channel = open_channel(serving.address, Security(), role=Role.COORDINATOR, pool="control")
             request = reflection_pb2.ServerReflectionRequest(list_services="")
             info = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
             replies = [reply async for reply in info(iter([request]))]
@@ -89,7 +89,7 @@ def test_reflection_lists_the_services(sink: Any) -> None:
 def test_a_message_beyond_the_limit_is_refused_and_the_connection_lives(sink: Any) -> None:
     async def main() -> None:
         async with listening(sink) as serving:
-            channel = open_channel(serving.address, Security(), pool="data")
+            channel = open_channel(serving.address, Security(), role=Role.COORDINATOR, pool="data")
             swallow = channel.stream_unary(f"/{sink.service}/Swallow")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await swallow(iter([bytes(MAX_MESSAGE_BYTES + 1)]))
@@ -121,7 +121,7 @@ def test_two_servers_never_share_a_port(sink: Any) -> None:
 def test_a_port_is_free_again_at_once(sink: Any) -> None:
     async def main() -> None:
         async with listening(sink) as first:
-            channel = open_channel(first.address, Security(), pool="data")
+            channel = open_channel(first.address, Security(), role=Role.COORDINATOR, pool="data")
             await sink.push_mib(channel, 1)
         async with asyncio.timeout(
             10
@@ -157,11 +157,11 @@ def test_mutual_tls(sink: Any, certificates: dict[str, Security]) -> None:
     async def main() -> None:
         ours = certificates["ours"]
         serving = await serve(listen="127.0.0.1:0", security=ours, add=sink.add, services=[])
-        channel = open_channel(serving.address, ours, pool="data")
+        channel = open_channel(serving.address, ours, role=Role.COORDINATOR, pool="data")
         await sink.push_mib(channel, 2)
         await channel.close(None)
         for stranger in (Security(), certificates["foreign"]):
-            channel = open_channel(serving.address, stranger, pool="data")
+            channel = open_channel(serving.address, stranger, role=Role.COORDINATOR, pool="data")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await sink.push_mib(channel, 1)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

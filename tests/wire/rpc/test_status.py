@@ -22,7 +22,7 @@ from wire.errors import (
     Unreachable,
 )
 from wire.rpc.channel import open_channel
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 from wire.rpc.server import Serving, serve
 from wire.rpc.status import BROKEN_HERE, RetryHint, exit_code_of, to_error
 
@@ -110,7 +110,7 @@ def add(server: grpc.aio.Server) -> None:
 @contextlib.asynccontextmanager
 async def raiser() -> AsyncIterator[tuple[Serving, grpc.aio.Channel]]:
     serving = await serve(listen="127.0.0.1:0", security=Security(), add=add, services=[])
-    channel = open_channel(serving.address, Security(), pool="control")
+    channel = open_channel(serving.address, Security(), role=Role.COORDINATOR, pool="control")
     try:
         yield serving, channel
     finally:
