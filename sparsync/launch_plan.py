@@ -218,7 +218,8 @@ def forget_shards(launch: Launch) -> None:
 def security_of(config: Config) -> Security:
     """How the roles of this configuration connect."""
     at = config.security
-    files = (Path(f).expanduser().absolute() if f else None for f in (at.tls_ca, at.tls_cert, at.tls_key))
+    named = (at.tls_ca, at.tls_cert, at.tls_key, at.tls_crl)
+    files = (Path(f).expanduser().absolute() if f else None for f in named)
     return Security(at.insecure, *files)
 
 
@@ -250,7 +251,12 @@ def security_flags(security: Security) -> list[str]:
     """The flags from which a role makes the same `security`."""
     if security.insecure:
         return ["--insecure"]
-    files = {"--tls-ca": security.tls_ca, "--tls-cert": security.tls_cert, "--tls-key": security.tls_key}
+    files = {
+        "--tls-ca": security.tls_ca,
+        "--tls-cert": security.tls_cert,
+        "--tls-key": security.tls_key,
+        "--tls-crl": security.tls_crl,
+    }
     return [word for flag, path in files.items() if path is not None for word in (flag, str(path))]
 
 

@@ -17,38 +17,45 @@ Result = TypeVar("Result")
 
 
 class SecurityFlags(NamedTuple):
-    """The flags as given. Without any, the configuration's `security` section holds (file, environment)."""
+    """The flags as given. Without any, the configuration's `security` section holds (file, environment).
+
+    `--tls-crl` may stand beside that.
+    """
 
     insecure: bool
     tls_ca: Path | None
     tls_cert: Path | None
     tls_key: Path | None
+    tls_crl: Path | None = None
 
     def resolve(self, section: SecurityConfig | None = None) -> Security:
         """`section`: of a configuration file; without it, what the environment says. Raises ConfigError."""
         from wire.config import environment, load
         from wire.rpc.identity import Security
 
-        if any(self):
+        if any(self[:4]):
             return Security(*self)
         if section is None:
             section = load(None, (), environment()).config.security
-        files = (Path(f) if f else None for f in (section.tls_ca, section.tls_cert, section.tls_key))
-        return Security(section.insecure, *files)
+        named = (section.tls_ca, section.tls_cert, section.tls_key, self.tls_crl or section.tls_crl)
+        return Security(section.insecure, *(Path(f) if f else None for f in named))
 
 
 def security_options(command: Callable[..., Result]) -> Callable[..., Result]:
-    """`--tls-ca`, `--tls-cert`, `--tls-key` and `--insecure`, passed as `security: SecurityFlags`."""
+    """`--tls-ca`, `--tls-cert`, `--tls-key`, `--tls-crl` and `--insecure`, passed as `security: SecurityFlags`."""
 
     @wraps(command)
-    def with_flags(*, insecure: bool, tls_ca: Any, tls_cert: Any, tls_key: Any, **others: Any) -> Result:
-        return command(security=SecurityFlags(insecure, tls_ca, tls_cert, tls_key), **others)
+    def with_flags(
+        *, insecure: bool, tls_ca: Any, tls_cert: Any, tls_key: Any, tls_crl: Any, **others: Any
+    ) -> Result:
+        return command(security=SecurityFlags(insecure, tls_ca, tls_cert, tls_key, tls_crl), **others)
 
     pem = click.Path(path_type=Path)
     options = (
         click.option("--tls-ca", type=pem, help="PEM file of the authority that signs every certificate."),
         click.option("--tls-cert", type=pem, help="PEM file of this process's certificate."),
         click.option("--tls-key", type=pem, help="PEM file of its private key."),
+        click.option("--tls-crl", type=pem, help="PEM file of the authority's list of revoked certificates."),
         click.option("--insecure", is_flag=True, help="Allow plain text beyond this machine."),
     )
     decorated: Callable[..., Result] = with_flags

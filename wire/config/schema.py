@@ -316,6 +316,10 @@ class SecurityConfig(Section):
     )
     tls_cert: str | None = Field(None, description="PEM file of this process's certificate")
     tls_key: str | None = Field(None, description="PEM file of its private key")
+    tls_crl: str | None = Field(
+        None,
+        description="PEM file of the authority's list of revoked certificates; looked at each second by each role",
+    )
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -323,6 +327,10 @@ class SecurityConfig(Section):
         missing = [f"security.{key}" for key, path in given.items() if path is None]
         if 0 < len(missing) < len(given):
             raise ValueError(f"{', '.join(missing)} missing: TLS needs all of tls_ca, tls_cert and tls_key")
+        if missing and self.tls_crl is not None:
+            raise ValueError(
+                "security.tls_crl without tls_ca, tls_cert and tls_key: nobody shows certificates"
+            )
         if self.insecure and not missing:
             raise ValueError("security.insecure = true beside TLS files: remove one of the two")
         return self

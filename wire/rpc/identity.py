@@ -120,12 +120,17 @@ def peer_in(certificate: bytes) -> Peer:
 
 @dataclass(frozen=True)
 class Security:
-    """How connections are protected; the same for listening and for dialling."""
+    """How connections are protected; the same for listening and for dialling.
+
+    Attributes:
+        tls_crl: the authority's list of the revoked, looked at each second by who listens (wire/rpc/revocation.py).
+    """
 
     insecure: bool = False
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    tls_crl: Path | None = None
 
     @property
     def tls(self) -> bool:
@@ -140,6 +145,10 @@ class Security:
             raise ConfigError(
                 f"TLS needs three files, but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} "
                 "missing; give --tls-ca, --tls-cert and --tls-key together, or none of them"
+            )
+        if missing and self.tls_crl is not None:
+            raise ConfigError(
+                "--tls-crl without --tls-ca, --tls-cert and --tls-key: nobody shows certificates"
             )
         return not missing
 

@@ -65,9 +65,9 @@ class PemFiles(NamedTuple):
         context.set_alpn_protocols(ALPN)
         return context
 
-    def stamp(self) -> tuple[tuple[int, int, int], ...]:
-        """What differs once a file is replaced or written; nothing of a file that is not there."""
-        return tuple(_stamp(path) for path in self)
+    def stamp(self) -> tuple[Stamp, ...]:
+        """What differs once one of them is replaced or written."""
+        return tuple(stamp_of(path) for path in self)
 
 
 def refuse_open_key(path: Path) -> None:
@@ -116,7 +116,11 @@ def _unreadable(flag: str, path: Path, error: OSError) -> PermissionRefused:
     return PermissionRefused(f"{flag} {path} cannot be read ({error.strerror}); check its owner and mode")
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+Stamp = tuple[int, int, int]
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What differs once a file is replaced or written; zeros where there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -1,0 +1,164 @@
+"""Certificates that hold no more: lists of serial numbers, each signed by an authority that this process trusts.
+
+A list is a CRL in PEM form (`sparsync certs revoke` makes it; any authority can). Of one authority the list with the
+greatest number holds, wherever it came from: handed over in a call, or found in a file that is looked at each second.
+What was taken is kept, so that a role that is started again knows it before it answers anybody. Dates in a list are
+not looked at: the newest one holds until there is a newer one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from wire.errors import ConfigError, DamagedFile, PermissionRefused, SparsyncError
+from wire.files import replace_durably
+from wire.rpc.pem_files import stamp_of
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\s*", re.DOTALL)
+MOST_BYTES = 4 << 20
+"""Of a list: about fifty thousand certificates."""
+log = logging.getLogger(__name__)
+
+
+class RevocationList(NamedTuple):
+    """One authority's list.
+
+    Attributes:
+        issuer: the authority's name.
+        serials: of certificates, as lower-case hexadecimal digits.
+    """
+
+    issuer: str
+    number: int
+    serials: frozenset[str]
+    pem: bytes
+
+
+def read_lists(pem: bytes, ca: bytes) -> list[RevocationList]:
+    """The lists in `pem`, each found to be signed by one of the authorities in `ca`.
+
+    Raises:
+        ConfigError: there is none, it is longer than `MOST_BYTES`, or one has no number.
+        PermissionRefused: one is signed by nobody known.
+    """
+    from cryptography import x509
+
+    blocks = _BLOCK.findall(pem) if len(pem) <= MOST_BYTES else []
+    if not blocks:
+        raise ConfigError(
+            f"no revocation list in PEM form of at most {MOST_BYTES} bytes; expected what "
+            "`sparsync certs revoke` leaves in crl.pem"
+        )
+    try:
+        authorities = x509.load_pem_x509_certificates(ca)
+        return [_read(block, x509.load_pem_x509_crl(block), authorities) for block in blocks]
+    except ValueError as error:
+        raise ConfigError(f"what stands there is no revocation list ({error})") from error
+
+
+def _read(
+    block: bytes, found: x509.CertificateRevocationList, authorities: Iterable[x509.Certificate]
+) -> RevocationList:
+    from cryptography import x509
+
+    issuer = found.issuer.rfc4514_string()
+    if not any(_signed(found, authority) for authority in authorities):
+        raise PermissionRefused(
+            f"a revocation list of {issuer!r} is signed by no authority in --tls-ca; expected one of the run's own"
+        )
+    try:
+        number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        raise ConfigError(
+            f"the revocation list of {issuer!r} has no number, so nobody could tell which is the newest"
+        ) from None
+    return RevocationList(issuer, number, frozenset(f"{entry.serial_number:x}" for entry in found), block)
+
+
+def _signed(found: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    try:
+        return found.issuer == authority.subject and found.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
+    except TypeError:  # a key of a kind that signs no lists
+        return False
+
+
+class Revocations:
+    """What a role knows to be revoked.
+
+    Args:
+        ca: PEM file of the authorities.
+        kept: where it keeps what it has taken.
+        given: a file that is looked at, if there is one.
+        tell: takes all serial numbers whenever there are others, and at the start.
+    """
+
+    def __init__(
+        self, ca: Path, *, kept: Path, given: Path | None, tell: Callable[[frozenset[str]], None]
+    ) -> None:
+        """Raises: DamagedFile where what was kept cannot be read; what is wrong with `given`."""
+        self._ca, self._kept, self._given, self._tell = ca, kept, given, tell
+        self._lists: dict[str, RevocationList] = {}
+        self._stamp = stamp_of(given) if given else None
+        if kept.exists():
+            try:
+                self._merge(read_lists(kept.read_bytes(), ca.read_bytes()))
+            except SparsyncError as error:
+                raise DamagedFile(
+                    f"{kept}: {error}; put the authority's newest list there instead, or remove the file if nothing "
+                    "was ever revoked"
+                ) from error
+        if given is not None:
+            self.take(_read_given(given))
+        tell(self.serials)
+
+    @property
+    def serials(self) -> frozenset[str]:
+        """Of all certificates that hold no more."""
+        return frozenset().union(*(known.serials for known in self._lists.values()))
+
+    def take(self, pem: bytes) -> bool:
+        """Takes what is newer than what is known, keeps it and tells it; whether there was anything.
+
+        Raises: ConfigError, PermissionRefused as `read_lists`; then nothing has changed.
+        """
+        if not self._merge(read_lists(pem, self._ca.read_bytes())):
+            return False
+        replace_durably(self._kept, b"".join(known.pem for known in self._lists.values()))
+        log.info("%d certificates are revoked", len(self.serials))
+        self._tell(self.serials)
+        return True
+
+    def look(self) -> None:
+        """Takes what stands in the given file, if that has changed; what cannot be taken is logged, once."""
+        if self._given is None or (stamp := stamp_of(self._given)) == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self.take(_read_given(self._given))
+        except (SparsyncError, OSError) as error:
+            log.warning("%s: %s; what was revoked before stays so", self._given, error)
+
+    def _merge(self, found: Iterable[RevocationList]) -> bool:
+        newer = [
+            one
+            for one in found
+            if one.issuer not in self._lists or one.number > self._lists[one.issuer].number
+        ]
+        self._lists |= {one.issuer: one for one in sorted(newer, key=lambda one: one.number)}
+        return bool(newer)
+
+
+def _read_given(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PermissionRefused(
+            f"--tls-crl {path} cannot be read ({error.strerror}); expected the authority's crl.pem"
+        ) from error
