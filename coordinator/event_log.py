@@ -12,7 +12,7 @@ from wire.clock import Clock, utc_timestamp
 from wire.rounds import Rounds
 
 log = logging.getLogger(__name__)
-QUIET = frozenset({"step", "scalars"})
+QUIET = frozenset({"step", "scalars", "totals", "contributed"})
 IN_STEPS = frozenset({"evaluated"})
 """Events whose `step` the worker told: it counts as people do."""
 

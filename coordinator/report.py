@@ -30,7 +30,7 @@ def status(engine: Engine) -> dict[str, object]:
         "val_loss": evaluation.loss if evaluation else None,
         "val_loss_step": evaluation.step if evaluation else None,
         "tokens_per_s": engine.accounts.tokens_per_s(),
-        **_totals(engine),
+        **totals(engine),
         "workers": [_worker(engine, m, now) for m in state.members.values() if m.role == "worker"],
         "servers": _servers(engine),
         "recoveries": state.recoveries,
@@ -49,7 +49,6 @@ def summary(engine: Engine) -> dict[str, object]:
     checkpoint = state.checkpointed
     begun = engine.core.begun_at
     wall = engine.worked_before_s + engine.clock.now() - (begun if begun is not None else engine.started)
-    totals = _totals(engine)
     tokens = state.totals.tokens
     return {
         "run": state.run,
@@ -68,7 +67,7 @@ def summary(engine: Engine) -> dict[str, object]:
         "params_digest": checkpoint.params_digest if checkpoint else None,
         "published_digest": checkpoint.published_digest if checkpoint else None,
         "data_digest": state.dataset.digest if state.dataset else None,
-        **totals,
+        **totals(engine),
         "replayed": engine.accounts.total("replayed"),
         "recoveries": state.recoveries,
         "checkpoint": checkpoint.path if checkpoint else None,
@@ -103,7 +102,8 @@ def _reason(engine: Engine) -> str:
     )
 
 
-def _totals(engine: Engine) -> dict[str, object]:
+def totals(engine: Engine) -> dict[str, object]:
+    """What status and summary both have."""
     totals, accounts = engine.state.totals, engine.accounts
     parameters = engine.state.layout.numel if engine.state.layout else 0
     return {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 
+from coordinator.chronicle import Chronicle
 from coordinator.core import Core
 from coordinator.desk import Rules
 from coordinator.engine import Engine
@@ -93,6 +94,7 @@ async def _main(
         clock=clock,
     )
     service = CoordinatorService(engine)
+    chronicle = Chronicle(engine, events)
     if office.again:  # before anybody can call
         engine.worked_before_s = events.worked_s
         engine.carry_out(core.reopen(clock.now()))
@@ -108,6 +110,7 @@ async def _main(
         loop.add_signal_handler(number, engine.end)
     ticking = asyncio.create_task(engine.tick())
     looking = asyncio.create_task(_look(service))
+    keeping = asyncio.create_task(chronicle.keep())
     await serving.serving()
     _write_address(out, engine.address)
     try:
@@ -118,6 +121,7 @@ async def _main(
             await ticking
         if engine.failure is not None:
             raise engine.failure
+        chronicle.end()
         if not (office.again and (out / "summary.json").exists()):  # the earlier coordinator knew more
             (out / "summary.json").write_text(json.dumps(summary(engine), indent=2) + "\n")
         await engine.farewell(FAREWELL_S)
@@ -125,6 +129,7 @@ async def _main(
     finally:
         ticking.cancel()
         looking.cancel()
+        keeping.cancel()
         await serving.stop(1.0)
         await engine.close()
     return _outcome(state)

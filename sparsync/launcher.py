@@ -12,6 +12,7 @@ from sparsync.cluster import Cluster
 from sparsync.launch_plan import COORDINATOR, Launch, create_run, error_with_code, prepare_data
 from sparsync.live import Display, open_display, parse_event
 from sparsync.plot import loss_svg, read_losses
+from sparsync.report.page import write_report
 from sparsync.report_lines import (
     continue_command,
     quoted,
@@ -22,7 +23,7 @@ from sparsync.report_lines import (
 )
 from sparsync.run_directory import RunDirectory, last_error, read_json, write_whole
 from wire.config import DEFAULT
-from wire.errors import SparsyncError
+from wire.errors import NoInput, SparsyncError
 
 
 def train(launch: Launch, *, terminal: bool, json_out: bool) -> int:
@@ -87,13 +88,15 @@ def _value(values: dict[str, Any], key: str) -> object:
 
 
 def finish(launch: Launch, cluster: Cluster, *, json_out: bool) -> int:
-    """Writes summary and plot, tells the user, returns the exit code or raises what ended the run."""
+    """Writes summary, plot and report, tells the user, returns the exit code or raises what ended the run."""
     run, supervisor = launch.run, cluster.supervisor
     if run.events.exists():
         write_plot(run)
     if supervisor.failure is not None:
+        report_what_can_be(run)
         raise run_error(launch, cluster)
     summary = complete_summary(run, restarts=supervisor.restarts)
+    report_what_can_be(run)
     if summary is None and supervisor.exit_code == 0:
         raise SparsyncError(
             f"the run ended without {run.summary}, which the coordinator writes last; see {run.log(COORDINATOR)}"
@@ -133,6 +136,16 @@ def write_plot(run: RunDirectory) -> None:
     write_whole(run.plot, loss_svg(losses, title=f"{run.path.name}: loss by step"))
 
 
+def report_what_can_be(run: RunDirectory) -> None:
+    """The report, if there is anything to tell and room for it: how the run ended matters more."""
+    try:
+        write_report(run)
+    except NoInput:
+        return
+    except SparsyncError as error:
+        click.echo(f"no report: {error}", err=True)
+
+
 def closing_lines(launch: Launch, summary: dict[str, Any] | None, *, interrupted: bool) -> list[str]:
     """The end of the talk: figures, sample, plot, and what to do next."""
     run = launch.run
@@ -145,6 +158,8 @@ def closing_lines(launch: Launch, summary: dict[str, Any] | None, *, interrupted
         ]
     if lines and run.plot.exists():
         lines.append(f"plot      {quoted(run.plot)}")
+    if lines and run.report.exists():
+        lines.append(f"report    {quoted(run.report)}")
     return [*lines, "", *(interrupted_lines(run) if interrupted else next_lines(launch))]
 
 

@@ -1,7 +1,7 @@
 """A run directory as the launcher and the read commands see it: names, the newest checkpoint, old runs.
 
-The coordinator owns the directory and writes all but `logs/`, `command.json`, `sample.txt` and
-`loss.svg`. A checkpoint counts only with its manifest, which is written last, by a rename.
+The coordinator owns the directory and writes all but `logs/`, `command.json`, `sample.txt`, `loss.svg`
+and `report.html`. A checkpoint counts only with its manifest, which is written last, by a rename.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ class RunDirectory:
     @property
     def plot(self) -> Path:
         return self.path / "loss.svg"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def logs(self) -> Path:

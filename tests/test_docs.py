@@ -206,7 +206,7 @@ def report_keys() -> set[str]:
         node
         for node in tree.body
         if isinstance(node, ast.FunctionDef)
-        and node.name in ("status", "summary", "_totals", "_worker", "_server")
+        and node.name in ("status", "summary", "totals", "_worker", "_server")
     ]
     literals = [n for f in functions for n in ast.walk(f) if isinstance(n, ast.Dict)]
     keys = {k.value for d in literals for k in d.keys if isinstance(k, ast.Constant)}
