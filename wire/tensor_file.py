@@ -21,7 +21,19 @@ from typing import Any, NamedTuple, Self
 
 from wire.errors import DamagedFile, NoInput
 
-ITEM_BYTES = {"F32": 4, "U8": 1}
+ITEM_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+"""A checkpoint holds F32 and U8; exported models also hold what else their buffers and parameters are."""
 CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 100 << 20
 """Limit of the safetensors format itself."""
@@ -61,14 +73,14 @@ def lay_out(entries: Sequence[tuple[str, str, tuple[int, ...]]]) -> list[TensorE
     """Offsets of (name, dtype, shape) one after the other, without gaps.
 
     Raises:
-        ValueError: a name twice or reserved, a dtype other than F32 and U8, a negative dimension.
+        ValueError: a name twice or reserved, a dtype that is not in `ITEM_BYTES`, a negative dimension.
     """
     table: list[TensorEntry] = []
     offset = 0
     for name, dtype, shape in entries:
         if name == _METADATA or dtype not in ITEM_BYTES or any(n < 0 for n in shape):
             raise ValueError(
-                f"tensor {name!r}: dtype {dtype}, shape {shape}; expected F32 or U8 and sizes ≥ 0"
+                f"tensor {name!r}: dtype {dtype}, shape {shape}; expected one of {', '.join(ITEM_BYTES)}, sizes ≥ 0"
             )
         size = math.prod(shape) * ITEM_BYTES[dtype]
         table.append(TensorEntry(name, dtype, tuple(shape), offset, size))
@@ -87,7 +99,7 @@ class TensorFileWriter:
         entries: Sequence[tuple[str, str, tuple[int, ...]]],
         metadata: Mapping[str, str],
     ) -> None:
-        """Reserves the whole file. `entries`: (name, dtype "F32" | "U8", shape) in data order.
+        """Reserves the whole file. `entries`: (name, dtype of `ITEM_BYTES`, shape) in data order.
 
         Raises:
             FileExistsError: there is one already.

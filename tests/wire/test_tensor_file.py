@@ -105,7 +105,7 @@ def test_writes_beyond_the_data_section_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "entries",
-    [[("a", "F32", (1,)), ("a", "F32", (1,))], [("a", "F64", (1,))], [("__metadata__", "U8", (1,))]],
+    [[("a", "F32", (1,)), ("a", "F32", (1,))], [("a", "F24", (1,))], [("__metadata__", "U8", (1,))]],
 )
 def test_impossible_tables_are_refused(
     tmp_path: Path, entries: list[tuple[str, str, tuple[int, ...]]]
