@@ -45,6 +45,7 @@ COMMANDS = {
     "bench": Entry("sparsync.cli.bench", "Measure codecs and the data path."),
     "data": Entry("sparsync.cli.data", "List and prepare corpora."),
     "config": Entry("sparsync.cli.config", "Show or check the configuration."),
+    "completion": Entry("sparsync.cli.completion", "Have a shell complete commands, options and keys."),
 }
 
 

@@ -29,8 +29,16 @@ def set_option(command: Command) -> Command:
         "overrides",
         metavar="section.key=value",
         multiple=True,
+        shell_complete=complete_key,
         help="Set a key of the configuration; may be repeated.",
     )(command)
+
+
+def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The keys that begin so, for a shell."""
+    from wire.config import fields
+
+    return [f"{key}=" for key, _ in fields() if key.startswith(incomplete)]
 
 
 def load_config(config_file: Path | None, overrides: Sequence[str]) -> Loaded:
