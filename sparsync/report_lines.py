@@ -42,7 +42,7 @@ def summary_lines(summary: Summary) -> list[str]:
 def _purity(summary: Summary) -> str:
     if summary.get("pure") is None:
         return "purity unknown"
-    return "pure" if summary["pure"] else "not pure (workers of different fingerprints)"
+    return "pure" if summary["pure"] else "not pure (its pace, or workers of different fingerprints)"
 
 
 def _steps(summary: Summary) -> str:

@@ -20,7 +20,7 @@ from sparsync.drawing import (
     note,
     single,
 )
-from sparsync.plot import thin
+from sparsync.plot import SMOOTH, TRAIN, smooth, thin
 from sparsync.quantities import show_bytes, show_count, show_seconds
 from sparsync.report.history import COORDINATOR, History, Process
 
@@ -30,6 +30,8 @@ MAX_ROWS = 60
 """Processes that are drawn; those with a story come first."""
 WIDTH_OF_A_MARK = 1 / 400
 """Of the whole time: what lasts less is drawn as long as that, or nobody would see it."""
+HEADROOM = 1.3
+"""Above curves that end at the upper right, where the legend is."""
 MOVED = {
     "bytes_pushed": "sent by workers",
     "bytes_pulled": "received by workers",
@@ -45,7 +47,7 @@ def rates_svg(history: History) -> str:
         return document(title, [note("too few steps are closed")])
     frame = Frame.around([*points, (points[0][0], 0.0)])
     body = axes(frame, x="seconds of the run", y="tokens/s", y_text=show_count)
-    return document(title, [*body, line(frame, points, PALETTE[0], 2.0)])
+    return document(title, [*body, line(frame, points, TRAIN, 1.0), line(frame, smooth(points), SMOOTH, 2.0)])
 
 
 def rate_points(history: History) -> list[Point]:
@@ -71,7 +73,8 @@ def bytes_svg(history: History) -> str:
     curves = {
         name: thin([(f["at_s"], float(f[key])) for f in history.figures]) for key, name in MOVED.items()
     }
-    frame = Frame.around([point for curve in curves.values() for point in curve])
+    points = [point for curve in curves.values() for point in curve]
+    frame = Frame.around([*points, (points[0][0], HEADROOM * max(y for _, y in points))])
     body = axes(frame, x="seconds of the run", y="bytes", y_text=show_bytes)
     entries = list(zip(curves, PALETTE, strict=False))
     body += [line(frame, curves[name], colour, 2.0) for name, colour in entries if curves[name]]

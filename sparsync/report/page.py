@@ -105,7 +105,7 @@ def _loss(losses: Losses) -> Section:
 
 
 def _rates(history: History) -> Section:
-    words = "Tokens of settled steps a second, each point the mean of equally many steps; a stall shows as a valley."
+    words = "Tokens of settled steps a second, each point the mean of equally many steps, and a smooth line over them."
     return Section("Rates", words, plots=[figures.rates_svg(history)])
 
 
@@ -142,7 +142,7 @@ def _staleness(history: History, summary: Summary | None) -> Section:
         ("norms of residuals that were lost", show_number(told.get("mass_lost"))),
     ]
     points = figures.mean_staleness(history)
-    over_time = [figures.mean_staleness_svg(points)] if points else []
+    over_time = [figures.mean_staleness_svg(points)] if len(points) > 1 else []
     words = (
         "How many steps' worth of others' units were accepted since a unit was begun; counted, not estimated."
     )
