@@ -84,6 +84,8 @@ class Engine:
         self._events = events
         self.failure: SparsyncError | None = None
         """Why this process ends though the run goes on: another coordinator decides, or nothing can be journaled."""
+        self.away = False
+        """This process ends because it was asked to, and leaves the run as it is."""
         self._retention = Retention(out / "checkpoints", keep=config.run.keep_checkpoints, tell=events.write)
         self._orders: dict[int, Orders] = {}
         self._answers: dict[str, asyncio.Future[object]] = {}
@@ -128,7 +130,7 @@ class Engine:
 
         Raises: StaleIncarnation when the event came from a process that is not in the run.
         """
-        if self.failure is not None:
+        if self.failure is not None or self.away:
             return
         if self._stall is not None:
             self._stall.hear(event)
@@ -199,13 +201,23 @@ class Engine:
         else:
             self.hear(e.StopAsked("", "the coordinator was asked to end"))
 
+    def go_away(self) -> None:
+        """This process is asked to go, the run is not: a coordinator that is started on its directory continues it."""
+        log.info("this coordinator goes; the run waits for the next one")
+        self.away = True
+        self._hang_up("the coordinator goes away, the run goes on with the next one")
+
     def _give_up(self, failure: SparsyncError) -> None:
         """Decide nothing, tell nothing any more: what is not journaled is not decided, and the run is not over."""
         log.error("this coordinator ends: %s", failure)
         self.failure = failure
+        self._hang_up(f"the coordinator ends: {failure}")
+
+    def _hang_up(self, reason: str) -> None:
+        """Whoever waits for an answer gets none here."""
         for future in self._answers.values():
             if not future.done():
-                future.set_exception(Unreachable(f"the coordinator ends: {failure}"))
+                future.set_exception(Unreachable(reason))
         self.finished.set()
 
     async def dismissed(self) -> None:
@@ -452,8 +464,8 @@ class Engine:
         self.hear(e.CheckpointWritten(step, str(path), digests["x"], digests["published"]))
         self._retention.begin(path)
 
-    async def tick(self) -> None:
-        """Tell the core that time passes, until cancelled.
+    async def tick(self, *, taken: Callable[[], None] = lambda: None) -> None:
+        """Tell the core that time passes, until cancelled. `taken` is called when it has taken that in.
 
         A tick that comes late was held up with everything else (a slow disk, a stopped process): what arrived
         meanwhile, heartbeats above all, is still unread, so that time is nobody's silence.
@@ -463,6 +475,7 @@ class Engine:
             await asyncio.sleep(TICK_S)
             late_s = self.clock.now() - due
             self.hear(e.Tick(late_s if late_s >= LATE_S else 0.0))
+            taken()
 
     async def farewell(self, limit_s: float) -> None:
         """Wait until every worker has closed its heartbeat stream after the end, at most `limit_s`.

@@ -21,9 +21,11 @@ from coordinator.office import take_office
 from coordinator.report import summary
 from coordinator.service import CoordinatorService
 from coordinator.state import State
+from coordinator.vitals import Vitals
 from wire.clock import monotonic_clock
-from wire.config import Config
+from wire.config import Config, environment
 from wire.errors import UsageError, by_name
+from wire.notify import Notify
 from wire.rounds import Rounds
 from wire.rpc.identity import Security
 from wire.rpc.server import serve
@@ -34,6 +36,11 @@ log = logging.getLogger(__name__)
 SERVICE = "sparsync.v1.Coordinator"
 FAREWELL_S = 10.0
 LOOK_S = 1.0
+GO_AWAY = signal.SIGUSR1
+"""Ends this process and not the run, as the end of a machine does: what a service manager sends to stop it.
+
+SIGTERM and SIGINT end the run, with a checkpoint.
+"""
 
 
 def run(
@@ -108,11 +115,15 @@ async def _main(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, engine.end)
-    ticking = asyncio.create_task(engine.tick())
-    looking = asyncio.create_task(_look(service))
+    loop.add_signal_handler(GO_AWAY, engine.go_away)
+    notify = Notify(environment())
+    vitals = Vitals(notify)
+    ticking = asyncio.create_task(engine.tick(taken=vitals.decided))
+    looking = asyncio.create_task(_look(service, vitals))
     keeping = asyncio.create_task(chronicle.keep())
     await serving.serving()
     _write_address(out, engine.address)
+    vitals.begin(service.looked)
     try:
         finished = asyncio.create_task(engine.finished.wait())
         await asyncio.wait({finished, ticking}, return_when=asyncio.FIRST_COMPLETED)
@@ -121,25 +132,31 @@ async def _main(
             await ticking
         if engine.failure is not None:
             raise engine.failure
+        if engine.away:
+            return 0
         chronicle.end()
         if not (office.again and (out / "summary.json").exists()):  # the earlier coordinator knew more
             (out / "summary.json").write_text(json.dumps(summary(engine), indent=2) + "\n")
         await engine.farewell(FAREWELL_S)
         await engine.dismissed()
     finally:
+        notify.stopping("this coordinator ends")
         ticking.cancel()
         looking.cancel()
         keeping.cancel()
         await serving.stop(1.0)
         await engine.close()
+        notify.close()
     return _outcome(state)
 
 
-async def _look(service: CoordinatorService) -> None:
-    """Have what the status shows on a full disk be no older than that."""
+async def _look(service: CoordinatorService, vitals: Vitals) -> None:
+    """Have what the status shows on a full disk be no older than that, and the service manager know how it goes."""
     while True:
         await asyncio.sleep(LOOK_S)
         service.look()
+        if vitals.due:
+            vitals.tell(service.looked)
 
 
 def _outcome(state: State) -> int:

@@ -25,7 +25,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
-    """Handlers around one engine."""
+    """Handlers around one engine.
+
+    Attributes:
+        looked: what the run looked like when all that was decided was durable.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -35,7 +39,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     def look(self) -> None:
         """Keep what the run looks like now, unless it holds decisions that are not durable."""
         if not self._engine.stalled:
-            self._looked = status(self._engine)
+            self.looked = status(self._engine)
 
     async def Join(self, request: coordinator_pb2.JoinRequest, context: Context) -> coordinator_pb2.JoinReply:
         if request.protocol_version != PROTOCOL_VERSION:
@@ -141,7 +145,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         now: dict[str, object] = {"address": self._engine.address}
         if stalled := self._engine.stalled:
             now["reason"] = stalled
-        return coordinator_pb2.StatusReply(json=json.dumps(self._looked | now))
+        return coordinator_pb2.StatusReply(json=json.dumps(self.looked | now))
 
     async def Stop(self, request: coordinator_pb2.StopRequest, context: Context) -> coordinator_pb2.StopReply:
         reason = request.reason or "an operator asked"

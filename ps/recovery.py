@@ -45,11 +45,14 @@ class Recovered:
     window: Window
 
 
-def recover(directory: Path, *, ended: threading.Event | None = None) -> Recovered | None:
+def recover(
+    directory: Path, *, ended: threading.Event | None = None, progressed: Callable[[], None] = lambda: None
+) -> Recovered | None:
     """The shard in a server's directory, or None where there is none. A full disk is waited for.
 
     Args:
         ended: set when nobody waits for the shard any more.
+        progressed: called when the image is in, and after each record.
 
     Raises: DamagedFile; Busy where it ended on a full disk.
     """
@@ -61,10 +64,12 @@ def recover(directory: Path, *, ended: threading.Event | None = None) -> Recover
     image, tree = found
     holdings = _patiently(lambda: Holdings.restore(tree, directory), ended)
     position, window = image, Window(image)
+    progressed()
     for position, payload in read_tail(directory / "log", image):
         record = decode(payload)
         _patiently(lambda: holdings.apply(record), ended)  # noqa: B023
         window.add(Copy(position, payload))
+        progressed()
     holdings.store.unlink(holdings.store.take_discarded())
     log.info(
         "recovered shard %d: image of record %d, %d records behind it, %.1f s",

@@ -28,11 +28,13 @@ from ps.recovery import Recovered, key_of, load_identity, recover, save_identity
 from ps.service import ShardService
 from ps.standby import Standby
 from ps.terms import TermGuard
+from ps.vitals import status_line, watch
 from wire.clock import monotonic_clock
 from wire.codec import kernels
-from wire.config import Config
+from wire.config import Config, environment
 from wire.errors import Busy, DamagedFile, StaleIncarnation, Unreachable, UsageError
 from wire.memory import keep_freed_memory
+from wire.notify import Notify
 from wire.rpc.channel import reach
 from wire.rpc.frames import add_shard_service
 from wire.rpc.identity import Role, Security
@@ -46,6 +48,8 @@ T = TypeVar("T")
 SERVICE = "sparsync.v1.Shard"
 ALONE_S = 900.0
 """A server whose coordinator has not been heard for this long has no run any more."""
+IMAGE_S, RECORD_S = 600.0, 60.0
+"""While a shard is recovered the start may take so long: until its image is in, until its next record is."""
 DROPPED_S = 5.0
 """A server that is not attended for so long, by a coordinator that can be reached, asks whether it is counted on."""
 
@@ -145,13 +149,22 @@ class Server:
         self._control = Control(self._owner, self._standby, finish=self._finish, dismiss=self._dismiss)
         self._over = False
         self._asked_to_end = threading.Event()
+        self._notify = Notify(environment())
 
     async def recover(self) -> Recovered | None:
         """The shard that is on the disk. Raises: DamagedFile; Busy where it was asked to end on a full disk."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave)
-        return await loop.run_in_executor(None, lambda: recover(self._directory, ended=self._asked_to_end))
+        self._notify.extend_start(IMAGE_S)
+        return await loop.run_in_executor(
+            None,
+            lambda: recover(
+                self._directory,
+                ended=self._asked_to_end,
+                progressed=lambda: self._notify.extend_start(RECORD_S),
+            ),
+        )
 
     async def unless_ended(self, work: Coroutine[Any, Any, T]) -> T | None:
         """What `work` comes to; None once this server was asked to end."""
@@ -180,13 +193,19 @@ class Server:
             services=[SERVICE],
         )
         address = advertise or serving.address
+        watching: asyncio.Task[None] | None = None
         try:
             await self._join(channel, address, join_timeout_s, recovered)
             await serving.serving()
+            self._notify.ready(status_line(self._owner, self._identity.run))
+            watching = asyncio.create_task(watch(self._owner, self._notify, self._identity.run))
             reason = await self._until_ended(channel, address, join_timeout_s)
             log.info("the run is over: %s", reason)
             return 0
         finally:
+            if watching is not None:
+                watching.cancel()
+            self._notify.stopping("this server ends")
             self._control.end()
             await self._standby.stop()
             await self._owner.end()

@@ -234,6 +234,7 @@ class Driver:
             self._evaluate_if_due()
         began = self._clock.now()
         self._mailbox.wait(deltas=self._route.open)
+        self._attached.waits()
         self._progress.wait_s += self._clock.now() - began
 
     def _finish(self) -> None:
@@ -248,6 +249,7 @@ class Driver:
 
     def begin_step(self, step: int) -> None:
         """The batches of a step come next; a local one is taken under its own learning rates, in whatever order."""
+        self._attached.vitals.progressed()
         if self._inner is None:
             return
         self._schedule.stand_at(step)
@@ -270,6 +272,7 @@ class Driver:
 
     def _told_to_go(self) -> bool:
         """Whether this worker is asked to end; the coordinator hears of it at once, whatever is waited for."""
+        self._attached.waits()
         if self._attached.asked_to_end():
             self._say_leaving("asked to end")
             return True

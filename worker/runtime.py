@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from wire.codec import kernels
 from wire.config import Config, complete, environment
 from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, Unreachable, UsageError
 from wire.memory import keep_freed_memory
+from wire.notify import Notify
 from wire.rpc.channel import reach
 from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
@@ -32,6 +34,7 @@ from worker import heartbeat
 from worker.patience import PATIENCE_S
 from worker.randomness import seed_all
 from worker.transfer import Transfer
+from worker.vitals import Vitals, in_words
 
 log = logging.getLogger(__name__)
 JOIN_TIMEOUT_S = 60.0
@@ -68,6 +71,9 @@ class Attachment:
         self.origin = reply.origin
         out = Path(reply.out)
         self.out = out if out.is_dir() else None
+        self.vitals = Vitals(
+            Notify(environment()), run=reply.run, least_s=self.config.cluster.progress_timeout_s
+        )
         self._enter(reply)
 
     def _enter(self, reply: coordinator_pb2.JoinReply) -> None:
@@ -112,16 +118,41 @@ class Attachment:
         while True:
             try:
                 return asyncio.run(
-                    _join(self._coordinator, self._name, self.device, self._security, JOIN_TIMEOUT_S)
+                    _join(
+                        self._coordinator,
+                        self._name,
+                        self.device,
+                        self._security,
+                        JOIN_TIMEOUT_S,
+                        say=self._waits_to_join,
+                    )
                 )
             except Unreachable as error:
                 if deadline.passed:
                     raise
                 log.warning("%s; trying for %.0f s more", error, deadline.remaining())
 
+    def _waits_to_join(self, what: str) -> None:
+        log.info("%s", what)
+        self.vitals.progressed()
+
     def report(self, **fields: Any) -> None:
-        """Tell the coordinator, by the name of the field in WorkerReport."""
+        """Tell the coordinator, by the name of the field in WorkerReport; the service manager hears what that means."""
         self.transfer.report(**fields)
+        for kind, told in fields.items():
+            if kind == "announce":
+                self.vitals.excuse()
+                self.vitals.tell(told["activity"])
+            elif kind == "progress":
+                self.vitals.progressed(unit_s=told["unit_s"])
+                self.vitals.tell(in_words(told))
+            elif kind == "evaluated":
+                self.vitals.progressed()
+
+    def waits(self) -> None:
+        """The training thread waits, for others: no fault of its own while the network thread is at work."""
+        if self.transfer.answers():
+            self.vitals.progressed()
 
     def write_identity(self, path: Path) -> None:
         """Keep who this process is in the run, for whoever looks at the machine."""
@@ -152,6 +183,7 @@ class Attachment:
             self._heartbeat.wait()
             self._heartbeat = None
         self.transfer.close()
+        self.vitals.excuse()
 
 
 _attachment: Attachment | None = None
@@ -218,6 +250,7 @@ def run(
         raise ScriptFailed(f"{path} raised {type(error).__name__}: {error}") from None
     finally:
         _end_in_peace()
+        _attachment.vitals.end("this worker ends")
         _attachment.detach()
         gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
     return 0
@@ -259,13 +292,20 @@ def attach(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _attachment.on_signal)
     log.info("joined run %s as %s (incarnation %d) on %s", reply.run, name, reply.incarnation, chosen)
+    _attachment.vitals.joined(name)
 
 
 async def _join(
-    coordinator: str, name: str, device: torch.device, security: Security, join_timeout_s: float
+    coordinator: str,
+    name: str,
+    device: torch.device,
+    security: Security,
+    join_timeout_s: float,
+    *,
+    say: Callable[[str], None] = log.info,
 ) -> coordinator_pb2.JoinReply:
     channel = await reach(
-        coordinator, security, role=Role.COORDINATOR, pool="control", timeout_s=join_timeout_s, say=log.info
+        coordinator, security, role=Role.COORDINATOR, pool="control", timeout_s=join_timeout_s, say=say
     )
     try:
         return await join(

@@ -79,6 +79,8 @@ class Transfer:
         self._following: list[asyncio.Task[None]] = []
         self._links: list[ShardLink] = []
         self._closed = False
+        self._echo = threading.Event()
+        self._echo.set()
         self._taken = asyncio.Event()
         self.placement: tuple[ShardPlacement, ...] = ()
         self.mailbox = Mailbox(0)
@@ -87,6 +89,14 @@ class Transfer:
         self._control = self._do(self._open_control(coordinator))
         self._stub = coordinator_pb2_grpc.CoordinatorStub(self._control)
         self._line = Line(self._stub, peer=self._peer, incarnation=incarnation, hear=self._hear, clock=clock)
+
+    def answers(self) -> bool:
+        """Whether the network thread has done what the last call asked of it, which was to say so."""
+        if not self._echo.is_set():
+            return False
+        self._echo.clear()
+        self._loop.call_soon_threadsafe(self._echo.set)
+        return True
 
     async def _open_control(self, coordinator: str) -> grpc.aio.Channel:
         return open_channel(coordinator, self._security, role=Role.COORDINATOR, pool="control")
@@ -148,7 +158,7 @@ class Transfer:
             ModelMismatch: the run's model is another one.
             RunOver: it has ended.
         """
-        reply = self._do(self._declare(layout, optimizer))
+        reply = self._do_there(self._declare(layout, optimizer))
         self.placement = placement_from_proto(reply.placement)
         self.mailbox = Mailbox(len(self.placement))
         self.mailbox.on_taken = self._tell_taken

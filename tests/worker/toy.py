@@ -23,6 +23,7 @@ from wire.errors import SparsyncError
 from wire.ids import UnitId
 from wire.layout import BLOCK, BlockRange, Layout
 from wire.messages import Commit, ShardPlacement
+from wire.notify import Notify
 from worker.deltas import Delta, Outcome
 from worker.driver import Driver
 from worker.evaluation import Evaluation
@@ -31,6 +32,7 @@ from worker.mailbox import Mailbox
 from worker.parameters import Parameters, specify
 from worker.runtime import Attachment
 from worker.state import Extras
+from worker.vitals import Vitals
 
 R = 2
 CONFIG = Config().model_copy(
@@ -205,6 +207,10 @@ class ToyAttachment:
         self.over: SparsyncError | None = None
         self.rejoins = 0
         self.leaving = False
+        self.vitals = Vitals(Notify({}), run="a run", least_s=60.0)
+
+    def waits(self) -> None:
+        pass
 
     def asked_to_end(self) -> bool:
         return self.leaving
