@@ -146,7 +146,6 @@ async def _main(
         keeping.cancel()
         await serving.stop(1.0)
         await engine.close()
-        notify.close()
     return _outcome(state)
 
 

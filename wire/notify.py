@@ -36,9 +36,6 @@ class Notify:
         self._alive_at = float("-inf")
         self._starts_until = float("-inf")
         self._limit_s = 0.0
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if self._path else None
-        if self._socket is not None:
-            self._socket.setblocking(False)
 
     def ready(self, status: str) -> None:
         """It serves; the start is over."""
@@ -74,17 +71,13 @@ class Notify:
         self._send("STOPPING=1", f"STATUS={reason}")
 
     def _send(self, *lines: str) -> None:
-        if self._socket is None:
+        if not self._path:
             return
         message = "\n".join(line.replace("\n", " ") for line in lines)
         try:
-            self._socket.sendto(message.encode(), self._path)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as line:
+                line.sendto(message.encode(), self._path)
         except (
             OSError
         ):  # nobody listens, or too much waits there: the service manager may be away, the work goes on
             return
-
-    def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None

@@ -208,9 +208,10 @@ class ToyAttachment:
         self.rejoins = 0
         self.leaving = False
         self.vitals = Vitals(Notify({}), run="a run", least_s=60.0)
+        self.waited = 0
 
     def waits(self) -> None:
-        pass
+        self.waited += 1
 
     def asked_to_end(self) -> bool:
         return self.leaving
