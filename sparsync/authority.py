@@ -66,7 +66,7 @@ class Authority:
             raise NoInput(
                 f"{key}: no such file; certificates are issued and revoked where `certs init` left the key"
             )
-        refuse_open_key(key)
+        refuse_open_key(key, what="the authority's key")
         self._signed = load_signed(certificate, key.read_bytes(), passphrase)
 
     @classmethod
@@ -183,9 +183,18 @@ def find(issued: list[Issued], *words: str) -> list[Issued]:
 
 def expiring(issued: list[Issued], *, now: datetime, days: float) -> list[Issued]:
     """The newest of each role and name, where it is not revoked and ends within so many days."""
-    newest = {(i.peer.role, i.peer.name): i for i in issued}
     soon = now + timedelta(days=days)
-    return [i for i in newest.values() if i.revoked is None and i.ends <= soon]
+    return [i for i in latest(issued) if i.revoked is None and i.ends <= soon]
+
+
+def latest(issued: list[Issued]) -> list[Issued]:
+    """The newest of each role and name."""
+    return list({(i.peer.role, i.peer.name): i for i in issued}.values())
+
+
+def read_certificate(path: Path) -> Issued:
+    """Whom the certificate in a file names, and until when. Raises: NoInput, ConfigError, PermissionRefused."""
+    return _issued(_certificate(path), {})
 
 
 def read_authority(directory: Path) -> bytes:
@@ -245,6 +254,8 @@ def _replacing(path: Path, mode: int) -> Iterator[int]:
 def _certificate(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
+    except OSError as error:
+        raise NoInput(f"{path} cannot be read ({error.strerror}); expected a certificate") from None
     except ValueError as error:
         raise ConfigError(f"{path} holds no certificate in PEM form ({error})") from None
 

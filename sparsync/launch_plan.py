@@ -80,7 +80,7 @@ class Launch:
 
     @property
     def security(self) -> Security:
-        return security_of(self.config)
+        return Security.configured(self.config.security)
 
     @property
     def servers(self) -> int:
@@ -213,14 +213,6 @@ def forget_shards(launch: Launch) -> None:
     for process, role in launch.roles.items():
         if role == "ps" and launch.checkpoint is not None:
             shutil.rmtree(launch.run.path / process, ignore_errors=True)
-
-
-def security_of(config: Config) -> Security:
-    """How the roles of this configuration connect."""
-    at = config.security
-    named = (at.tls_ca, at.tls_cert, at.tls_key, at.tls_crl)
-    files = (Path(f).expanduser().absolute() if f else None for f in named)
-    return Security(at.insecure, *files)
 
 
 # ── how the roles are called ────────────────────────────────────────────────────────────────────

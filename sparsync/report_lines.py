@@ -12,7 +12,8 @@ from sparsync.run_table import pace_words
 
 DIGEST_LETTERS = 16
 SAMPLE_LINES = 24
-TLS = "--tls-ca ca.pem --tls-cert {role}.pem --tls-key {role}.key"
+TLS = "--tls-ca tls/ca.pem --tls-cert tls/cert.pem --tls-key tls/key.pem"
+"""What `sparsync certs issue` makes for each process, copied to `tls` on its machine."""
 
 Summary = Mapping[str, Any]
 
@@ -119,13 +120,13 @@ def real_machine_lines(*, config: Path, servers: int, workers: int, command: Seq
     """The commands that start the same roles on machines of their own. `command`: the user's script, or nothing."""
     script = f" {shlex.join(command)}" if command else ""
     return [
-        "# host-a: the coordinator",
+        "# host-a: the coordinator; certificates come from sparsync certs init and issue (docs/security.md)",
         f"sparsync coordinator --config {quoted(config)} --listen 0.0.0.0:7700 --advertise host-a:7700 "
-        f"--data-dir coordinator-data {TLS.format(role='coordinator')}",
+        f"--data-dir coordinator-data {TLS}",
         f"# {servers} hosts, one server each (host-b is the first)",
         f"sparsync ps --coordinator host-a:7700 --listen 0.0.0.0:7701 --advertise host-b:7701 --name ps-0 "
-        f"--data-dir ps-0 {TLS.format(role='ps')}",
+        f"--data-dir ps-0 {TLS}",
         f"# {workers} hosts, one worker a device",
         f"sparsync worker --coordinator host-a:7700 --name worker-0 --device cuda:0 "
-        f"--data-dir worker-0 {TLS.format(role='worker')}{script}",
+        f"--data-dir worker-0 {TLS}{script}",
     ]

@@ -21,7 +21,7 @@ import torch
 
 from wire.clock import Deadline, monotonic_clock
 from wire.codec import kernels
-from wire.config import Config, complete, environment
+from wire.config import Config, complete, environment, load
 from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, Unreachable, UsageError
 from wire.memory import keep_freed_memory
 from wire.notify import Notify
@@ -201,7 +201,9 @@ def attachment() -> Attachment:
                 "this process has joined no run; start the script with `sparsync train -- SCRIPT` or `sparsync worker "
                 "SCRIPT`, or set SPARSYNC_COORDINATOR=HOST:PORT"
             )
-        attach(coordinator, name=f"{platform.node()}-{os.getpid()}", device=None, security=Security())
+        security = Security.configured(load(None, (), environment()).config.security)
+        name = security.name_as(Role.WORKER, None, otherwise=f"{platform.node()}-{os.getpid()}")
+        attach(coordinator, name=name, device=None, security=security)
     assert _attachment is not None
     if _attachment.joined:
         raise UsageError("sparsync.join was called twice; one process trains one model")

@@ -37,6 +37,7 @@ COMMANDS = {
     "drain": Entry("sparsync.cli.steer", "Have a worker leave a live run."),
     "checkpoint": Entry("sparsync.cli.steer", "Write a checkpoint of a live run."),
     "stop": Entry("sparsync.cli.steer", "End a live run, with a checkpoint."),
+    "certs": Entry("sparsync.cli.certs", "Issue, renew and revoke certificates."),
     "chaos": Entry("sparsync.cli.chaos", "Strike the processes of a live run."),
     "proxy": Entry("sparsync.cli.proxy", "Put a poor network in front of a role."),
     "report": Entry("sparsync.cli.report", "Tell what became of a run, as one HTML file."),

@@ -105,11 +105,14 @@ def coordinator(
 ) -> int:
     """Run the coordinator: it decides who is in the run and what happens next."""
     from sparsync.run_directory import find_checkpoint
+    from wire.rpc.identity import Role
 
     checkpoint = find_checkpoint(resume) if resume is not None else None
     if checkpoint is not None and config_file is None:
         config_file = checkpoint.run.config
     config = load_config(config_file, overrides).config
+    secured = security.resolve(config.security)
+    secured.name_as(Role.COORDINATOR, None, otherwise="coordinator")
 
     from coordinator.runtime import run
 
@@ -118,7 +121,7 @@ def coordinator(
         listen=listen,
         advertise=advertise,
         data_dir=(data_dir or Path("coordinator-data")).absolute(),
-        security=security.resolve(config.security),
+        security=secured,
         resume=checkpoint.path if checkpoint else None,
     )
 
@@ -126,19 +129,26 @@ def coordinator(
 @click.command()
 @coordinator_option
 @listen_options(ANY_PORT_LISTEN)
-@click.option("--name", default="ps-0", show_default=True, help="Name in the run; each server has its own.")
+@click.option(
+    "--name", help="Name in the run; each server has its own. Without it, the certificate's name, or ps-0."
+)
 @common_options
 def ps(
     coordinator: str,
     join_timeout_s: float,
     listen: str,
     advertise: str | None,
-    name: str,
+    name: str | None,
     data_dir: Path | None,
     security: SecurityFlags,
 ) -> int:
     """Run a parameter server: it holds one shard of the model."""
     end_quietly_when_asked()
+    from wire.rpc.identity import Role
+
+    secured = security.resolve()
+    name = secured.name_as(Role.PS, name, otherwise="ps-0")
+
     from ps.runtime import run
 
     return run(
@@ -148,14 +158,14 @@ def ps(
         advertise=advertise,
         data_dir=(data_dir or Path(name)).absolute(),
         name=name,
-        security=security.resolve(),
+        security=secured,
     )
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @coordinator_option
 @click.option("--device", help="Such as cuda:0 or cpu; without it, CUDA by local rank, else the CPU.")
-@click.option("--name", help="Name in the run; without it, host name and process id.")
+@click.option("--name", help="Name in the run; without it, the certificate's, or host name and process id.")
 @common_options
 @click.argument("script", required=False, type=click.Path(path_type=Path))
 @click.argument("arguments", nargs=-1, metavar="[ARGS]...")
@@ -175,12 +185,14 @@ def worker(
     import socket
 
     from wire.errors import NoInput
+    from wire.rpc.identity import Role
 
     if script is not None and not script.is_file():
         raise NoInput(f"{script}: no such script; expected the path of a Python file")
     if script is not None:
         refuse_beside(script.absolute())
-    name = name or f"{socket.gethostname()}-{os.getpid()}"
+    secured = security.resolve()
+    name = secured.name_as(Role.WORKER, name, otherwise=f"{socket.gethostname()}-{os.getpid()}")
 
     from worker.runtime import run
 
@@ -190,7 +202,7 @@ def worker(
         name=name,
         device=device,
         data_dir=(data_dir or Path(name)).absolute(),
-        security=security.resolve(),
+        security=secured,
         script=str(script) if script else None,
         args=list(arguments),
     )

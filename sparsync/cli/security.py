@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -37,8 +38,8 @@ class SecurityFlags(NamedTuple):
             return Security(*self)
         if section is None:
             section = load(None, (), environment()).config.security
-        named = (section.tls_ca, section.tls_cert, section.tls_key, self.tls_crl or section.tls_crl)
-        return Security(section.insecure, *(Path(f) if f else None for f in named))
+        found = Security.configured(section)
+        return replace(found, tls_crl=self.tls_crl) if self.tls_crl else found
 
 
 def security_options(command: Callable[..., Result]) -> Callable[..., Result]:

@@ -121,8 +121,8 @@ def test_the_same_roles_on_real_machines() -> None:
     assert (
         "sparsync coordinator --config /r/config.toml --listen 0.0.0.0:7700 --advertise host-a:7700" in text
     )
-    assert text.count("--tls-ca ca.pem") == 3
-    assert text.endswith("--tls-key worker.key my.py --lr 3")
+    assert text.count("--tls-ca tls/ca.pem --tls-cert tls/cert.pem") == 3
+    assert text.endswith("--tls-key tls/key.pem my.py --lr 3")
 
 
 def test_quantities() -> None:

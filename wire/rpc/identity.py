@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
 from wire.errors import ConfigError, PermissionRefused
 from wire.rpc.address import is_loopback
 from wire.rpc.pem_files import PemFiles
+
+if TYPE_CHECKING:
+    from wire.config import SecurityConfig
 
 
 class Role(StrEnum):
@@ -132,6 +135,12 @@ class Security:
     tls_key: Path | None = None
     tls_crl: Path | None = None
 
+    @classmethod
+    def configured(cls, at: SecurityConfig) -> Self:
+        """As the `security` section of a configuration says."""
+        named = (at.tls_ca, at.tls_cert, at.tls_key, at.tls_crl)
+        return cls(at.insecure, *(Path(file).expanduser().absolute() if file else None for file in named))
+
     @property
     def tls(self) -> bool:
         """Whether connections are encrypted and both sides authenticated.
@@ -182,6 +191,28 @@ class Security:
         """
         files = self.files
         return Peer.anyone() if files is None else peer_in(files.read().cert)
+
+    def name_as(self, role: Role, name: str | None, *, otherwise: str) -> str:
+        """Our name in the run: as given, else our certificate's, else `otherwise` where there is none.
+
+        Raises:
+            PermissionRefused: our certificate is not for this role, or not for that name.
+            ConfigError, NoInput: about the PEM files, by name.
+        """
+        own = self.own()
+        if own.role is None:
+            return name or otherwise
+        if own.role is not role:
+            raise PermissionRefused(
+                f"--tls-cert {self.tls_cert} is a certificate for {own}, and this is a {role}; "
+                f"issue one with `sparsync certs issue --role {role}`"
+            )
+        if not own.covers(name or own.name):
+            raise PermissionRefused(
+                f"--tls-cert {self.tls_cert} is a certificate for {own}, which may join as {own.name} or {own.name}.X, "
+                f"not as {name}; change --name, or issue one with `sparsync certs issue --role {role} --name {name}`"
+            )
+        return name or own.name
 
     def server_credentials(self) -> grpc.ServerCredentials | None:
         """Credentials that demand a certificate of every client; None in plain text.

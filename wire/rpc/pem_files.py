@@ -70,27 +70,27 @@ class PemFiles(NamedTuple):
         return tuple(stamp_of(path) for path in self)
 
 
-def refuse_open_key(path: Path) -> None:
-    """Raises PermissionRefused where others than its owner can read the key in this file.
+def refuse_open_key(path: Path, *, what: str = "--tls-key") -> None:
+    """Raises PermissionRefused where others than its owner can read this file.
 
     A key of root's may be readable for a group: so an administrator hands it to a service.
     """
     try:
         found = path.stat()
     except FileNotFoundError as error:
-        raise NoInput(f"--tls-key {path}: no such file; expected a PEM file") from error
+        raise NoInput(f"{what} {path}: no such file") from error
     except OSError as error:
-        raise _unreadable("--tls-key", path, error) from error
+        raise _unreadable(what, path, error) from error
     mode, owner = stat.S_IMODE(found.st_mode), found.st_uid
     if owner not in (ROOT, os.geteuid()):
         raise PermissionRefused(
-            f"the key {path} belongs to user {owner}, who can read it; it has to be root's or that of the "
+            f"{what} {path} belongs to user {owner}, who can read it; it has to be root's or that of the "
             f"user of this process ({os.geteuid()}): chown it"
         )
     allowed = 0o640 if owner == ROOT else 0o600
     if mode & 0o077 & ~allowed:
         raise PermissionRefused(
-            f"the key {path} can be read or written by others (mode {mode:04o}); expected {allowed:04o} or less: "
+            f"{what} {path} can be read or written by others (mode {mode:04o}); expected {allowed:04o} or less: "
             f"chmod {allowed & ~0o040:o} {path}, and take it for known if others use this machine"
         )
 

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from wire.config import SecurityConfig
 from wire.errors import ConfigError, NoInput, PermissionRefused
 from wire.rpc.identity import Peer, Role, Security, identity_uri, peer_in, peer_of
 
@@ -196,3 +197,26 @@ def test_an_encrypted_key_is_refused_without_a_question(member: Any, tmp_path: P
     )
     with pytest.raises(ConfigError, match="is encrypted"):
         replace(ours, tls_key=key).own()
+
+
+def test_without_a_name_one_takes_the_certificates(member: Any) -> None:
+    ours = member(Role.WORKER, "node1")
+    assert ours.name_as(Role.WORKER, None, otherwise="host-7") == "node1"
+    assert ours.name_as(Role.WORKER, "node1.gpu0", otherwise="host-7") == "node1.gpu0"
+    assert Security().name_as(Role.WORKER, None, otherwise="host-7") == "host-7"
+    assert Security().name_as(Role.WORKER, "any", otherwise="host-7") == "any"
+
+
+def test_what_our_own_certificate_does_not_say_we_are_not(member: Any) -> None:
+    ours = member(Role.WORKER, "node1")
+    with pytest.raises(PermissionRefused, match="for worker/node1, and this is a ps"):
+        ours.name_as(Role.PS, None, otherwise="ps-0")
+    with pytest.raises(PermissionRefused, match=r"may join as node1 or node1\.X, not as node2"):
+        ours.name_as(Role.WORKER, "node2", otherwise="")
+
+
+def test_the_section_of_a_configuration(member: Any) -> None:
+    ours = member(Role.WORKER)
+    section = SecurityConfig(tls_ca=str(ours.tls_ca), tls_cert=str(ours.tls_cert), tls_key=str(ours.tls_key))
+    assert Security.configured(section) == ours
+    assert Security.configured(SecurityConfig()) == Security()
