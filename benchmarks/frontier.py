@@ -20,8 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ import numpy as np
 import torch
 
 from benchmarks.figures import RESULTS, about
-from benchmarks.one_process import Model, Workload, adamw
+from benchmarks.one_process import Model, adamw
+from benchmarks.points import SMALL, SWEEPS, Point
 from sparsync.lm import train
 from sparsync.lm.corpus import prepare
 from wire.codec.base import Plane, frame_bytes
@@ -38,67 +38,12 @@ from wire.codec.cut import Classes
 from wire.config import OptimizerConfig
 
 STREAMS = 4
-WORK = Workload(layers=4, width=144, heads=4, seq_len=64, batch_size=4, steps=2400)
 WEIGHT_DECAY, BETA2, CLIP_NORM = 0.1, 0.95, 1.0
 SCHEDULE = OptimizerConfig(schedule="cosine", warmup_steps=100, min_lr_ratio=0.1)
-LEARNING_RATES = (2e-3, 4e-3, 8e-3)
 WINDOWS = 512
 """Held-out windows: 32,768 tokens."""
 CURVE_EVERY = 300
 STORE = RESULTS / "frontier.jsonl"
-
-
-@dataclass(frozen=True)
-class Codec:
-    """One direction. `density` 1 sends whole blocks; "dense" beside it means exactly."""
-
-    density: float = 1.0
-    values: str = "fp32"
-    feedback: str = "none"
-    decay: float = 1.0
-    policy: tuple[str, ...] = ()
-
-    @property
-    def kind(self) -> str:
-        return "dense" if self.density == 1.0 else "topk"
-
-
-EXACT = Codec()
-
-
-def sparse(k: int, values: str = "sign1", *, feedback: str = "ef", decay: float = 1.0) -> Codec:
-    """k of each 4,096; norms and biases in fp16."""
-    return Codec(k / 4096, values, feedback, decay, ("1d=fp16",))
-
-
-@dataclass(frozen=True)
-class Point:
-    """One run. `gamma`: of the merge. `alpha`, `momentum`: of the outer step. `lag`: versions that units are behind."""
-
-    method: str
-    lr: float
-    local_steps: int = 1
-    up: Codec = EXACT
-    down: Codec = EXACT
-    alpha: float = 1.0
-    momentum: float = 0.0
-    gamma: float = 0.0
-    beta1: float = 0.9
-    lag: int = 0
-    seed: int = 0
-    work: Workload = field(default=WORK)
-
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> Point:
-        known = {f.name for f in fields(cls)}
-        raw = {name: value for name, value in raw.items() if name in known}
-        for name, kind in (("up", Codec), ("down", Codec), ("work", Workload)):
-            if name in raw:
-                given = dict(raw[name])
-                if "policy" in given:
-                    given["policy"] = tuple(given["policy"])
-                raw[name] = kind(**given)
-        return cls(**raw)
 
 
 class Servers:
@@ -310,22 +255,7 @@ def run(point: Point) -> dict[str, Any]:
     return {**result, "loss_x": model.loss(), "bytes": moved, "ratio": dense / moved, **shares}
 
 
-# --- what is measured --------------------------------------------------------------------------
-
-
-def rates(point: Point, values: Iterable[float] = LEARNING_RATES) -> Iterator[Point]:
-    return (replace(point, lr=lr) for lr in values)
-
-
-def baseline() -> Iterator[Point]:
-    """DDP, and dense DiLoCo."""
-    yield from rates(Point("ddp", 0.0))
-    for h in (5, 15):
-        yield from rates(Point("local", 0.0, h, alpha=0.7, momentum=0.9))
-        yield from rates(Point("local", 0.0, h))
-
-
-SWEEPS = {"baseline": baseline}
+# --- results ----------------------------------------------------------------------------------
 
 
 class Store:
@@ -354,12 +284,21 @@ def main() -> None:
     options.add_argument("sweep", nargs="*", choices=[*SWEEPS, []])
     options.add_argument("--point", action="append", default=[], type=json.loads)
     options.add_argument("--part", default="0/1", help="I/N: every Nth point, from the Ith on")
+    options.add_argument("--seeds", default="0", help="each point with each of them")
+    options.add_argument("--lrs", help="only points at these learning rates")
+    options.add_argument("--small", action="store_true", help="a small model and few steps, to find one's way")
     options.add_argument("--store", type=Path, default=STORE)
     chosen = options.parse_args()
     torch.set_num_threads(1)
     store = Store(chosen.store)
     points = [point for name in chosen.sweep for point in SWEEPS[name]()]
     points += [Point.of(raw) for raw in chosen.point]
+    if chosen.lrs:
+        points = [point for point in points if point.lr in map(float, chosen.lrs.split(","))]
+    if chosen.small:
+        points = [replace(point, work=SMALL) for point in points]
+    seeds = map(int, chosen.seeds.split(","))
+    points = [replace(point, seed=seed) for seed in seeds for point in points]
     part, parts = map(int, chosen.part.split("/"))
     for point in points[part::parts]:
         if store.measured(point):

@@ -20,7 +20,7 @@ from wire.codec.base import Buffer
 LOG_BYTES = 1 << 30
 LOG_STATES = 4
 REPLAY_S = 2.0
-REPLAY_S_A_GB = 4.0
+REPLAY_S_A_GB = 2.5
 """Applying what a restart replays may have taken so long: at least, and by size of the state."""
 
 
@@ -76,8 +76,12 @@ class Archive:
             self.snapshots.save(0, tree)
         self.resume(0)
 
-    def resume(self, position: int) -> None:
-        """Append behind record `position`, which the images and the log that are here lead up to."""
+    def resume(self, position: int, *, image: int | None = None, spent_s: float = 0.0) -> None:
+        """Append behind record `position`, which the images and the log that are here lead up to.
+
+        image: the position of the image that was begun from, where that is another; spent_s: what applying the
+        records behind it took. A server that dies again soon must not have more to replay each time.
+        """
         if self._log is not None:
             self._log.close()
         make = Log if self.keeps else MemoryLog
@@ -89,7 +93,7 @@ class Archive:
             on_stalled=self._on_stalled,
             on_broken=self._on_broken,
         )
-        self._saved, self._spent_s = position, 0.0
+        self._saved, self._spent_s = position if image is None else image, spent_s
 
     def follow(self, position: int) -> None:
         """The image of `position`, which was received, is the state: the log goes on behind it."""

@@ -186,7 +186,7 @@ class Owner:
         self._holdings.identity = identity
         self._window = recovered.window
         self.replication = self._replication()
-        self.archive.resume(recovered.position)
+        self.archive.resume(recovered.position, image=recovered.image, spent_s=recovered.applying_s)
         self.watermark.written(recovered.position)
         if replicas:
             self.watermark.wait_for(ANYBODY, 0)

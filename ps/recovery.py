@@ -36,12 +36,16 @@ class Recovered:
     """A shard as it was when its server ended.
 
     Attributes:
+        image: position of the image that it was begun from.
         position: of the newest record of its log.
+        applying_s: how long the records between them took.
         window: the newest records.
     """
 
     holdings: Holdings
+    image: int
     position: int
+    applying_s: float
     window: Window
 
 
@@ -65,20 +69,22 @@ def recover(
     holdings = _patiently(lambda: Holdings.restore(tree, directory), ended)
     position, window = image, Window(image)
     progressed()
+    loaded = monotonic_clock.now()
     for position, payload in read_tail(directory / "log", image):
         record = decode(payload)
         _patiently(lambda: holdings.apply(record), ended)  # noqa: B023
         window.add(Copy(position, payload))
         progressed()
     holdings.store.unlink(holdings.store.take_discarded())
+    ready = monotonic_clock.now()
     log.info(
         "recovered shard %d: image of record %d, %d records behind it, %.1f s",
         holdings.shard.spec.shard,
         image,
         position - image,
-        monotonic_clock.now() - began,
+        ready - began,
     )
-    return Recovered(holdings, position, window)
+    return Recovered(holdings, image, position, ready - loaded, window)
 
 
 def _patiently(act: Callable[[], T], ended: threading.Event) -> T:
