@@ -91,13 +91,16 @@ def wait_until(cluster: Cluster, fits: Any, *, limit_s: float) -> tuple[int, flo
 
 
 def page(result: dict[str, Any]) -> str:
-    rows = [[f"{r['before']:.3f}", f"{r['away']:.3f}", f"{r['after']:.3f}", f"{r['share']:.3f}"] for r in result["rounds"]]
+    rows = [
+        [f"{r['before']:.3f}", f"{r['away']:.3f}", f"{r['after']:.3f}", f"{r['share']:.3f}"]
+        for r in result["rounds"]
+    ]
     worst = min(r["share"] for r in result["rounds"])
     return (
         "# An asynchronous run without its coordinator\n\n"
-        f"The default run in `async`, {SERVERS} servers, {WORKERS} workers, the coordinator away for {result['away_s']:g} s; "
-        f"{result['machine']}, commit {result['commit']}. {result['declared_dead']} were declared dead. Every value is in "
-        "[away.json](away.json), how it was made in [away.py](../away.py).\n\n"
+        f"The default run in `async`, {SERVERS} servers, {WORKERS} workers, the coordinator away for "
+        f"{result['away_s']:g} s; {result['machine']}, commit {result['commit']}. {result['declared_dead']} were "
+        "declared dead. Every value is in [away.json](away.json), how it was made in [away.py](../away.py).\n\n"
         + table(["steps/s before", "while it is away", "after", "share"], rows)
         + f"\nTarget: a share of at least {LIMIT:g}: {'kept' if worst >= LIMIT else 'MISSED'}.\n"
     )

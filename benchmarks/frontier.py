@@ -286,7 +286,9 @@ def main() -> None:
     options.add_argument("--part", default="0/1", help="I/N: every Nth point, from the Ith on")
     options.add_argument("--seeds", default="0", help="each point with each of them")
     options.add_argument("--lrs", help="only points at these learning rates")
-    options.add_argument("--small", action="store_true", help="a small model and few steps, to find one's way")
+    options.add_argument(
+        "--small", action="store_true", help="a small model and few steps, to find one's way"
+    )
     options.add_argument("--store", type=Path, default=STORE)
     chosen = options.parse_args()
     torch.set_num_threads(1)

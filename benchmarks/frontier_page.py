@@ -21,7 +21,18 @@ from benchmarks.points import WORK, Codec, Point
 from sparsync.drawing import PALETTE, Frame, axes, document, dot, legend
 
 Run = Mapping[str, Any]
-HEADER = ("method", "up", "down", "merge and outer step", "lr", "seeds", "loss x̂", "±", "against DDP", "fewer bytes")
+HEADER = (
+    "method",
+    "up",
+    "down",
+    "merge and outer step",
+    "lr",
+    "seeds",
+    "loss x̂",
+    "±",
+    "against DDP",
+    "fewer bytes",
+)
 HIGHEST_GAP = 0.15
 """What is worse than this is in the table, not in the plot."""
 
@@ -100,9 +111,9 @@ def page(found: Sequence[Row], baseline: Row, about: Mapping[str, Any]) -> str:
     ordered = sorted(found, key=lambda row: row.loss)
     return (
         "# The frontier: loss against bytes\n\n"
-        f"{about['parameters']:,} parameters ({work.layers} layers, width {work.width}), {work.steps:,} steps of 4 units of "
-        f"{work.batch_size} x {work.seq_len} bytes of text; data {about['data_digest'][:12]}. {about['machine']}. "
-        "`python -m benchmarks.frontier SWEEP…`, commits and every figure in [frontier.jsonl](frontier.jsonl); "
+        f"{about['parameters']:,} parameters ({work.layers} layers, width {work.width}), {work.steps:,} steps of 4 "
+        f"units of {work.batch_size} x {work.seq_len} bytes of text; data {about['data_digest'][:12]}. "
+        f"{about['machine']}. `python -m benchmarks.frontier SWEEP`, commits and every figure in [frontier.jsonl](frontier.jsonl); "
         "losses are of runs, not of time, so how busy the machine was plays no part.\n\n"
         "Loss is on 32,768 held-out bytes, on the published model. Bytes are of frames, both ways, against dense fp32. "
         "Each method at the best of its learning rates (2e-3, 4e-3, 8e-3 unless it was seen to be elsewhere).\n\n"

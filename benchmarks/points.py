@@ -111,9 +111,7 @@ def delayed() -> Iterator[Point]:
     """One step behind, exact and as compressed by default."""
     for beta1 in (0.9, 0.5):
         yield from rates(Point("step", 0.0, lag=1, beta1=beta1))
-    yield from rates(
-        Point("step", 0.0, lag=1, up=QUARTER, down=sparse(1024, feedback="none"), beta1=0.5)
-    )
+    yield from rates(Point("step", 0.0, lag=1, up=QUARTER, down=sparse(1024, feedback="none"), beta1=0.5))
 
 
 def density() -> Iterator[Point]:
