@@ -113,8 +113,8 @@ def page(found: Sequence[Row], baseline: Row, about: Mapping[str, Any]) -> str:
         "# The frontier: loss against bytes\n\n"
         f"{about['parameters']:,} parameters ({work.layers} layers, width {work.width}), {work.steps:,} steps of 4 "
         f"units of {work.batch_size} x {work.seq_len} bytes of text; data {about['data_digest'][:12]}. "
-        f"{about['machine']}. `python -m benchmarks.frontier SWEEP`, commits and every figure in [frontier.jsonl](frontier.jsonl); "
-        "losses are of runs, not of time, so how busy the machine was plays no part.\n\n"
+        f"{about['machine']}. `python -m benchmarks.frontier SWEEP`, every figure in "
+        "[frontier.jsonl](frontier.jsonl); how busy the machine was plays no part.\n\n"
         "Loss is on 32,768 held-out bytes, on the published model. Bytes are of frames, both ways, against dense fp32. "
         "Each method at the best of its learning rates (2e-3, 4e-3, 8e-3 unless it was seen to be elsewhere).\n\n"
         "![loss against bytes](frontier.svg)\n\n" + table(HEADER, (cells(row, baseline) for row in ordered))
