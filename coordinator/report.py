@@ -5,7 +5,10 @@ from __future__ import annotations
 from coordinator.engine import Engine
 from coordinator.shards import ShardLine
 from coordinator.state import Member
+from wire.clock import utc_timestamp
+from wire.ids import PROTOCOL_VERSION
 from wire.messages import ShardPlacement
+from wire.version import VERSION
 
 
 def status(engine: Engine) -> dict[str, object]:
@@ -38,6 +41,9 @@ def status(engine: Engine) -> dict[str, object]:
         "stragglers": sorted(engine.core.crew.stragglers(now)),
         "insecure": engine.security.insecure and not engine.security.tls,
         "uptime_s": round(now - engine.started, 3),
+        "version": VERSION,
+        "protocol_version": PROTOCOL_VERSION,
+        "at": utc_timestamp(),
     }
 
 

@@ -151,6 +151,13 @@ class ShadowedModule(SparsyncError):
     exit_code = 82
 
 
+class Unfit(SparsyncError):
+    """A machine on which something would fail: `sparsync doctor` says what, and what to do."""
+
+    status = "FAILED_PRECONDITION"
+    exit_code = 85
+
+
 class Interrupted(SparsyncError):
     """Stopped by the user or an operator."""
 

@@ -45,6 +45,7 @@ COMMANDS = {
     "verify": Entry("sparsync.cli.verify", "Check every checksum of a run or a checkpoint."),
     "bench": Entry("sparsync.cli.bench", "Measure codecs and the data path."),
     "data": Entry("sparsync.cli.data", "List and prepare corpora."),
+    "doctor": Entry("sparsync.cli.doctor", "Examine this machine before a role runs on it."),
     "config": Entry("sparsync.cli.config", "Show or check the configuration."),
     "completion": Entry("sparsync.cli.completion", "Have a shell complete commands, options and keys."),
 }

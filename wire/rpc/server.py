@@ -93,7 +93,7 @@ async def serve(
     if security.insecure and not security.tls:
         _log.warning("--insecure: %s is open to everyone who can reach it", listen)
     credentials = security.server_credentials()
-    _check_bindable(host, port)
+    check_bindable(host, port)
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=list(OPTIONS))
     add(server)
     checks = await _add_health(server, services)
@@ -137,7 +137,7 @@ _REMEDIES = {
 }
 
 
-def _check_bindable(host: str, port: int) -> None:
+def check_bindable(host: str, port: int) -> None:
     """Binds a plain socket for a moment: unlike gRPC it says why it fails."""
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
