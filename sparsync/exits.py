@@ -1,6 +1,6 @@
 """What the exit of a role says: in words, whether a restart would meet it again, whose exit tells the cause.
 
-The numbers are those of `wire/errors.py`; docs/exit-codes.md has a section for each.
+The numbers are those of `wire/errors.py`; docs/exit-codes.md has a page for each.
 """
 
 from __future__ import annotations

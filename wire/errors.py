@@ -2,7 +2,7 @@
 
 `wire.rpc.status` maps an error out on the server and back to the same class on the client.
 A message tells what was found, what was expected and what to do. The exit codes follow
-sysexits.h where it has a fitting one; docs/exit-codes.md has a section for each.
+sysexits.h where it has a fitting one; docs/exit-codes.md has a page for each.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from sparsync.doctor.node import Node, wall_clock
 from wire.errors import ConfigError, NoInput, PermissionRefused, SparsyncError
 from wire.rpc.identity import peer_in
 from wire.rpc.pem_files import PemFiles, refuse_open_key
+from wire.rpc.revocation import read_lists
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -97,6 +98,27 @@ def identity(node: Node) -> Finding:
             f"issue one for {node.name}, or give it --name {peer.name}, or {peer.name}. and more",
         )
     return ok(what, f"{peer}, serial {peer.serial}")
+
+
+def revoked(node: Node) -> Finding:
+    """Whether the list of the revoked can be read, and we are not on it."""
+    what, files, path = "TLS revocations", _files(node), node.security.tls_crl
+    if files is None:
+        return ok(what, PLAIN)
+    if path is None:
+        return ok(what, "no list is given; --tls-crl FILE would be looked at each second")
+    try:
+        lists = read_lists(path.read_bytes(), files.ca.read_bytes())
+        serial = peer_in(files.cert.read_bytes()).serial
+    except OSError as error:
+        return failure(what, f"{path}: {error.strerror}", "give the authority's crl.pem")
+    except SparsyncError as error:
+        return refused(what, error)
+    if any(serial in known.serials for known in lists):
+        return failure(
+            what, f"{files.cert} (serial {serial}) is revoked", "issue another: sparsync certs issue"
+        )
+    return ok(what, f"{sum(len(known.serials) for known in lists)} in {path}, ours not among them")
 
 
 def _files(node: Node) -> PemFiles | None:

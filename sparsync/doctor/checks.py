@@ -13,7 +13,7 @@ Check = Callable[[Node], Finding]
 CHECKS: tuple[Check, ...] = (
     *(software.versions, software.shadows),
     *(network.ports, network.own_name, network.coordinators_name, network.coordinator),
-    *(certificates.key, certificates.chain, certificates.expiry, certificates.identity),
+    *(certificates.key, certificates.chain, certificates.expiry, certificates.identity, certificates.revoked),
     *(clocks.wall_clock, clocks.synchronised, clocks.monotonic),
     *(disk.space, disk.fsync, disk.kernel_cache),
     device.cuda,

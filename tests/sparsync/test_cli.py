@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,9 @@ import pytest
 
 import sparsync
 from sparsync.cli import COMMANDS, LazyGroup, root, run
+from sparsync.exits import CRASHED, FENCED, FINAL
 from wire import errors
+from wire.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "pydantic", "grpc", "numba"}
@@ -176,12 +179,38 @@ def test_the_configuration_page_is_fresh() -> None:
     assert page == (ROOT / "docs/configuration.md").read_text(), "run `make docs` and commit the result"
 
 
-def test_every_error_has_a_section_in_the_exit_code_page() -> None:
-    page = (ROOT / "docs/exit-codes.md").read_text().splitlines()
-    for error in errors.SparsyncError.__subclasses__():
-        assert error is errors.RunOver or f"## {error.exit_code}: {error.__name__}" in page
-    numbers = [line.partition(":")[0] for line in page if line.startswith("## ")]
-    assert len(numbers) == len(set(numbers))
+EXIT_CODE_ROW = re.compile(r"\| \[(\d+)\]\(exit-codes/(\d+)\.md\) \| (\w+) \| [^|]+ \| (yes|no) \|")
+
+
+def exit_code_rows() -> dict[int, tuple[str, bool]]:
+    """Code -> (name, whether a restart makes sense), of the table in docs/exit-codes.md."""
+    rows = EXIT_CODE_ROW.findall((ROOT / "docs/exit-codes.md").read_text())
+    assert all(shown == linked for shown, linked, _, _ in rows)
+    codes = [int(shown) for shown, _, _, _ in rows]
+    assert codes == sorted(set(codes))
+    return {int(shown): (name, again == "yes") for shown, _, name, again in rows}
+
+
+def test_every_error_has_a_page_of_its_exit_code_and_a_row() -> None:
+    known = {
+        e.exit_code: e.__name__ for e in errors.SparsyncError.__subclasses__() if e is not errors.RunOver
+    }
+    rows = {code: name for code, (name, _) in exit_code_rows().items()}
+    assert rows == {**known, 0: "done", 1: "unexpected"}
+    pages = {int(path.stem): path.read_text() for path in (ROOT / "docs/exit-codes").glob("*.md")}
+    assert {code: text.splitlines()[0] for code, text in pages.items()} == {
+        code: f"# {code}: {name}" for code, name in rows.items()
+    }
+    for text in pages.values():
+        assert [line for line in text.splitlines() if line.startswith("## ")] == [
+            "## Seen as",
+            "## What to do",
+        ]
+
+
+def test_what_the_pages_say_of_restarts_is_what_the_launcher_does() -> None:
+    again = {code for code, (_, restart) in exit_code_rows().items() if restart}
+    assert not again & FINAL and CRASHED | {FENCED} <= again
 
 
 def python_beside(directory: Path, source: str) -> subprocess.CompletedProcess[str]:
@@ -194,6 +223,10 @@ def python_beside(directory: Path, source: str) -> subprocess.CompletedProcess[s
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=60,
     )
+
+
+def test_all_builds_tell_one_version() -> None:
+    assert sparsync.__version__ == VERSION
 
 
 def test_importing_sparsync_imports_nothing_else(tmp_path: Path) -> None:
