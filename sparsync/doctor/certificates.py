@@ -73,13 +73,12 @@ def expiry(node: Node) -> Finding:
                 return failure(what, f"{path} is not valid before {begin}", "check this machine's clock")
             if now > found.not_valid_after_utc:
                 return failure(what, f"{path} has expired on {found.not_valid_after_utc:%Y-%m-%d}", RENEW)
-    path, until = min(
-        ((path, found.not_valid_after_utc) for path, found_ in dated.items() for found in found_),
-        key=lambda item: item[1],
-    )
-    left = until - now
-    found = f"{path} is valid for {left.days} days more, until {until:%Y-%m-%d}"
-    return warning(what, found, RENEW) if left < SOON else ok(what, found)
+    ends = [
+        (found.not_valid_after_utc, path) for path, certificates in dated.items() for found in certificates
+    ]
+    until, path = min(ends)
+    told = f"{path} is valid for {(until - now).days} days more, until {until:%Y-%m-%d}"
+    return warning(what, told, RENEW) if until - now < SOON else ok(what, told)
 
 
 def identity(node: Node) -> Finding:
