@@ -12,6 +12,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import grpc
@@ -21,6 +22,8 @@ from wire.clock import Clock, Deadline, monotonic_clock
 from wire.errors import Unreachable
 from wire.rpc.address import format_address, parse_address
 from wire.rpc.identity import Role, Security, server_name
+from wire.rpc.pem_files import Pems
+from wire.rpc.reloading import PemWatch, ReloadingChannel, channel_credentials
 
 __all__ = ["KEEPALIVE_TIMEOUT_MS", "MAX_MESSAGE_BYTES", "open_channel", "parse_address", "reach"]
 
@@ -50,6 +53,8 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 def open_channel(address: str, security: Security, *, role: Role, pool: str) -> grpc.aio.Channel:
     """A channel with TCP connections of its own; it connects when first used, with TLS to a `role` only.
 
+    Calls that begin after the TLS files were replaced use the new ones.
+
     Raises:
         ConfigError: `address` is none, or the TLS files are not right.
         KeyError: no such pool.
@@ -59,11 +64,15 @@ def open_channel(address: str, security: Security, *, role: Role, pool: str) -> 
         *_OPTIONS,
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS[pool]),
     ]
-    credentials = security.channel_credentials()
-    if credentials is None:
+    files = security.files
+    if files is None:
         return grpc.aio.insecure_channel(target, options=options)
     options.append(("grpc.ssl_target_name_override", server_name(role)))
-    return grpc.aio.secure_channel(target, credentials, options=options)
+
+    def dial(pems: Pems) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(target, channel_credentials(pems), options=options)
+
+    return ReloadingChannel(PemWatch(files), dial)
 
 
 async def reach(
@@ -150,7 +159,22 @@ async def diagnose(address: str, security: Security, role: Role) -> Finding:
         encrypted = plain == b"" and not isinstance(await _probe(host, port, _any_tls(), where), Finding)
         return _TLS_UNEXPECTED if encrypted else _judge(plain, tls=False)
     protected = await _probe(host, port, security.ssl_context(), where, role)
-    return protected if isinstance(protected, Finding) else _judge(protected, tls=True)
+    if isinstance(protected, Finding):
+        return protected
+    mend = _ours_to_mend(security) if protected == b"" else None
+    return mend or _judge(protected, tls=True)
+
+
+def _ours_to_mend(security: Security) -> Finding | None:
+    """What we can see is wrong with our own certificate, where the other side closes without a word."""
+    assert security.files is not None
+    fault = security.files.fault(datetime.now(UTC))
+    remedy = "renew it (sparsync certs renew), or check --tls-ca and this machine's clock"
+    return (
+        Finding("TLS handshake", f"it closed the connection; our certificate {fault}", remedy)
+        if fault
+        else None
+    )
 
 
 _TLS_UNEXPECTED = Finding(

@@ -15,8 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import grpc
-
 from wire.errors import ConfigError, PermissionRefused
 from wire.rpc.address import is_loopback
 from wire.rpc.pem_files import PemFiles
@@ -213,34 +211,6 @@ class Security:
                 f"not as {name}; change --name, or issue one with `sparsync certs issue --role {role} --name {name}`"
             )
         return name or own.name
-
-    def server_credentials(self) -> grpc.ServerCredentials | None:
-        """Credentials that demand a certificate of every client; None in plain text.
-
-        Raises:
-            ConfigError, NoInput, PermissionRefused: about the PEM files, by name.
-        """
-        files = self.files
-        if files is None:
-            return None
-        pems = files.read()
-        return grpc.ssl_server_credentials(
-            [(pems.key, pems.cert)], root_certificates=pems.ca, require_client_auth=True
-        )
-
-    def channel_credentials(self) -> grpc.ChannelCredentials | None:
-        """Credentials that show our certificate and check the server's; None in plain text.
-
-        Raises:
-            ConfigError, NoInput, PermissionRefused: about the PEM files, by name.
-        """
-        files = self.files
-        if files is None:
-            return None
-        pems = files.read()
-        return grpc.ssl_channel_credentials(
-            root_certificates=pems.ca, private_key=pems.key, certificate_chain=pems.cert
-        )
 
     def ssl_context(self) -> ssl.SSLContext:
         """The same client side for Python's own TLS, which gives better reasons when a handshake fails.

@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import ssl
 import stat
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from wire.errors import ConfigError, NoInput, PermissionRefused
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 ALPN = ["h2"]
 ROOT = 0
@@ -65,6 +69,20 @@ class PemFiles(NamedTuple):
         context.set_alpn_protocols(ALPN)
         return context
 
+    def fault(self, now: datetime) -> str | None:
+        """Why others that trust our authority would refuse our certificate, as far as can be seen from here."""
+        from cryptography import x509
+
+        chain = x509.load_pem_x509_certificates(self.cert.read_bytes())
+        begins, ends = chain[0].not_valid_before_utc, chain[0].not_valid_after_utc
+        if not begins <= now <= ends:
+            written = "{:%Y-%m-%d %H:%M}".format
+            return f"is good from {written(begins)} to {written(ends)} UTC, and here it is {written(now)}"
+        authorities = x509.load_pem_x509_certificates(self.ca.read_bytes())
+        if not any(_signs(authority, chain[-1]) for authority in authorities):
+            return f"is not signed by {self.ca}"
+        return None
+
     def stamp(self) -> tuple[Stamp, ...]:
         """What differs once one of them is replaced or written."""
         return tuple(stamp_of(path) for path in self)
@@ -101,6 +119,16 @@ def _no_passphrase() -> str:
         "--tls-key: the key is encrypted, and a service has nobody to ask for the passphrase; "
         "give it a key without one, which only its user can read"
     )
+
+
+def _signs(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _read(flag: str, path: Path) -> bytes:

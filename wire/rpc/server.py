@@ -24,6 +24,7 @@ from wire.errors import PortTaken, ProtocolMismatch
 from wire.rpc.address import format_address, parse_address
 from wire.rpc.channel import KEEPALIVE_TIME_MS, MAX_MESSAGE_BYTES
 from wire.rpc.identity import Security
+from wire.rpc.reloading import server_credentials
 from wire.rpc.status import ErrorInterceptor
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -92,7 +93,7 @@ async def serve(
     security.check_listen(host)
     if security.insecure and not security.tls:
         _log.warning("--insecure: %s is open to everyone who can reach it", listen)
-    credentials = security.server_credentials()
+    credentials = server_credentials(files) if (files := security.files) else None
     check_bindable(host, port)
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=list(OPTIONS))
     add(server)

@@ -64,6 +64,8 @@ def certificates(
 
     def coordinator(signer: Authority) -> Security:
         out = tmp_path_factory.mktemp("coordinator")
-        return Security(False, *signer.issue(Role.COORDINATOR, "main", now=datetime.now(UTC), out=out)[1])
+        return Security(
+            False, *signer.issue(Role.COORDINATOR, "main", now=datetime.now(UTC), out=out, again=True)[1]
+        )
 
     return {"ours": coordinator(authority), "foreign": coordinator(foreign_authority)}

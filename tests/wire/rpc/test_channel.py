@@ -7,11 +7,14 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from sparsync.authority import Authority
 from wire.clock import monotonic_clock
 from wire.errors import ConfigError, Unreachable
 from wire.rpc import channel as dialling
@@ -244,7 +247,22 @@ def test_our_certificate_is_refused(sink: Any, certificates: dict[str, Security]
         serving = await serve(listen="127.0.0.1:0", security=ours, add=sink.add, services=[])
         stranger = Security(tls_ca=ours.tls_ca, tls_cert=foreign.tls_cert, tls_key=foreign.tls_key)
         message, _ = await fail_to_reach(serving.address, stranger)
-        assert "TLS handshake" in message and "signed our certificate" in message
+        assert "TLS handshake" in message and f"our certificate is not signed by {ours.tls_ca}" in message
+        await serving.stop(0)
+
+    asyncio.run(main())
+
+
+def test_our_certificate_has_expired(sink: Any, member: Any, authority: Authority, tmp_path: Path) -> None:
+    then = datetime.now(UTC) - timedelta(days=3)
+    _, files = authority.issue(Role.WORKER, "old", now=then, days=1, out=tmp_path)
+
+    async def main() -> None:
+        serving = await serve(
+            listen="127.0.0.1:0", security=member(Role.COORDINATOR), add=sink.add, services=[]
+        )
+        message, _ = await fail_to_reach(serving.address, Security(False, *files))
+        assert "our certificate is good from" in message and "sparsync certs renew" in message
         await serving.stop(0)
 
     asyncio.run(main())

@@ -17,8 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from wire.config import SecurityConfig
 from wire.errors import ConfigError, NoInput, PermissionRefused
 from wire.rpc.identity import Peer, Role, Security, identity_uri, peer_in, peer_of
+from wire.rpc.pem_files import Pems
 
 FILES = {"tls_ca": Path("ca"), "tls_cert": Path("cert"), "tls_key": Path("key")}
+
+
+def read(security: Security) -> Pems:
+    assert security.files is not None
+    return security.files.read()
 
 
 def test_all_three_files_or_none() -> None:
@@ -42,19 +48,17 @@ def test_plain_text_listens_on_loopback_only() -> None:
             Security().check_listen(host)
 
 
-def test_plain_text_has_no_credentials() -> None:
-    assert Security().server_credentials() is None
-    assert Security(insecure=True).channel_credentials() is None
+def test_plain_text_has_no_files() -> None:
+    assert Security().files is None and Security(insecure=True).files is None
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(NoInput, match=r"--tls-ca ca: no such file"):
-        Security(**FILES).channel_credentials()
+        read(Security(**FILES))
 
 
-def test_good_files_become_credentials(certificates: dict[str, Security]) -> None:
-    assert certificates["ours"].server_credentials() is not None
-    assert certificates["ours"].channel_credentials() is not None
+def test_good_files_are_read(certificates: dict[str, Security]) -> None:
+    assert read(certificates["ours"]).cert.startswith(b"-----BEGIN CERTIFICATE")
 
 
 def test_wrong_content_is_named(certificates: dict[str, Security], tmp_path: Path) -> None:
@@ -62,9 +66,9 @@ def test_wrong_content_is_named(certificates: dict[str, Security], tmp_path: Pat
     junk = tmp_path / "junk.pem"
     junk.write_text("not a certificate")
     with pytest.raises(ConfigError, match=r"--tls-ca .*junk\.pem holds no CA"):
-        Security(tls_ca=junk, tls_cert=ours.tls_cert, tls_key=ours.tls_key).server_credentials()
+        read(Security(tls_ca=junk, tls_cert=ours.tls_cert, tls_key=ours.tls_key))
     with pytest.raises(ConfigError, match="no certificate with its own private key"):
-        Security(tls_ca=ours.tls_ca, tls_cert=ours.tls_cert, tls_key=foreign.tls_key).channel_credentials()
+        read(Security(tls_ca=ours.tls_ca, tls_cert=ours.tls_cert, tls_key=foreign.tls_key))
 
 
 class Call:
@@ -154,8 +158,7 @@ def test_a_key_that_others_can_read_is_refused(member: Any, tmp_path: Path, mode
     security = with_key_mode(member(Role.WORKER), tmp_path, mode)
     for use in (
         security.own,
-        security.server_credentials,
-        security.channel_credentials,
+        lambda: read(security),
         security.ssl_context,
     ):
         with pytest.raises(PermissionRefused, match=f"mode {mode:04o}.*chmod"):
@@ -164,17 +167,17 @@ def test_a_key_that_others_can_read_is_refused(member: Any, tmp_path: Path, mode
 
 def test_a_key_for_its_owner_alone_is_taken(member: Any, tmp_path: Path) -> None:
     for mode in (0o600, 0o400):
-        assert with_key_mode(member(Role.WORKER), tmp_path, mode).channel_credentials() is not None
+        assert read(with_key_mode(member(Role.WORKER), tmp_path, mode)).key
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
 def test_a_key_of_somebody_else_is_refused_and_roots_may_be_for_a_group(member: Any, tmp_path: Path) -> None:
     security = with_key_mode(member(Role.WORKER), tmp_path, 0o640)
-    assert security.channel_credentials() is not None
+    assert read(security).key
     assert security.tls_key is not None
     os.chown(security.tls_key, 12345, 0)
     with pytest.raises(PermissionRefused, match="belongs to user 12345"):
-        security.channel_credentials()
+        read(security)
 
 
 def with_key_mode(security: Security, directory: Path, mode: int) -> Security:
