@@ -53,6 +53,10 @@ class Crew:
         """Names of those under a penalty."""
         return {name for name, (until, _) in self._straggled.items() if until > now}
 
+    def straggled_times(self) -> dict[str, int]:
+        """How often each of those that ever straggled has done so."""
+        return {name: times for name, (_, times) in self._straggled.items()}
+
     def unit_s(self, name: str) -> float:
         """Seconds that a unit takes there: measured, else the mean of the others."""
         known = self._unit_s.values()

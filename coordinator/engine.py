@@ -38,6 +38,7 @@ from wire.clock import Clock, Deadline
 from wire.config import Config
 from wire.crash import crash_point
 from wire.errors import Busy, DamagedFile, SparsyncError, StaleIncarnation, Unreachable
+from wire.metrics import Distribution
 from wire.rounds import Rounds
 from wire.rpc.identity import Security
 from wire.v1 import coordinator_pb2
@@ -91,6 +92,8 @@ class Engine:
         self._answers: dict[str, asyncio.Future[object]] = {}
         self._keys = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.tick_lag_s = Distribution()
+        """How late the ticks came."""
         self.worked_before_s = 0.0
         """Seconds that the run was at work under earlier coordinators."""
         self._acts: dict[type, Callable[[Any], object]] = {
@@ -116,6 +119,10 @@ class Engine:
     def rounds(self) -> Rounds:
         """Which steps belong to a round: whatever people are told counts steps."""
         return self._core.desk.rounds
+
+    @property
+    def journal(self) -> Journal:
+        return self._journal
 
     @property
     def core(self) -> Core:
@@ -474,6 +481,7 @@ class Engine:
             due = self.clock.now() + TICK_S
             await asyncio.sleep(TICK_S)
             late_s = self.clock.now() - due
+            self.tick_lag_s.observe(late_s)
             self.hear(e.Tick(late_s if late_s >= LATE_S else 0.0))
             taken()
 

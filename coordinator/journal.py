@@ -15,8 +15,10 @@ from pathlib import Path
 from coordinator.journal_check import REMEDY
 from coordinator.records import FIRST, Record, checksum_of, from_json, to_json
 from coordinator.state import State
+from wire.clock import monotonic_clock
 from wire.crash import crash_point
 from wire.errors import DamagedFile
+from wire.metrics import Distribution
 
 log = logging.getLogger(__name__)
 FULL_RETRY_S = 0.5
@@ -31,6 +33,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.commit_s = Distribution()
+        """Seconds that commits took, with their fsync."""
         self._pending: list[tuple[int, str, str]] = []
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -71,8 +75,10 @@ class Journal:
         if not self._pending:
             return True
         crash_point("coordinator.journal.before")
+        began = monotonic_clock.now()
         if not self._written():
             return False
+        self.commit_s.observe(monotonic_clock.now() - began)
         self._pending.clear()
         crash_point("coordinator.journal.after")
         return True

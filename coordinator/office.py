@@ -24,6 +24,9 @@ from wire.config import Config
 from wire.errors import ConfigError, DamagedFile, NoInput, UsageError
 from wire.rounds import Rounds
 
+OF_THE_PROCESS = frozenset({"telemetry"})
+"""Sections that say how this process is watched: whoever continues a run may have other ones."""
+
 
 @dataclass(frozen=True)
 class Office:
@@ -91,6 +94,7 @@ def _check_config(began: Began, config: Config, out: Path) -> None:
     differ = [
         f"{section}.{key} = {now[section][key]!r} (the run's: {before[section][key]!r})"
         for section in now
+        if section not in OF_THE_PROCESS
         for key in now[section]
         if now[section][key] != before[section][key]
     ]

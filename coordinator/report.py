@@ -17,7 +17,7 @@ def status(engine: Engine) -> dict[str, object]:
     evaluation = next((e for e in reversed(state.evaluations) if e.model == "published"), None)
     return {
         "run": state.run,
-        "state": _phase(engine),
+        "state": phase(engine),
         "reason": _reason(engine),
         "mode": state.segment.mode,
         "segment": state.segment.number,
@@ -83,7 +83,8 @@ def summary(engine: Engine) -> dict[str, object]:
     }
 
 
-def _phase(engine: Engine) -> str:
+def phase(engine: Engine) -> str:
+    """The state of the run, in one word."""
     state = engine.state
     if state.ended is not None:
         return "failed" if state.ended.error not in ("", "Interrupted") else "done"
@@ -111,7 +112,6 @@ def _reason(engine: Engine) -> str:
 def totals(engine: Engine) -> dict[str, object]:
     """What status and summary both have."""
     totals, accounts = engine.state.totals, engine.accounts
-    parameters = engine.state.layout.numel if engine.state.layout else 0
     return {
         "tokens": totals.tokens,
         "samples": totals.samples,
@@ -120,12 +120,19 @@ def totals(engine: Engine) -> dict[str, object]:
         "bytes_pushed": accounts.total("bytes_pushed"),
         "bytes_pulled": accounts.total("bytes_pulled"),
         "bytes_state": accounts.total("bytes_state"),
-        "bytes_dense": accounts.bytes_dense(parameters, totals.units, steps_a_round=_steps_a_round(engine)),
+        "bytes_dense": bytes_dense(engine),
         "staleness": {str(stale): units for stale, units in sorted(totals.staleness.items())},
         "mass_returned": round(totals.returned, 6),
         "mass_held": round(engine.core.residuals.held, 6),
         "mass_lost": totals.lost,
     }
+
+
+def bytes_dense(engine: Engine) -> int:
+    """What dense training would have moved."""
+    parameters = engine.state.layout.numel if engine.state.layout else 0
+    steps_a_round = _steps_a_round(engine)
+    return engine.accounts.bytes_dense(parameters, engine.state.totals.units, steps_a_round=steps_a_round)
 
 
 def _steps_a_round(engine: Engine) -> float:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -25,11 +26,12 @@ from coordinator.vitals import Vitals
 from wire.clock import monotonic_clock
 from wire.config import Config, environment
 from wire.errors import UsageError, by_name
+from wire.metrics import Samples
 from wire.notify import Notify
 from wire.rounds import Rounds
 from wire.rpc.identity import Security
 from wire.rpc.server import serve
-from wire.telemetry import log_to_stderr
+from wire.telemetry import Logs, TelemetryFlags, log_to_stderr
 from wire.v1 import coordinator_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ def run(
     advertise: str | None,
     data_dir: Path,
     security: Security,
+    telemetry: TelemetryFlags,
     resume: Path | None,
 ) -> int:
     """Coordinate one run until it is over; the exit code.
@@ -64,11 +67,14 @@ def run(
         StaleIncarnation: another coordinator decides: this one works on a copy of the directory.
         SparsyncError: what ended the run, if it did not end well.
     """
-    log_to_stderr("coordinator", level=config.telemetry.log_level)
+    logs = log_to_stderr("coordinator", "coordinator", form=telemetry.log_format)
+    logs.follow(config.telemetry)
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "lock").open("w") as lock:
         _lock(lock.fileno(), data_dir)
-        return asyncio.run(_main(config, listen, advertise, data_dir.resolve(), security, resume))
+        return asyncio.run(
+            _main(config, listen, advertise, data_dir.resolve(), security, resume, logs, telemetry.metrics)
+        )
 
 
 def _lock(descriptor: int, data_dir: Path) -> None:
@@ -81,7 +87,14 @@ def _lock(descriptor: int, data_dir: Path) -> None:
 
 
 async def _main(
-    config: Config, listen: str, advertise: str | None, out: Path, security: Security, resume: Path | None
+    config: Config,
+    listen: str,
+    advertise: str | None,
+    out: Path,
+    security: Security,
+    resume: Path | None,
+    logs: Logs,
+    metrics: str | None,
 ) -> int:
     def add(server: grpc.aio.Server) -> None:
         coordinator_pb2_grpc.add_CoordinatorServicer_to_server(service, server)
@@ -100,6 +113,7 @@ async def _main(
         security=security,
         clock=clock,
     )
+    logs.clock = lambda: engine.rounds.first_step(state.open_step)
     service = CoordinatorService(engine)
     chronicle = Chronicle(engine, events)
     if office.again:  # before anybody can call
@@ -124,6 +138,7 @@ async def _main(
     await serving.serving()
     _write_address(out, engine.address)
     vitals.begin(service.looked)
+    watched = _watched(engine, metrics)
     try:
         finished = asyncio.create_task(engine.finished.wait())
         await asyncio.wait({finished, ticking}, return_when=asyncio.FIRST_COMPLETED)
@@ -141,12 +156,38 @@ async def _main(
         await engine.dismissed()
     finally:
         notify.stopping("this coordinator ends")
+        watched.close()
         ticking.cancel()
         looking.cancel()
         keeping.cancel()
         await serving.stop(1.0)
         await engine.close()
     return _outcome(state)
+
+
+def _watched(engine: Engine, metrics: str | None) -> ExitStack:
+    """What serves the metrics until it is closed, where they were asked for."""
+    watched = ExitStack()
+    if listen := metrics or engine.config.telemetry.metrics:
+        from coordinator.metrics import Metrics
+        from wire.exposition import Exposition, on_loop
+
+        told = Metrics(engine)
+
+        async def samples() -> Samples:
+            return told.samples()
+
+        serving = Exposition.serving(
+            listen,
+            engine.security,
+            on_loop(samples),
+            role="coordinator",
+            id="coordinator",
+            run=engine.state.run,
+            directory=engine.out,
+        )
+        watched.enter_context(serving)
+    return watched
 
 
 async def _look(service: CoordinatorService, vitals: Vitals) -> None:

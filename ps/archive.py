@@ -67,6 +67,23 @@ class Archive:
         """Of the newest record; 0 before the first."""
         return self._log.position if self._log is not None else 0
 
+    # --- what is known of it ---------------------------------------------------------------------
+
+    @property
+    def log(self) -> Log | None:
+        """The log on the disk, once something is logged; None where nothing is kept."""
+        return self._log if isinstance(self._log, Log) else None
+
+    @property
+    def replay_bytes(self) -> int:
+        """Of the log behind the newest image: what a restart reads again."""
+        return self._log.bytes_after(self._saved) if self._log is not None else 0
+
+    @property
+    def replay_s(self) -> float:
+        """Seconds that applying what a restart replays took."""
+        return self._spent_s
+
     # --- beginnings ------------------------------------------------------------------------------
 
     def begin(self, tree: Tree) -> None:

@@ -28,6 +28,7 @@ from ps.log_tail import Disk, Pending, Shelf, SyncFailed, Tail
 from wire.clock import Deadline, monotonic_clock
 from wire.crash import crash_point
 from wire.errors import DamagedFile, SparsyncError
+from wire.metrics import Distribution
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.5
@@ -93,6 +94,9 @@ class Log:
         self._queue: deque[Pending] = deque()
         self._changed = threading.Condition()
         self._retry = threading.Event()
+        self.appended_bytes = 0
+        self.write_s, self.sync_s = Distribution(), Distribution()
+        """Of batches: until they were with the operating system, and from there to the disk."""
         self._restock_pause = Deadline(monotonic_clock, 0.0)
         self._closing = False
         self._stalled = ""
@@ -113,9 +117,11 @@ class Log:
             )
         assert not self._closing, "append after close"
         views = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+        length = sum(view.nbytes for view in views)
         with self._changed:
             self._position += 1
-            self._queue.append(Pending(self._position, views, sum(view.nbytes for view in views)))
+            self.appended_bytes += length
+            self._queue.append(Pending(self._position, views, length))
             self._changed.notify()
         return self._position
 
@@ -208,11 +214,15 @@ class Log:
         tail = self._tail
         assert tail is not None
         crash_point("ps.append.before")
+        began = monotonic_clock.now()
         self._patiently(lambda: tail.write(batch, durable=self._durable))
+        written = monotonic_clock.now()
+        self.write_s.observe(written - began)
         crash_point("ps.append.after")
         if self._fsync:
             crash_point("ps.fsync.before")
             tail.sync()
+            self.sync_s.observe(monotonic_clock.now() - written)
             crash_point("ps.fsync.after")
         self._patiently(lambda: tail.mark(batch[-1].position))
         with self._changed:

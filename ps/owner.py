@@ -84,6 +84,8 @@ class Owner:
         self.stalled = ""
         self._marking = False
         self._admitted = 0
+        self.delta_bytes = 0
+        """Of all deltas that this process has published."""
         self.followers = Followers(self.served)
         self.watermark = Watermark()
         self._window = Window(0)
@@ -344,6 +346,7 @@ class Owner:
 
     def _reveal(self, news: News | None, answer: Answer) -> None:
         if isinstance(answer, Delta):
+            self.delta_bytes += answer.frame_bytes
             self.followers.show(answer.version + 1)
         if news is not None and self.serves:
             self.on_news(news)
@@ -391,6 +394,11 @@ class Owner:
                 f"{self.admit_bytes}; try again"
             )
         self._admitted += frame_bytes
+
+    @property
+    def admitted_bytes(self) -> int:
+        """Of frames that are arriving, or wait to be settled."""
+        return self._admitted
 
     def release(self, frame_bytes: int) -> None:
         """Give the room of a frame back that was not handed in."""

@@ -226,6 +226,11 @@ class Replication:
     # --- the standby -----------------------------------------------------------------------------
 
     @property
+    def lag_bytes(self) -> int:
+        """Of the records that the standby which is connected does not hold yet, as far as they are kept here."""
+        return self._window.bytes_after(self._held) if self._held is not None else 0
+
+    @property
     def in_sync(self) -> int:
         """Incarnation of the standby that the coordinator was told to be in sync; 0: none."""
         return self._standby if self._recorded and not self._parting else 0

@@ -14,6 +14,7 @@ import logging
 import signal
 import threading
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -27,6 +28,7 @@ from ps.owner import Owner
 from ps.recovery import Recovered, key_of, load_identity, recover, save_identity
 from ps.service import ShardService
 from ps.standby import Standby
+from ps.tally import Tally
 from ps.terms import TermGuard
 from ps.vitals import status_line, watch
 from wire.clock import monotonic_clock
@@ -35,12 +37,13 @@ from wire.config import Config, environment
 from wire.errors import Busy, DamagedFile, StaleIncarnation, Unreachable, UsageError
 from wire.memory import keep_freed_memory
 from wire.notify import Notify
+from wire.rounds import Rounds
 from wire.rpc.channel import reach
 from wire.rpc.frames import add_shard_service
 from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
 from wire.rpc.server import serve
-from wire.telemetry import log_to_stderr
+from wire.telemetry import Logs, TelemetryFlags, log_to_stderr
 from wire.v1 import coordinator_pb2
 
 log = logging.getLogger(__name__)
@@ -63,19 +66,31 @@ def run(
     data_dir: Path,
     name: str,
     security: Security,
+    telemetry: TelemetryFlags,
 ) -> int:
     """Serve one shard until the run is over; the exit code.
 
     Raises: SparsyncError, with the exit code that it knows.
     """
-    log_to_stderr(name)
+    logs = log_to_stderr("ps", name, form=telemetry.log_format)
     keep_freed_memory()
     kernels.warm()  # compiled or loaded before anybody waits for this server
     optimizer.warm()
     try:
         knows = data_dir.exists()
         return asyncio.run(
-            _serve(coordinator, name, data_dir, security, listen, advertise, join_timeout_s, knows=knows)
+            _serve(
+                coordinator,
+                name,
+                data_dir,
+                security,
+                listen,
+                advertise,
+                join_timeout_s,
+                logs,
+                telemetry,
+                knows=knows,
+            )
         )
     finally:
         gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
@@ -101,6 +116,8 @@ async def _serve(
     listen: str,
     advertise: str | None,
     join_timeout_s: float,
+    logs: Logs,
+    telemetry: TelemetryFlags,
     *,
     knows: bool,
 ) -> int:
@@ -118,7 +135,7 @@ async def _serve(
 
     channel = None if knows else await reached()
     with _lock(data_dir):
-        server = Server(coordinator, name, data_dir, security)
+        server = Server(coordinator, name, data_dir, security, logs, metrics=telemetry.metrics)
         try:
             recovered = await server.recover()
         except Busy as error:
@@ -138,11 +155,23 @@ class Server:
         directory: for its files.
     """
 
-    def __init__(self, coordinator: str, name: str, directory: Path, security: Security) -> None:
+    def __init__(
+        self,
+        coordinator: str,
+        name: str,
+        directory: Path,
+        security: Security,
+        logs: Logs,
+        *,
+        metrics: str | None = None,
+    ) -> None:
         self._coordinator = coordinator
         self._name = name
         self._directory = directory
         self._security = security
+        self._logs = logs
+        self._metrics = metrics
+        self._watched = ExitStack()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._owner = Owner(directory, on_broken=self._fail)
         self._standby = Standby(self._owner, security, lambda: self._identity)
@@ -196,6 +225,7 @@ class Server:
         watching: asyncio.Task[None] | None = None
         try:
             await self._join(channel, address, join_timeout_s, recovered)
+            self._serve_metrics(service.tally, port=serving.port)
             await serving.serving()
             self._notify.ready(status_line(self._owner, self._identity.run))
             watching = asyncio.create_task(watch(self._owner, self._notify, self._identity.run))
@@ -206,6 +236,7 @@ class Server:
             if watching is not None:
                 watching.cancel()
             self._notify.stopping("this server ends")
+            self._watched.close()
             self._control.end()
             await self._standby.stop()
             await self._owner.end()
@@ -220,7 +251,9 @@ class Server:
         held = load_identity(self._directory) if recovered is not None else None
         reply = await self._ask_to_join(channel, address, timeout_s, held)
         config = Config.from_json(reply.config_json)
-        logging.getLogger().setLevel(config.telemetry.log_level.upper())
+        self._logs.follow(config.telemetry)
+        self._config, self._rounds = config, Rounds.of(config, origin=reply.origin)
+        self._logs.clock = self._clock
         torch.set_num_threads(config.cluster.compute_threads)
         self._identity = Identity(reply.run, reply.timeline, reply.incarnation, reply.config_json)
         self._owner.admit_bytes = config.cluster.admit_bytes
@@ -239,6 +272,29 @@ class Server:
             reply.incarnation,
             address,
         )
+
+    def _serve_metrics(self, tally: Tally, *, port: int) -> None:
+        if (listen := self._metrics or self._config.telemetry.metrics) is None:
+            return
+        from ps.metrics import Metrics
+        from wire.exposition import Exposition, on_loop
+
+        told = Metrics(self._owner, self._control, self._standby, tally, port=port, rounds=self._rounds)
+        serving = Exposition.serving(
+            listen,
+            self._security,
+            on_loop(told.samples),
+            role="ps",
+            id=self._name,
+            run=self._identity.run,
+            directory=self._directory,
+        )
+        self._watched.enter_context(serving)
+
+    def _clock(self) -> int | None:
+        """The step that this server's newest delta led to, as people count; None before there is a shard."""
+        owner = self._owner
+        return self._rounds.first_step(owner.shard.deltas.clock) if owner.configured else None
 
     async def _ask_to_join(
         self, channel: grpc.aio.Channel, address: str, timeout_s: float, held: tuple[str, int, int] | None

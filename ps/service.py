@@ -20,6 +20,7 @@ from ps.owner import Owner
 from ps.publish import Delta
 from ps.records import Deposit
 from ps.replication import Copy, Image
+from ps.tally import Tally
 from wire.codec.base import Buffer, DamagedFrame, frame_bytes
 from wire.codec.dense import pack
 from wire.errors import ProtocolMismatch, StaleIncarnation, Unreachable
@@ -43,6 +44,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     def __init__(self, owner: Owner, control: Control) -> None:
         self._owner = owner
         self._control = control
+        self.tally = Tally()
 
     # --- coordinator ---------------------------------------------------------------------
 
@@ -147,23 +149,30 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     async def Push(
         self, request_iterator: AsyncIterator[shard_pb2.PushChunk], context: Context
     ) -> shard_pb2.PushReply:
-        chunks = aiter(request_iterator)
+        with self.tally.refusals():
+            return shard_pb2.PushReply(outcome=await self._push(aiter(request_iterator)))
+
+    async def _push(self, chunks: AsyncIterator[Any]) -> shard_pb2.PushReply.Outcome:
         header: shard_pb2.PushHeader = await _read_header(chunks, "push")
         self._check_term(header.term)
         known, kept = await self._judge(header)
         if known is not Verdict.ADMIT:
             await self._owner.reveal(lambda: None)
-            return shard_pb2.PushReply(outcome=outcome_of(known, header))
+            self.tally.judged(known)
+            return outcome_of(known, header)
         self._owner.admit(header.frame_bytes, kept=kept)
         try:
             frame, commit = await _read_frame(chunks, header.frame_bytes)
         except BaseException:
             self._owner.release(header.frame_bytes)
             raise
-        self._owner.release(header.frame_bytes - frame_bytes(frame))  # what was declared and did not come
+        size = frame_bytes(frame)
+        self.tally.push_bytes += size
+        self._owner.release(header.frame_bytes - size)  # what was declared and did not come
         verdict = await self._owner.apply(pushed(header, frame, commit))
         assert isinstance(verdict, Verdict)
-        return shard_pb2.PushReply(outcome=outcome_of(verdict, header))
+        self.tally.judged(verdict)
+        return outcome_of(verdict, header)
 
     async def _judge(self, header: shard_pb2.PushHeader) -> tuple[Verdict, int]:
         """What is known before the frame is read, and the bytes of room that must stay for others.
@@ -208,14 +217,15 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self._check_term(request.term)
         version = request.from_version
         await self._owner.followers.check_reached(version)
-        while request.until_version == 0 or version < request.until_version:
-            delta = await self._owner.followers.delta(version)
-            if delta is None:
-                return
-            yield shard_pb2.DeltaChunk(header=self._delta_header(delta))
-            for chunk in gathered(delta.frame):
-                yield chunk
-            version += 1
+        with self.tally.following():
+            while request.until_version == 0 or version < request.until_version:
+                delta = await self._owner.followers.delta(version)
+                if delta is None:
+                    return
+                yield shard_pb2.DeltaChunk(header=self._delta_header(delta))
+                for chunk in gathered(delta.frame):
+                    yield chunk
+                version += 1
 
     def _delta_header(self, delta: Delta) -> shard_pb2.DeltaHeader:
         return shard_pb2.DeltaHeader(

@@ -97,6 +97,13 @@ class Snapshots:
         """What stands in the log before this position is in every image (0 where there is none)."""
         return min(self.positions(), default=0)
 
+    def newest_at(self) -> float | None:
+        """When the newest image was written, in seconds since the epoch; None: there is none."""
+        try:
+            return max((path.stat().st_mtime for path in self._home.glob("*.image")), default=None)
+        except FileNotFoundError:  # it was dropped just now, as another one is newer
+            return None
+
     def clear(self) -> None:
         """Remove everything: the shard is another one's now."""
         self._remove(self._home.iterdir())

@@ -31,6 +31,11 @@ class Watermark:
         return self._own if self.standby is None else min(self._own, self._copied)
 
     @property
+    def lag(self) -> int:
+        """Records that the standby which is waited for does not hold yet."""
+        return 0 if self.standby is None else max(self._own - self._copied, 0)
+
+    @property
     def own(self) -> int:
         """This server's log is safe up to here."""
         return self._own

@@ -224,16 +224,17 @@ def role_arguments(launch: Launch, process: str, *, address: str | None) -> list
     `address`: the coordinator's. None for itself, unless it is started again: then it goes on, where it served before.
     """
     role, run, place = launch.roles[process], launch.run, launch.place(process)
+    flags = [*security_flags(launch.security), *telemetry_flags(launch.config)]
     told = ["--advertise", place.advertise] if place.advertise is not None else []
     if role == "coordinator":
         begins = address is None
         resume = ["--resume", str(launch.checkpoint.path)] if launch.checkpoint and begins else []
         listen = address or place.listen
         here = ["--config", str(run.config), "--listen", listen, *told, "--data-dir", str(run.path)]
-        return ["coordinator", *here, *resume, *security_flags(launch.security)]
+        return ["coordinator", *here, *resume, *flags]
     assert address is not None
     named = ["--coordinator", address, "--name", process, "--data-dir", str(run.path / process)]
-    named += security_flags(launch.security)
+    named += flags
     if role == "ps":
         return ["ps", *named, "--listen", place.listen, *told]
     return ["worker", *named, *launch.command]
@@ -250,6 +251,12 @@ def security_flags(security: Security) -> list[str]:
         "--tls-crl": security.tls_crl,
     }
     return [word for flag, path in files.items() if path is not None for word in (flag, str(path))]
+
+
+def telemetry_flags(config: Config) -> list[str]:
+    """What a role has to know of its log before it has joined the run."""
+    form = config.telemetry.log_format
+    return ["--log-format", form] if form != "text" else []
 
 
 def role_environment(

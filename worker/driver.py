@@ -17,12 +17,14 @@ from wire.clock import Clock, Deadline
 from wire.errors import Interrupted, RunOver, SparsyncError, StaleIncarnation, by_name
 from wire.ids import UnitId
 from wire.messages import Commit, OptimizerSpec
+from wire.metrics import Sample
 from wire.rounds import Rounds
 from worker.elastic import ElasticSegment
 from worker.evaluation import Evaluation
 from worker.exact import ExactSegment
 from worker.inner import Inner
 from worker.mailbox import End, Mailbox
+from worker.metrics import samples
 from worker.parameters import Parameters, learning_rates
 from worker.progress import Progress
 from worker.replica import Replica
@@ -80,6 +82,8 @@ class Driver:
         self.task = WAIT
         self.end: End | None = None
         self._enter()
+        attached.clock = lambda: self.clock if self._replica.held else None
+        attached.samples = self._samples
 
     def _enter(self) -> None:
         """Begin as the incarnation that the process now has: tell the model, hold nothing yet."""
@@ -383,10 +387,24 @@ class Driver:
         self._segment.restore(self.task)
 
     def _commit(self, commit: Commit) -> None:
+        began = self._clock.now()
         self._segment.commit(self.task, self.unit, commit)
+        self._progress.encode_s += self._clock.now() - began
         seconds = self._clock.now() - self._began
         self._progress.computed(seconds, replayed=self.task.kind is Kind.REPLAY)
         self._report_progress(unit_s=seconds)
+
+    def _samples(self) -> Iterator[Sample]:
+        """For metrics; on another thread."""
+        attached, replica = self._attached, self._replica
+        return samples(
+            self._progress,
+            attached.transfer,
+            clock=attached.clock(),
+            incarnation=attached.incarnation,
+            versions=replica.versions,
+            pulls=replica.pulls,
+        )
 
     def _report_progress(self, *, unit_s: float = 0.0) -> None:
         self._told = self._clock.now()

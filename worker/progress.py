@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 @dataclass
 class Progress:
-    """Units computed and replayed, and the seconds of computing them and of waiting; cumulative."""
+    """Units computed and replayed, and the seconds of computing, of compressing and of waiting; cumulative.
+
+    `unit_s`, `residual_norm`: of the newest unit, as it was told.
+    """
 
     units: int = 0
     replayed: int = 0
     compute_s: float = 0.0
+    encode_s: float = 0.0
     wait_s: float = 0.0
+    unit_s: float = 0.0
+    residual_norm: float = 0.0
 
     def computed(self, seconds: float, *, replayed: bool) -> None:
         """One more unit."""
@@ -32,6 +38,7 @@ class Progress:
     ) -> dict[str, float | int]:
         """The fields of the report `progress`."""
         pushed, pulled, state = bytes_moved
+        self.unit_s, self.residual_norm = unit_s or self.unit_s, residual_norm
         return {
             "version": version,
             "units": self.units,

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from wire.codec import kernels
 from wire.config import Config, complete, environment, load
 from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, Unreachable, UsageError
 from wire.memory import keep_freed_memory
+from wire.metrics import Samples
 from wire.notify import Notify
 from wire.rpc.channel import reach
 from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
-from wire.telemetry import log_to_stderr
+from wire.telemetry import Logs, TelemetryFlags, log_to_stderr
 from wire.v1 import coordinator_pb2
 from worker import heartbeat
 from worker.patience import PATIENCE_S
@@ -65,6 +67,10 @@ class Attachment:
         self._asked_to_end = False
         self.joined = False
         self.training = False
+        self.clock: Callable[[], int | None] = lambda: None
+        """The step at hand, once a model has joined."""
+        self.samples: Callable[[], Samples] = lambda: ()
+        """For metrics, once a model has joined."""
         self.device = device
         self.config = Config.from_json(reply.config_json)
         self.run = reply.run
@@ -226,6 +232,7 @@ def run(
     device: str | None,
     data_dir: Path,
     security: Security,
+    telemetry: TelemetryFlags,
     script: str | None,
     args: list[str],
 ) -> int:
@@ -233,10 +240,11 @@ def run(
 
     Raises: SparsyncError, with the exit code that it knows.
     """
-    log_to_stderr(name)
-    attach(coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s)
+    logs = log_to_stderr("worker", name, form=telemetry.log_format)
+    attach(coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s, logs=logs)
     assert _attachment is not None
     _attachment.write_identity(data_dir / "identity.json")
+    watched = _watched(telemetry.metrics, name, data_dir, security)
     path = script or str(Path(__file__).parent.parent / "sparsync" / "lm" / "train.py")
     sys.argv = [path, *args]
     sys.path.insert(0, str(Path(path).resolve().parent))
@@ -253,9 +261,30 @@ def run(
     finally:
         _end_in_peace()
         _attachment.vitals.end("this worker ends")
+        watched.close()
         _attachment.detach()
         gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
     return 0
+
+
+def _watched(metrics: str | None, name: str, data_dir: Path, security: Security) -> ExitStack:
+    """What serves the metrics until it is closed, where they were asked for."""
+    watched, attached = ExitStack(), _attachment
+    assert attached is not None
+    if listen := metrics or attached.config.telemetry.metrics:
+        from wire.exposition import Exposition
+
+        serving = Exposition.serving(
+            listen,
+            security,
+            lambda: attached.samples(),
+            role="worker",
+            id=name,
+            run=attached.run,
+            directory=data_dir,
+        )
+        watched.enter_context(serving)
+    return watched
 
 
 def _end_in_peace() -> None:
@@ -274,6 +303,7 @@ def attach(
     device: str | None,
     security: Security,
     join_timeout_s: float = JOIN_TIMEOUT_S,
+    logs: Logs | None = None,
 ) -> None:
     """Join the run as a new incarnation; seed torch, numpy and random for the script.
 
@@ -285,7 +315,9 @@ def attach(
     kernels.warm()  # compiled or loaded before the others wait for this worker
     reply = asyncio.run(_join(coordinator, name, chosen, security, join_timeout_s))
     config = Config.from_json(reply.config_json)
-    logging.getLogger().setLevel(config.telemetry.log_level.upper())
+    if logs is not None:
+        logs.follow(config.telemetry)
+        logs.clock = lambda: _attachment.clock() if _attachment is not None else None
     torch.set_num_threads(config.cluster.compute_threads)
     seed_all("run", config.run.seed)
     _attachment = Attachment(

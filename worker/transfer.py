@@ -358,6 +358,10 @@ class Transfer:
             self._gather(lambda link: link.withdraw(stream, step, lambda name: expected(link.shard, name)))
         )
 
+    def socket_bytes(self) -> Mapping[str, tuple[int, int]]:
+        """(sent, received) at the sockets so far, by pool."""
+        return self._meter.sample()
+
     def bytes_moved(self) -> tuple[int, int, int]:
         """(pushed, pulled, state) at the sockets so far."""
         pools = self._meter.sample()

@@ -11,6 +11,8 @@ import click
 from sparsync import refuse_beside
 from sparsync.cli.options import load_config, set_option
 from sparsync.cli.security import SecurityFlags, security_options
+from sparsync.cli.telemetry import telemetry_options
+from wire.telemetry import TelemetryFlags
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,7 +29,7 @@ def _end_with(ctx: click.Context, param: click.Parameter, pid: int | None) -> No
 
 
 def common_options(command: Callable[..., int]) -> Callable[..., int]:
-    """What every role takes, passed as `data_dir` and `security`."""
+    """What every role takes, passed as `data_dir`, `security` and `telemetry`."""
     command = click.option(
         "--data-dir",
         type=click.Path(path_type=Path),
@@ -36,7 +38,7 @@ def common_options(command: Callable[..., int]) -> Callable[..., int]:
     command = click.option(
         "--parent-pid", type=int, hidden=True, is_eager=True, expose_value=False, callback=_end_with
     )(command)
-    return security_options(command)
+    return telemetry_options(security_options(command))
 
 
 def listen_options(default: str) -> Callable[[Command], Command]:
@@ -101,6 +103,7 @@ def coordinator(
     advertise: str | None,
     data_dir: Path | None,
     security: SecurityFlags,
+    telemetry: TelemetryFlags,
     resume: Path | None,
 ) -> int:
     """Run the coordinator: it decides who is in the run and what happens next."""
@@ -122,6 +125,7 @@ def coordinator(
         advertise=advertise,
         data_dir=(data_dir or Path("coordinator-data")).absolute(),
         security=secured,
+        telemetry=telemetry,
         resume=checkpoint.path if checkpoint else None,
     )
 
@@ -141,6 +145,7 @@ def ps(
     name: str | None,
     data_dir: Path | None,
     security: SecurityFlags,
+    telemetry: TelemetryFlags,
 ) -> int:
     """Run a parameter server: it holds one shard of the model."""
     end_quietly_when_asked()
@@ -159,6 +164,7 @@ def ps(
         data_dir=(data_dir or Path(name)).absolute(),
         name=name,
         security=secured,
+        telemetry=telemetry,
     )
 
 
@@ -176,6 +182,7 @@ def worker(
     name: str | None,
     data_dir: Path | None,
     security: SecurityFlags,
+    telemetry: TelemetryFlags,
     script: Path | None,
     arguments: tuple[str, ...],
 ) -> int:
@@ -203,6 +210,7 @@ def worker(
         device=device,
         data_dir=(data_dir or Path(name)).absolute(),
         security=secured,
+        telemetry=telemetry,
         script=str(script) if script else None,
         args=list(arguments),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from sparsync.cli.options import config_argument, set_option
+from sparsync.cli.telemetry import log_format_option, metrics_option
 
 SEPARATOR = "--"
 SCRIPT_KEY = "sparsync.train.script"
@@ -41,6 +42,8 @@ class TrainCommand(click.Command):
     type=click.Path(path_type=Path),
     help="Continue a run directory, or a checkpoints/step-N of one.",
 )
+@log_format_option
+@metrics_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, at the end.")
 @click.pass_context
 def train(
@@ -52,6 +55,8 @@ def train(
     servers: int | None,
     out: Path | None,
     resume: Path | None,
+    log_format: str | None,
+    metrics: str | None,
     as_json: bool,
 ) -> int:
     """Run a whole cluster on this machine: a coordinator, servers and workers as processes of their own.
@@ -62,7 +67,13 @@ def train(
     from sparsync.launch_plan import plan_launch
     from sparsync.launcher import train as run_train
 
-    flags = {"sync.mode": mode, "cluster.workers": workers, "cluster.servers": servers}
+    flags = {
+        "sync.mode": mode,
+        "cluster.workers": workers,
+        "cluster.servers": servers,
+        "telemetry.log_format": log_format,
+        "telemetry.metrics": metrics,
+    }
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     script = ctx.meta.get(SCRIPT_KEY, ())
     launch = plan_launch(config_file, [*given, *overrides], out=out, resume=resume, command=script)

@@ -346,3 +346,15 @@ class TelemetryConfig(Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe level that is logged"
     )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="lines of the roles' logs: text, or one JSON object a line with role, id and clock as fields; "
+        "`--log-format` of a role goes first",
+    )
+    metrics: str | None = Field(
+        None,
+        min_length=1,
+        description="HOST:PORT where each role serves metrics for Prometheus (docs/metrics.md), with its own TLS; "
+        "with port 0 any free one, which stands in `metrics.json` of the role's directory. `--metrics` of a role goes "
+        "first; without either none are served",
+    )

@@ -1,0 +1,278 @@
+"""Metrics over HTTP: one thread listens, one a connection answers, with TLS as the role has it.
+
+Values are asked for when somebody scrapes, and shown beside what prometheus_client knows of the process. This module
+is imported only where metrics were asked for. A connection is bounded in time and number, so that nobody can hold the
+role up here; its handshake happens on its own thread, with the certificate files as they are by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import socket
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+from prometheus_client import PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.core import (
+    Metric as Family,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from wire.errors import PortTaken
+from wire.metrics import BUILD, METRICS, Distribution, Metric, Samples
+from wire.rpc.address import format_address, parse_address
+from wire.rpc.identity import Security
+
+log = logging.getLogger(__name__)
+PATH = "/metrics"
+CONNECTION_S = 10.0
+"""From being accepted to being answered, at each step of the way."""
+CONNECTIONS = 16
+ANSWER_S = 5.0
+"""An event loop that has not answered by then is too busy."""
+TARGETS = "metrics.json"
+"""In the role's directory: where it serves, as Prometheus' file_sd_configs reads it."""
+
+
+class Exposition:
+    """Serves the metrics of one process until it is closed.
+
+    Args:
+        listen: host:port; port 0: any free one.
+        samples: called for each scrape, on a thread of its own. Raises: TimeoutError where the role is too busy.
+        allowed: says of a caller's certificate (DER) why it may not read, or nothing; not asked in plain text.
+
+    Attributes:
+        address: host:port that was bound.
+
+    Raises:
+        ConfigError: `listen` is no address, or the TLS files are not right.
+        PermissionRefused: security forbids to listen there.
+        PortTaken: the port is in use, or the address is not this machine's.
+    """
+
+    def __init__(
+        self,
+        listen: str,
+        security: Security,
+        samples: Callable[[], Samples],
+        *,
+        allowed: Callable[[bytes], str] = lambda certificate: "",
+    ) -> None:
+        host, port = parse_address(listen)
+        security.check_listen(host)
+        if security.tls:
+            server_context(security)  # a bad file is told now, not to the first who asks
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        registry.register(_Declared(samples))
+        try:
+            self._server = _Server(host, port, registry, security, allowed)
+        except OSError as error:
+            raise PortTaken(
+                f"--metrics {listen}: cannot listen there ({error.strerror}); choose another port, or 0 for any"
+            ) from error
+        self.address = format_address(host, self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+        log.info("metrics are served on %s%s", self.address, PATH)
+
+    @classmethod
+    @contextmanager
+    def serving(
+        cls,
+        listen: str,
+        security: Security,
+        samples: Callable[[], Samples],
+        *,
+        role: str,
+        id: str,
+        run: str,
+        directory: Path,
+    ) -> Iterator[Self]:
+        """Serve the metrics of `role`, which is called `id` in the run, and tell where in its `directory`."""
+        build = BUILD(1, _version(), role, id)
+        exposition = cls(listen, security, lambda: (build, *samples()))
+        targets = directory / TARGETS
+        try:
+            targets.write_text(exposition.targets(instance=id, run=run))
+        except OSError as error:
+            log.warning("%s is not written: %s", targets, error.strerror)
+        try:
+            yield exposition
+        finally:
+            targets.unlink(missing_ok=True)
+            exposition.close()
+
+    def targets(self, **labels: str) -> str:
+        """Where this role is scraped, with `labels`, for Prometheus' discovery by files."""
+        return json.dumps([{"targets": [self.address], "labels": labels}]) + "\n"
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _version() -> str:
+    try:
+        return version("sparsync")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "unknown"
+
+
+def on_loop(samples: Callable[[], Awaitable[Samples]]) -> Callable[[], Samples]:
+    """Has the running event loop make the samples, for other threads. Raises, there: TimeoutError."""
+    loop = asyncio.get_running_loop()
+
+    async def make() -> Samples:
+        return await samples()
+
+    def ask() -> Samples:
+        if loop.is_closed():
+            raise TimeoutError("the event loop has ended")
+        return asyncio.run_coroutine_threadsafe(make(), loop).result(ANSWER_S)
+
+    return ask
+
+
+class _Declared(Collector):
+    """Samples as prometheus_client wants them; what is not declared in wire/metrics.py cannot be shown."""
+
+    def __init__(self, samples: Callable[[], Samples]) -> None:
+        self._samples = samples
+
+    def describe(self) -> Iterable[Family]:
+        """Nothing is read before somebody asks."""
+        return [_family(metric) for metric in METRICS.values()]
+
+    def collect(self) -> Iterator[Family]:
+        families: dict[str, Any] = {}
+        for metric, labels, value in self._samples():
+            family = families.get(metric.name) or families.setdefault(metric.name, _family(metric))
+            if isinstance(value, Distribution):
+                family.add_metric(labels, _cumulative(value), value.sum)
+            else:
+                family.add_metric(labels, value)
+        yield from families.values()
+
+
+_FAMILIES = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram": HistogramMetricFamily}
+
+
+def _family(metric: Metric) -> Any:
+    """Of prometheus_client: one of its three kinds, which differ in what they take."""
+    return _FAMILIES[metric.kind](metric.name, metric.help, labels=metric.labels)
+
+
+def _cumulative(of: Distribution) -> list[tuple[str, float]]:
+    counts, total = list(of.counts), 0
+    buckets = []
+    for bound, count in zip((*of.bounds, math.inf), counts, strict=True):
+        total += count
+        buckets.append(("+Inf" if bound == math.inf else f"{bound:g}", float(total)))
+    return buckets
+
+
+def server_context(security: Security) -> ssl.SSLContext:
+    """The listening side of the role's TLS for Python's own sockets; demands a certificate of every client."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(security.tls_ca))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(str(security.tls_cert), str(security.tls_key))
+    return context
+
+
+class _Server(HTTPServer):
+    """One thread a connection, so many at most; whoever comes beyond that is closed."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        security: Security,
+        allowed: Callable[[bytes], str],
+    ) -> None:
+        self.registry, self.allowed = registry, allowed
+        self._security = security
+        self._room = threading.BoundedSemaphore(CONNECTIONS)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._room.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        threading.Thread(
+            target=self._answer, args=(request, client_address), name="metrics-call", daemon=True
+        ).start()
+
+    def _answer(self, request: socket.socket, client_address: Any) -> None:
+        try:
+            request.settimeout(CONNECTION_S)
+            if self._security.tls:
+                request = server_context(self._security).wrap_socket(request, server_side=True)
+            self.finish_request(request, client_address)
+        except (OSError, ssl.SSLError) as error:
+            log.info("a scrape from %s came to nothing: %s", client_address[0], error)
+        finally:
+            self.shutdown_request(request)
+            self._room.release()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """GET /metrics, and nothing else; HTTP/1.0, so that every connection ends with its answer."""
+
+    server: _Server
+    timeout = CONNECTION_S
+    server_version = "sparsync"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] != PATH:
+            self._say(HTTPStatus.NOT_FOUND, f"metrics are at {PATH}\n")
+            return
+        if isinstance(self.connection, ssl.SSLSocket):
+            certificate = self.connection.getpeercert(binary_form=True)
+            if refusal := self.server.allowed(certificate or b""):
+                log.warning("metrics are refused to %s: %s", self.client_address[0], refusal)
+                self._say(HTTPStatus.FORBIDDEN, f"{refusal}\n")
+                return
+        encode, kind = choose_encoder(self.headers.get("Accept", ""))
+        try:
+            text = encode(self.server.registry)
+        except TimeoutError:
+            self._say(HTTPStatus.SERVICE_UNAVAILABLE, "this process is too busy to say; ask again\n")
+            return
+        self._send(HTTPStatus.OK, kind, text)
+
+    def _say(self, status: HTTPStatus, text: str) -> None:
+        self._send(status, "text/plain; charset=utf-8", text.encode())
+
+    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug(format, *args)
