@@ -57,6 +57,7 @@ proto-fresh: setup
 
 docs: setup
 	sparsync config show --markdown > docs/configuration.md
+	$(PY) -m sparsync.cli.reference metrics > docs/metrics.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -184,7 +184,7 @@ def _watched(engine: Engine, metrics: str | None) -> ExitStack:
             role="coordinator",
             id="coordinator",
             run=engine.state.run,
-            directory=engine.out,
+            places=[engine.out],
         )
         watched.enter_context(serving)
     return watched

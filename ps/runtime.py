@@ -252,6 +252,7 @@ class Server:
         reply = await self._ask_to_join(channel, address, timeout_s, held)
         config = Config.from_json(reply.config_json)
         self._logs.follow(config.telemetry)
+        self._out = Path(reply.out)
         self._config, self._rounds = config, Rounds.of(config, origin=reply.origin)
         self._logs.clock = self._clock
         torch.set_num_threads(config.cluster.compute_threads)
@@ -287,7 +288,7 @@ class Server:
             role="ps",
             id=self._name,
             run=self._identity.run,
-            directory=self._directory,
+            places=[self._out, self._directory],
         )
         self._watched.enter_context(serving)
 

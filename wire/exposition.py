@@ -2,7 +2,8 @@
 
 Values are asked for when somebody scrapes, and shown beside what prometheus_client knows of the process. This module
 is imported only where metrics were asked for. A connection is bounded in time and number, so that nobody can hold the
-role up here; its handshake happens on its own thread, with the certificate files as they are by then.
+role up here; its handshake happens on its own thread, with the certificate files as they are by then. Viewers,
+operators and the coordinator may read, and everybody his own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -34,20 +35,23 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from wire.errors import PortTaken
+from wire.errors import PermissionRefused, PortTaken, SparsyncError
 from wire.metrics import BUILD, METRICS, Distribution, Metric, Samples
 from wire.rpc.address import format_address, parse_address
-from wire.rpc.identity import Security
+from wire.rpc.identity import Peer, Role, Security, peer_in
+from wire.rpc.pem_files import PemFiles
 
 log = logging.getLogger(__name__)
 PATH = "/metrics"
+READERS = frozenset({Role.VIEWER, Role.OPERATOR, Role.COORDINATOR})
+"""Who may read everybody's."""
 CONNECTION_S = 10.0
 """From being accepted to being answered, at each step of the way."""
 CONNECTIONS = 16
 ANSWER_S = 5.0
 """An event loop that has not answered by then is too busy."""
-TARGETS = "metrics.json"
-"""In the role's directory: where it serves, as Prometheus' file_sd_configs reads it."""
+TARGETS = "metrics"
+"""A directory of files, one a role, that say where it serves, as Prometheus' file_sd_configs reads them."""
 
 
 class Exposition:
@@ -56,14 +60,14 @@ class Exposition:
     Args:
         listen: host:port; port 0: any free one.
         samples: called for each scrape, on a thread of its own. Raises: TimeoutError where the role is too busy.
-        allowed: says of a caller's certificate (DER) why it may not read, or nothing; not asked in plain text.
+        refuse: says of a caller why he may not read, or nothing; not asked in plain text.
 
     Attributes:
         address: host:port that was bound.
 
     Raises:
-        ConfigError: `listen` is no address, or the TLS files are not right.
-        PermissionRefused: security forbids to listen there.
+        ConfigError, NoInput: `listen` is no address, or the TLS files are not right.
+        PermissionRefused: security forbids to listen there, or others can read the key.
         PortTaken: the port is in use, or the address is not this machine's.
     """
 
@@ -73,18 +77,17 @@ class Exposition:
         security: Security,
         samples: Callable[[], Samples],
         *,
-        allowed: Callable[[bytes], str] = lambda certificate: "",
+        refuse: Callable[[Peer], str] = lambda peer: "",
     ) -> None:
         host, port = parse_address(listen)
         security.check_listen(host)
-        if security.tls:
-            server_context(security)  # a bad file is told now, not to the first who asks
+        contexts = Contexts(security.files) if security.files is not None else None
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         registry.register(_Declared(samples))
         try:
-            self._server = _Server(host, port, registry, security, allowed)
+            self._server = _Server(host, port, registry, contexts, refuse)
         except OSError as error:
             raise PortTaken(
                 f"--metrics {listen}: cannot listen there ({error.strerror}); choose another port, or 0 for any"
@@ -105,31 +108,51 @@ class Exposition:
         role: str,
         id: str,
         run: str,
-        directory: Path,
+        places: Sequence[Path],
+        denied: Callable[[str], bool] = lambda serial: False,
     ) -> Iterator[Self]:
-        """Serve the metrics of `role`, which is called `id` in the run, and tell where in its `directory`."""
+        """Serve the metrics of `role`, which is called `id` in the run, and tell where.
+
+        Args:
+            places: directories; the first that there is, and that takes it, gets TARGETS/ID.json.
+            denied: whether the certificate of a serial number is revoked.
+        """
+
+        def refuse(peer: Peer) -> str:
+            if denied(peer.serial):
+                return f"the certificate of {peer} is revoked"
+            own = peer.role == role and peer.covers(id)
+            return "" if own or peer.role in READERS else f"{peer} may not read the metrics of {role} {id}"
+
         build = BUILD(1, _version(), role, id)
-        exposition = cls(listen, security, lambda: (build, *samples()))
-        targets = directory / TARGETS
-        try:
-            targets.write_text(exposition.targets(instance=id, run=run))
-        except OSError as error:
-            log.warning("%s is not written: %s", targets, error.strerror)
+        exposition = cls(listen, security, lambda: (build, *samples()), refuse=refuse)
+        told = _tell(places, id, [{"targets": [exposition.address], "labels": {"instance": id, "run": run}}])
         try:
             yield exposition
         finally:
-            targets.unlink(missing_ok=True)
+            if told is not None:
+                told.unlink(missing_ok=True)
             exposition.close()
-
-    def targets(self, **labels: str) -> str:
-        """Where this role is scraped, with `labels`, for Prometheus' discovery by files."""
-        return json.dumps([{"targets": [self.address], "labels": labels}]) + "\n"
 
     def close(self) -> None:
         """Take no more connections."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _tell(places: Sequence[Path], id: str, targets: object) -> Path | None:
+    """The file in which it stands now; None where no place takes it, which ends nothing."""
+    for place in places:
+        path = place / TARGETS / f"{id}.json"
+        try:
+            if place.is_dir():
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(json.dumps(targets) + "\n")
+                return path
+        except OSError as error:
+            log.info("%s is not written: %s", path, error.strerror)
+    return None
 
 
 def _version() -> str:
@@ -188,15 +211,39 @@ def _cumulative(of: Distribution) -> list[tuple[str, float]]:
     buckets = []
     for bound, count in zip((*of.bounds, math.inf), counts, strict=True):
         total += count
-        buckets.append(("+Inf" if bound == math.inf else f"{bound:g}", float(total)))
+        buckets.append(("+Inf" if bound == math.inf else repr(bound), float(total)))
     return buckets
 
 
-def server_context(security: Security) -> ssl.SSLContext:
-    """The listening side of the role's TLS for Python's own sockets; demands a certificate of every client."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(security.tls_ca))
+class Contexts:
+    """The listening side of TLS for Python's own sockets; demands a certificate of every client.
+
+    Made anew when the files change; while they do not fit together the one before holds.
+
+    Raises: ConfigError, NoInput, PermissionRefused: about the PEM files, by name.
+    """
+
+    def __init__(self, files: PemFiles) -> None:
+        self._files = files
+        self._stamp, self._context = files.stamp(), _context(files)
+
+    def newest(self) -> ssl.SSLContext:
+        """As the files are now."""
+        stamp = self._files.stamp()
+        if stamp != self._stamp:
+            try:
+                self._context = _context(self._files)
+            except SparsyncError as error:
+                log.warning("metrics keep the certificate that they have: %s", error)
+            self._stamp = stamp
+        return self._context
+
+
+def _context(files: PemFiles) -> ssl.SSLContext:
+    files.read()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(files.ca))
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(str(security.tls_cert), str(security.tls_key))
+    context.load_cert_chain(files.cert, files.key)
     return context
 
 
@@ -208,11 +255,11 @@ class _Server(HTTPServer):
         host: str,
         port: int,
         registry: CollectorRegistry,
-        security: Security,
-        allowed: Callable[[bytes], str],
+        contexts: Contexts | None,
+        refuse: Callable[[Peer], str],
     ) -> None:
-        self.registry, self.allowed = registry, allowed
-        self._security = security
+        self.registry, self.refuse = registry, refuse
+        self._contexts = contexts
         self._room = threading.BoundedSemaphore(CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
@@ -228,8 +275,8 @@ class _Server(HTTPServer):
     def _answer(self, request: socket.socket, client_address: Any) -> None:
         try:
             request.settimeout(CONNECTION_S)
-            if self._security.tls:
-                request = server_context(self._security).wrap_socket(request, server_side=True)
+            if self._contexts is not None:
+                request = self._contexts.newest().wrap_socket(request, server_side=True)
             self.finish_request(request, client_address)
         except (OSError, ssl.SSLError) as error:
             log.info("a scrape from %s came to nothing: %s", client_address[0], error)
@@ -250,12 +297,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != PATH:
             self._say(HTTPStatus.NOT_FOUND, f"metrics are at {PATH}\n")
             return
-        if isinstance(self.connection, ssl.SSLSocket):
-            certificate = self.connection.getpeercert(binary_form=True)
-            if refusal := self.server.allowed(certificate or b""):
-                log.warning("metrics are refused to %s: %s", self.client_address[0], refusal)
-                self._say(HTTPStatus.FORBIDDEN, f"{refusal}\n")
-                return
+        if refusal := self._refusal():
+            log.warning("metrics are refused to %s: %s", self.client_address[0], refusal)
+            self._say(HTTPStatus.FORBIDDEN, f"{refusal}\n")
+            return
         encode, kind = choose_encoder(self.headers.get("Accept", ""))
         try:
             text = encode(self.server.registry)
@@ -263,6 +308,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(HTTPStatus.SERVICE_UNAVAILABLE, "this process is too busy to say; ask again\n")
             return
         self._send(HTTPStatus.OK, kind, text)
+
+    def _refusal(self) -> str:
+        """Why the caller may not read; empty: he may."""
+        if not isinstance(self.connection, ssl.SSLSocket):
+            return ""
+        certificate = self.connection.getpeercert(binary_form=True)
+        assert certificate is not None  # the handshake demands one
+        try:
+            return self.server.refuse(peer_in(ssl.DER_cert_to_PEM_cert(certificate).encode()))
+        except PermissionRefused as error:
+            return str(error)
 
     def _say(self, status: HTTPStatus, text: str) -> None:
         self._send(status, "text/plain; charset=utf-8", text.encode())

@@ -134,7 +134,7 @@ RECOVERIES = _counter(
 )
 STRAGGLERS = _gauge("run_stragglers", "workers that were too slow of late, and are dealt less work")
 STRAGGLED = _counter(
-    "run_stragglers_total", "times that a unit of a slow worker was given to another one", "worker"
+    "run_straggled_units_total", "times that a unit of a slow worker was given to another one", "worker"
 )
 SETTLED = _counter("run_units_settled_total", "units that are in the model")
 EMPTY = _counter(

@@ -281,7 +281,7 @@ def _watched(metrics: str | None, name: str, data_dir: Path, security: Security)
             role="worker",
             id=name,
             run=attached.run,
-            directory=data_dir,
+            places=[attached.out or data_dir, data_dir],
         )
         watched.enter_context(serving)
     return watched

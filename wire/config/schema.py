@@ -355,6 +355,6 @@ class TelemetryConfig(Section):
         None,
         min_length=1,
         description="HOST:PORT where each role serves metrics for Prometheus (docs/metrics.md), with its own TLS; "
-        "with port 0 any free one, which stands in `metrics.json` of the role's directory. `--metrics` of a role goes "
-        "first; without either none are served",
+        "with port 0 any free one, which stands in `metrics/` of the run directory. `--metrics` of a role goes first; "
+        "without either none are served",
     )

@@ -1,0 +1,88 @@
+"""What is shipped for Prometheus and Grafana: promtool agrees with it, and alerts fire when they should."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALERTS, DASHBOARD = ROOT / "deploy/prometheus/alerts.yml", ROOT / "deploy/grafana/sparsync.json"
+promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool (Debian package prometheus) is not installed"
+)
+
+
+def check(*words: str | Path, cwd: Path = ROOT) -> str:
+    """What promtool says; fails with it where it does not agree."""
+    done = subprocess.run(
+        ["promtool", *map(str, words)], cwd=cwd, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@promtool
+def test_alert_rules_are_good() -> None:
+    assert "SUCCESS" in check("check", "rules", ALERTS)
+
+
+@promtool
+def test_alerts_fire_when_they_should() -> None:
+    assert "SUCCESS" in check("test", "rules", ROOT / "tests/deploy/alerts_test.yml")
+
+
+@promtool
+def test_the_example_of_a_configuration_is_good() -> None:
+    told = check("check", "config", "prometheus.yml", cwd=ROOT / "deploy/prometheus")
+    assert "prometheus.yml is valid" in told and "1 rule files found" in told
+
+
+@promtool
+def test_the_part_of_it_that_is_commented_out_is_good(tmp_path: Path) -> None:
+    """As whoever has machines of their own takes it."""
+    text = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
+    before, marked, after = text.partition("  # On machines of their own")
+    lines = [re.sub(r"^  # ?", "  ", line) for line in after.splitlines()[3:]]
+    jobs = "\n".join(lines).replace("/etc/prometheus/sparsync", str(tmp_path))
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (tmp_path / name).touch()
+    path = tmp_path / "prometheus.yml"
+    path.write_text(before.partition("rule_files:")[0] + "scrape_configs:\n" + jobs + "\n")
+    assert marked and "sparsync-worker" in path.read_text()
+    check("check", "config", "--syntax-only", path)
+
+
+def dashboard() -> dict[str, Any]:
+    board: dict[str, Any] = json.loads(DASHBOARD.read_text())
+    return board
+
+
+def test_the_panels_of_the_dashboard_lie_beside_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    panels = dashboard()["panels"]
+    for panel in panels:
+        at = panel["gridPos"]
+        cells = {(at["x"] + i, at["y"] + j) for i in range(at["w"]) for j in range(at["h"])}
+        assert not cells & taken and at["x"] + at["w"] <= 24, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+@promtool
+def test_what_the_dashboard_asks_can_be_asked(tmp_path: Path) -> None:
+    asked = [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", ())]
+    assert len(asked) > 30
+    assert [expr for expr in asked if "$run" not in expr] == [], "one run among several"
+    rules = [
+        {"record": f"asked:{i}", "expr": expr.replace("$__rate_interval", "1m").replace("$run", ".*")}
+        for i, expr in enumerate(asked)
+    ]
+    path = tmp_path / "asked.json"  # which is YAML too
+    path.write_text(json.dumps({"groups": [{"name": "asked", "rules": rules}]}))
+    check("check", "rules", path)
