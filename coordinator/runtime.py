@@ -119,6 +119,7 @@ async def _main(
     if office.again:  # before anybody can call
         engine.worked_before_s = events.worked_s
         engine.carry_out(core.reopen(clock.now()))
+    watched = _watched(engine, metrics)
     serving = await serve(listen=listen, security=security, add=add, services=[SERVICE])
     engine.address = advertise or serving.address
     if not office.again:
@@ -138,7 +139,6 @@ async def _main(
     await serving.serving()
     _write_address(out, engine.address)
     vitals.begin(service.looked)
-    watched = _watched(engine, metrics)
     try:
         finished = asyncio.create_task(engine.finished.wait())
         await asyncio.wait({finished, ticking}, return_when=asyncio.FIRST_COMPLETED)
