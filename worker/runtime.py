@@ -24,6 +24,7 @@ from wire.clock import Deadline, monotonic_clock
 from wire.codec import kernels
 from wire.config import Config, complete, environment, load
 from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, Unreachable, UsageError
+from wire.launchers import place_in
 from wire.memory import keep_freed_memory
 from wire.metrics import Samples
 from wire.notify import Notify
@@ -201,14 +202,21 @@ def attachment() -> Attachment:
     Raises: UsageError when the process has none.
     """
     if _attachment is None:
-        coordinator = environment().get("SPARSYNC_COORDINATOR")
+        place = place_in(environment())
+        launched = place.master.value if place.master is not None and place.rank is not None else None
+        coordinator = environment().get("SPARSYNC_COORDINATOR") or launched
         if not coordinator:
             raise UsageError(
                 "this process has joined no run; start the script with `sparsync train -- SCRIPT` or `sparsync worker "
                 "SCRIPT`, or set SPARSYNC_COORDINATOR=HOST:PORT"
             )
         security = Security.configured(load(None, (), environment()).config.security)
-        name = security.name_as(Role.WORKER, None, otherwise=f"{platform.node()}-{os.getpid()}")
+        name = security.name_as(
+            Role.WORKER,
+            None,
+            otherwise=place.named("worker") or f"{platform.node()}-{os.getpid()}",
+            place=place.number.value if place.number is not None else None,
+        )
         attach(coordinator, name=name, device=None, security=security)
     assert _attachment is not None
     if _attachment.joined:
@@ -362,8 +370,11 @@ def choose_device(asked: str | None) -> torch.device:
     if asked is None:
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        rank = int(environment().get("LOCAL_RANK", "0"))
-        return torch.device("cuda", rank % torch.cuda.device_count())
+        local = place_in(environment()).local_rank
+        if local is None:
+            return torch.device("cuda", 0)
+        log.info("device by %s=%d", local.origin, local.value)
+        return torch.device("cuda", local.value % torch.cuda.device_count())
     try:
         device = torch.device(asked)
         torch.empty(1, device=device)

@@ -27,7 +27,8 @@ sparsync train -s run.steps=60                  # -s section.key=value
 ```
 
 In the environment and in `-s` a value is written as in TOML, but text needs no quotes, and `none`
-takes an optional value away. An unknown key, a wrong type or a value out of range ends the command
+takes an optional value away. A launcher's `WORLD_SIZE` stands in for the default of `cluster.workers`
+([launchers.md](launchers.md)). An unknown key, a wrong type or a value out of range ends the command
 with exit code 78 before anything starts. `sparsync config show --origin` prints every value with
 where it came from; `sparsync config check` only checks. Nothing changes once a run has begun; the
 effective configuration stands in the run directory as `config.toml`.

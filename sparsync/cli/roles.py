@@ -10,13 +10,13 @@ import click
 
 from sparsync import refuse_beside
 from sparsync.cli.options import load_config, set_option
+from sparsync.cli.place import COORDINATOR_LISTEN, coordinator_of, find_place, listen_of, name_of
 from sparsync.cli.security import SecurityFlags, security_options
 from sparsync.cli.telemetry import telemetry_options
 from wire.telemetry import TelemetryFlags
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-COORDINATOR_LISTEN = "127.0.0.1:7700"
 ANY_PORT_LISTEN = "127.0.0.1:0"
 
 
@@ -41,7 +41,7 @@ def common_options(command: Callable[..., int]) -> Callable[..., int]:
     return telemetry_options(security_options(command))
 
 
-def listen_options(default: str) -> Callable[[Command], Command]:
+def listen_options(default: str | None, shown: str) -> Callable[[Command], Command]:
     """`--listen` and `--advertise`."""
 
     def add(command: Command) -> Command:
@@ -49,7 +49,7 @@ def listen_options(default: str) -> Callable[[Command], Command]:
             "--advertise", metavar="HOST:PORT", help="Address told to the others, where it is not --listen."
         )(command)
         return click.option(
-            "--listen", metavar="HOST:PORT", default=default, show_default=True, help="Port 0: any free one."
+            "--listen", metavar="HOST:PORT", default=default, show_default=shown, help="Port 0: any free one."
         )(command)
 
     return add
@@ -60,8 +60,7 @@ def coordinator_option(command: Command) -> Command:
         "--coordinator",
         metavar="HOST:PORT",
         envvar="SPARSYNC_COORDINATOR",
-        default=COORDINATOR_LISTEN,
-        show_default=True,
+        show_default=f"MASTER_ADDR, or {COORDINATOR_LISTEN}",
         help="Where the coordinator serves.",
     )(
         click.option(
@@ -89,7 +88,7 @@ def end_quietly_when_asked() -> None:
     "--config", "config_file", type=click.Path(path_type=Path), help="Configuration of the run (TOML)."
 )
 @set_option
-@listen_options(COORDINATOR_LISTEN)
+@listen_options(None, COORDINATOR_LISTEN)
 @common_options
 @click.option(
     "--resume",
@@ -99,7 +98,7 @@ def end_quietly_when_asked() -> None:
 def coordinator(
     config_file: Path | None,
     overrides: tuple[str, ...],
-    listen: str,
+    listen: str | None,
     advertise: str | None,
     data_dir: Path | None,
     security: SecurityFlags,
@@ -121,7 +120,7 @@ def coordinator(
 
     return run(
         config,
-        listen=listen,
+        listen=listen_of(listen),
         advertise=advertise,
         data_dir=(data_dir or Path("coordinator-data")).absolute(),
         security=secured,
@@ -132,13 +131,13 @@ def coordinator(
 
 @click.command()
 @coordinator_option
-@listen_options(ANY_PORT_LISTEN)
+@listen_options(ANY_PORT_LISTEN, ANY_PORT_LISTEN)
 @click.option(
-    "--name", help="Name in the run; each server has its own. Without it, the certificate's name, or ps-0."
+    "--name", help="Name in the run; each server has its own. Without it, the certificate's name, or ps-RANK."
 )
 @common_options
 def ps(
-    coordinator: str,
+    coordinator: str | None,
     join_timeout_s: float,
     listen: str,
     advertise: str | None,
@@ -152,12 +151,13 @@ def ps(
     from wire.rpc.identity import Role
 
     secured = security.resolve()
-    name = secured.name_as(Role.PS, name, otherwise="ps-0")
+    place = find_place()
+    name = name_of(name, Role.PS, place, secured, otherwise="ps-0")
 
     from ps.runtime import run
 
     return run(
-        coordinator=coordinator,
+        coordinator=coordinator_of(coordinator, place),
         join_timeout_s=join_timeout_s,
         listen=listen,
         advertise=advertise,
@@ -171,12 +171,14 @@ def ps(
 @click.command(context_settings={"allow_interspersed_args": False})
 @coordinator_option
 @click.option("--device", help="Such as cuda:0 or cpu; without it, CUDA by local rank, else the CPU.")
-@click.option("--name", help="Name in the run; without it, the certificate's, or host name and process id.")
+@click.option(
+    "--name", help="Name in the run; without it, the certificate's, worker-RANK, or host and process id."
+)
 @common_options
 @click.argument("script", required=False, type=click.Path(path_type=Path))
 @click.argument("arguments", nargs=-1, metavar="[ARGS]...")
 def worker(
-    coordinator: str,
+    coordinator: str | None,
     join_timeout_s: float,
     device: str | None,
     name: str | None,
@@ -199,12 +201,13 @@ def worker(
     if script is not None:
         refuse_beside(script.absolute())
     secured = security.resolve()
-    name = secured.name_as(Role.WORKER, name, otherwise=f"{socket.gethostname()}-{os.getpid()}")
+    place = find_place()
+    name = name_of(name, Role.WORKER, place, secured, otherwise=f"{socket.gethostname()}-{os.getpid()}")
 
     from worker.runtime import run
 
     return run(
-        coordinator=coordinator,
+        coordinator=coordinator_of(coordinator, place),
         join_timeout_s=join_timeout_s,
         name=name,
         device=device,

@@ -1,5 +1,7 @@
 """Where values come from: file (TOML), environment (`SPARSYNC_SECTION__KEY`), flags (`-s section.key=value`).
 
+Before them all a launcher's WORLD_SIZE, which stands in for a default (`wire.launchers`).
+
 The later wins, and every value knows its origin. An unknown key, a wrong type or a value out of range is a
 `ConfigError` that names the key, the origin, what was found and what was expected. This is also the one
 place that reads the process environment.
@@ -45,7 +47,8 @@ def load(file: Path | None, overrides: Sequence[str], environ: Mapping[str, str]
     """
     tree: dict[str, dict[str, Any]] = {}
     origins = {key: DEFAULT for key, _ in fields()}
-    for key, value, origin in [*_from_file(file), *_from_environment(environ), *from_flags(overrides)]:
+    given = [*_from_file(file), *_from_environment(environ), *from_flags(overrides)]
+    for key, value, origin in [*_from_launcher(environ), *given]:
         section, _, name = key.partition(".")
         tree.setdefault(section, {})[name] = value
         origins[key] = origin
@@ -81,6 +84,12 @@ def _from_file(file: Path | None) -> list[Setting]:
             faults.append(unknown(section, dict(fields()), str(file)))
     _refuse_unknown(settings, faults)
     return settings
+
+
+def _from_launcher(environ: Mapping[str, str]) -> list[Setting]:
+    """WORLD_SIZE alone: how many a Slurm step has is no word about others that it is to work with."""
+    text = environ.get("WORLD_SIZE")
+    return [("cluster.workers", _parsed("cluster.workers", text), "WORLD_SIZE")] if text else []
 
 
 def _from_environment(environ: Mapping[str, str]) -> list[Setting]:

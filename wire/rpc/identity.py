@@ -190,8 +190,10 @@ class Security:
         files = self.files
         return Peer.anyone() if files is None else peer_in(files.read().cert)
 
-    def name_as(self, role: Role, name: str | None, *, otherwise: str) -> str:
+    def name_as(self, role: Role, name: str | None, *, otherwise: str, place: int | None = None) -> str:
         """Our name in the run: as given, else our certificate's, else `otherwise` where there is none.
+
+        `place`: number among those that share the certificate; it is put behind the certificate's name.
 
         Raises:
             PermissionRefused: our certificate is not for this role, or not for that name.
@@ -210,7 +212,7 @@ class Security:
                 f"--tls-cert {self.tls_cert} is a certificate for {own}, which may join as {own.name} or {own.name}.X, "
                 f"not as {name}; change --name, or issue one with `sparsync certs issue --role {role} --name {name}`"
             )
-        return name or own.name
+        return name or (own.name if place is None else f"{own.name}.{place}")
 
     def ssl_context(self) -> ssl.SSLContext:
         """The same client side for Python's own TLS, which gives better reasons when a handshake fails.
