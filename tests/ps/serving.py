@@ -115,6 +115,7 @@ class Serving:
     owner: Owner
     standby: Standby
     control: Control
+    service: ShardService
     address: str
     stub: shard_pb2_grpc.ShardStub
 
@@ -149,7 +150,7 @@ async def serving(owner: Owner, joined: Place | None = None) -> AsyncIterator[Se
     try:
         async with grpc.aio.insecure_channel(listening.address) as channel:
             stub = shard_pb2_grpc.ShardStub(channel)
-            yield Serving(owner, standby, control, listening.address, stub)
+            yield Serving(owner, standby, control, service, listening.address, stub)
     finally:
         control.end()
         await standby.stop()

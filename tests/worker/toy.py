@@ -23,6 +23,7 @@ from wire.errors import SparsyncError
 from wire.ids import UnitId
 from wire.layout import BLOCK, BlockRange, Layout
 from wire.messages import Commit, ShardPlacement
+from wire.metrics import Samples
 from wire.notify import Notify
 from worker.deltas import Delta, Outcome
 from worker.driver import Driver
@@ -150,6 +151,9 @@ class ToyTransfer:
     def bytes_moved(self) -> tuple[int, int, int]:
         return (0, 0, 0)
 
+    def socket_bytes(self) -> dict[str, tuple[int, int]]:
+        return {"data": (7, 8)}
+
     def do_snapshot(
         self, plane: str, sizes: Sequence[int], *, step: int = 0, live: bool = False
     ) -> list[Snapshot]:
@@ -200,8 +204,10 @@ class ToyAttachment:
     def __init__(self, toy: Toy) -> None:
         self._toy = toy
         self.config = CONFIG
-        self.timeline = 1
+        self.timeline = self.incarnation = 1
         self.origin = 0
+        self.clock: Callable[[], int | None] = lambda: None
+        self.samples: Callable[[], Samples] = lambda: ()
         self.training = False
         self.transfer = ToyTransfer(toy)
         self.over: SparsyncError | None = None
