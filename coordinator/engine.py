@@ -28,7 +28,15 @@ from coordinator.checkpoints import CheckpointLoader, take_checkpoint
 from coordinator.core import Core
 from coordinator.event_log import EventLog, in_steps
 from coordinator.journal import FULL_RETRY_S, Journal
-from coordinator.records import Closed, Counted, Dismissed, Evaluated, Record
+from coordinator.records import (
+    Admitted,
+    Closed,
+    Counted,
+    Dismissed,
+    Evaluated,
+    Record,
+    Uploading,
+)
 from coordinator.retention import Retention
 from coordinator.shards import ShardLine
 from coordinator.stall import Stall
@@ -40,7 +48,8 @@ from wire.crash import crash_point
 from wire.errors import Busy, DamagedFile, SparsyncError, StaleIncarnation, Unreachable
 from wire.metrics import Distribution
 from wire.rounds import Rounds
-from wire.rpc.identity import Security
+from wire.rpc.access import InRun, check_owner
+from wire.rpc.identity import Peer, Security
 from wire.v1 import coordinator_pb2
 
 log = logging.getLogger(__name__)
@@ -94,6 +103,8 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self.tick_lag_s = Distribution()
         """How late the ticks came."""
+        self.revoked: Callable[[], bytes] = bytes
+        """The lists of revoked certificates, as every server is told."""
         self.worked_before_s = 0.0
         """Seconds that the run was at work under earlier coordinators."""
         self._acts: dict[type, Callable[[Any], object]] = {
@@ -171,6 +182,7 @@ class Engine:
         for action in actions:
             if isinstance(action, a.Journal):
                 self._draw(action.record)
+                self._introduce(action.record)
         for action in actions:
             if not isinstance(action, a.Journal):
                 self._acts[type(action)](action)
@@ -325,6 +337,25 @@ class Engine:
             older.put_nowait(None)
         return orders
 
+    def check_own(self, peer: Peer, incarnation: int) -> None:
+        """Whether `peer` is who goes, or went, by this incarnation. Raises: PermissionRefused."""
+        member = self.state.members.get(incarnation)
+        if member is not None:
+            check_owner(peer, incarnation, role=member.role, name=member.name)
+
+    def check_present(self, incarnation: int) -> None:
+        """Raises: StaleIncarnation where nobody in the run goes by it."""
+        self._core.desk.worker(incarnation)
+
+    def deny(self) -> None:
+        """Hand the lists of revoked certificates on."""
+        for line in self.servers.values():
+            line.deny()
+
+    async def run(self) -> InRun:
+        """What is served here."""
+        return InRun(self.state.run, self.state.timeline)
+
     def detach(self, incarnation: int, orders: Orders) -> None:
         if self._orders.get(incarnation) is orders:
             del self._orders[incarnation]
@@ -339,6 +370,13 @@ class Engine:
             self.board.write(self.rounds.first_step(self.state.open_step), self._scalars(record.loss), now)
         elif isinstance(record, Evaluated):
             self.board.write(record.step, {f"loss/{record.model}": record.loss}, now)
+
+    def _introduce(self, record: Record) -> None:
+        """Tell the servers who is who before anybody hears that he joined, or is asked to upload."""
+        members = [self.state.members[record.incarnation]] if isinstance(record, Admitted) else []
+        if members or isinstance(record, Uploading):
+            for line in self.servers.values():
+                line.introduce(members)
 
     def _scalars(self, loss: float | None) -> dict[str, float]:
         """What TensorBoard shows of each step."""
@@ -408,6 +446,7 @@ class Engine:
             security=self.security,
             hear=self.hear,
             seq=lambda: self._journal.seq,
+            revoked=lambda: self.revoked(),
             clock=self.clock,
         )
 

@@ -29,7 +29,10 @@ from wire.errors import UsageError, by_name
 from wire.metrics import Samples
 from wire.notify import Notify
 from wire.rounds import Rounds
+from wire.rpc.audit import AUDIT_FILE, Audit
+from wire.rpc.gate import Gate
 from wire.rpc.identity import Security
+from wire.rpc.revocation import Revocations, open_revocations
 from wire.rpc.server import serve
 from wire.telemetry import Logs, TelemetryFlags, log_to_stderr
 from wire.v1 import coordinator_pb2_grpc
@@ -120,7 +123,10 @@ async def _main(
         engine.worked_before_s = events.worked_s
         engine.carry_out(core.reopen(clock.now()))
     watched = _watched(engine, metrics)
-    serving = await serve(listen=listen, security=security, add=add, services=[SERVICE])
+    audit = Audit(out / AUDIT_FILE)
+    gate = Gate(audit=audit, run=engine.run)
+    service.revocations = revocations = _open_revocations(engine, gate, out)
+    serving = await serve(listen=listen, security=security, add=add, services=[SERVICE], gate=gate)
     engine.address = advertise or serving.address
     if not office.again:
         (out / "config.toml").write_text(config.to_toml())
@@ -134,7 +140,7 @@ async def _main(
     notify = Notify(environment())
     vitals = Vitals(notify)
     ticking = asyncio.create_task(engine.tick(taken=vitals.decided))
-    looking = asyncio.create_task(_look(service, vitals))
+    looking = asyncio.create_task(_look(service, vitals, revocations))
     keeping = asyncio.create_task(chronicle.keep())
     await serving.serving()
     _write_address(out, engine.address)
@@ -162,6 +168,7 @@ async def _main(
         keeping.cancel()
         await serving.stop(1.0)
         await engine.close()
+        audit.close()
     return _outcome(state)
 
 
@@ -190,13 +197,31 @@ def _watched(engine: Engine, metrics: str | None) -> ExitStack:
     return watched
 
 
-async def _look(service: CoordinatorService, vitals: Vitals) -> None:
-    """Have what the status shows on a full disk be no older than that, and the service manager know how it goes."""
+async def _look(service: CoordinatorService, vitals: Vitals, revocations: Revocations | None) -> None:
+    """Have what the status shows on a full disk be no older than that, and the service manager know how it goes.
+
+    Which certificates are revoked may be told in a file.
+    """
     while True:
         await asyncio.sleep(LOOK_S)
         service.look()
         if vitals.due:
             vitals.tell(service.looked)
+        if revocations is not None:
+            revocations.look()
+
+
+def _open_revocations(engine: Engine, gate: Gate, out: Path) -> Revocations | None:
+    """What is known to be revoked: the gate refuses it, and the servers are told. None in plain text."""
+
+    def deny(serials: frozenset[str]) -> None:
+        gate.deny(serials)
+        engine.deny()
+
+    known = open_revocations(engine.security, out, tell=deny)
+    if known is not None:
+        engine.revoked = lambda: known.pem
+    return known
 
 
 def _outcome(state: State) -> int:

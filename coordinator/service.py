@@ -16,9 +16,12 @@ from coordinator.engine import Engine
 from coordinator.records import switching_to
 from coordinator.report import status
 from wire.config import amend, toml_value
-from wire.errors import ProtocolMismatch, StaleIncarnation
+from wire.errors import ProtocolMismatch, StaleIncarnation, UsageError
 from wire.ids import PROTOCOL_VERSION
 from wire.messages import layout_from_proto, optimizer_from_proto, placement_to_proto
+from wire.rpc.access import check_name
+from wire.rpc.identity import peer_of
+from wire.rpc.revocation import Revocations
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -34,6 +37,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._heartbeat_lines = itertools.count(1)
+        self.revocations: Revocations | None = None
         self.look()
 
     def look(self) -> None:
@@ -49,6 +53,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             )
         if request.role not in ("worker", "ps"):
             raise ProtocolMismatch(f"role {request.role!r} joins no run; expected worker or ps")
+        check_name(peer_of(context), role=request.role, name=request.name)
         joined = await self._engine.ask(
             lambda key: e.Join(
                 key,
@@ -78,6 +83,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Declare(
         self, request: coordinator_pb2.DeclareRequest, context: Context
     ) -> coordinator_pb2.DeclareReply:
+        self._engine.check_own(peer_of(context), request.incarnation)
         declared = await self._engine.ask(
             lambda key: e.Declare(
                 key,
@@ -94,10 +100,20 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
     async def Heartbeat(
         self, request_iterator: AsyncIterator[coordinator_pb2.Beat], context: Context
     ) -> coordinator_pb2.HeartbeatEnd:
-        incarnation, line = 0, next(self._heartbeat_lines)
+        line, beats = next(self._heartbeat_lines), aiter(request_iterator)
+        first = await anext(beats, None)
+        if first is None:
+            return coordinator_pb2.HeartbeatEnd()
+        incarnation = first.incarnation
+        self._engine.check_own(peer_of(context), incarnation)
+        self._engine.check_present(incarnation)
         try:
-            async for beat in request_iterator:
-                incarnation = beat.incarnation
+            self._engine.hear(e.Beat(incarnation, line))
+            async for beat in beats:
+                if beat.incarnation != incarnation:
+                    raise ProtocolMismatch(
+                        f"a beat of incarnation {beat.incarnation} on the stream of {incarnation}; open another one"
+                    )
                 self._engine.hear(e.Beat(incarnation, line))
         finally:
             self._engine.hear(e.BeatsEnded(incarnation, line))
@@ -107,10 +123,11 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         self, request_iterator: AsyncIterator[coordinator_pb2.WorkerReport], context: Context
     ) -> AsyncIterator[coordinator_pb2.WorkerOrder]:
         reports = aiter(request_iterator)
-        first = await anext(reports)
-        if not first.HasField("attending"):
+        first = await anext(reports, None)
+        if first is None or not first.HasField("attending"):
             raise ProtocolMismatch("the first report of a line must be `attending`")
         incarnation = first.attending.incarnation
+        self._engine.check_own(peer_of(context), incarnation)
         orders = self._engine.attach(incarnation)
         listening = asyncio.create_task(self._listen(incarnation, reports))
         getting: asyncio.Task[coordinator_pb2.WorkerOrder | None] | None = None
@@ -170,6 +187,12 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         old, new = before.sync.model_dump(), after.sync.model_dump()
         changed = [f"sync.{key}={toml_value(new[key])}" for key in new if new[key] != old[key]]
         return coordinator_pb2.SetReply(changed=changed)
+
+    async def Deny(self, request: coordinator_pb2.DenyRequest, context: Context) -> coordinator_pb2.DenyReply:
+        if self.revocations is None:
+            raise UsageError("nobody shows a certificate here: this coordinator serves plain text")
+        newer = self.revocations.take(request.crl)
+        return coordinator_pb2.DenyReply(newer=newer, certificates=len(self.revocations.serials))
 
     async def Drain(
         self, request: coordinator_pb2.DrainRequest, context: Context

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import grpc
 
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.desk import begin_of
-from coordinator.state import State
+from coordinator.state import Member, State
 from wire.clock import Clock, Deadline
 from wire.errors import SparsyncError, StaleIncarnation
 from wire.ids import Term
@@ -28,8 +28,10 @@ from wire.messages import (
     term_to_proto,
     unit_from_proto,
 )
+from wire.rpc.access import InRun
 from wire.rpc.channel import open_channel
 from wire.rpc.identity import Role, Security
+from wire.rpc.in_run import InRunChannel
 from wire.rpc.retry import Backoff
 from wire.rpc.status import to_error
 from wire.v1 import shard_pb2, shard_pb2_grpc
@@ -53,6 +55,7 @@ class ShardLine:
         incarnation: of the server; its address is that which the state knows now.
         hear: takes the core's events.
         seq: the journal's position now; every command carries it beside the term.
+        revoked: the lists of revoked certificates that are known now.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class ShardLine:
         security: Security,
         hear: Callable[[e.Event], None],
         seq: Callable[[], int],
+        revoked: Callable[[], bytes],
         clock: Clock,
     ) -> None:
         self.incarnation = incarnation
@@ -70,12 +74,15 @@ class ShardLine:
         self._state = state
         self._hear = hear
         self._seq = seq
+        self._revoked = revoked
         self._clock = clock
         self._channels = [
             open_channel(self.address, security, role=Role.PS, pool=pool) for pool in ("control", "state")
         ]
-        self._control = shard_pb2_grpc.ShardStub(self._channels[0])
-        self.stub = shard_pb2_grpc.ShardStub(self._channels[1])
+        run = InRun(state.run, state.timeline)
+        control, planes = (InRunChannel(channel, run) for channel in self._channels)
+        self._control = shard_pb2_grpc.ShardStub(control)
+        self.stub = shard_pb2_grpc.ShardStub(planes)
         """For checkpoints: planes that would hold up a fence on the line of commands."""
         self._commands: Commands = asyncio.Queue()
         self._over = False
@@ -106,6 +113,15 @@ class ShardLine:
     def send(self, command: a.ShardOrder) -> None:
         """Queue a command; it is lost with the line, and asked for again by the core when that is back."""
         self._commands.put_nowait(self._encode(command))
+
+    def introduce(self, members: Iterable[Member]) -> None:
+        """Tell the server who joined, or that a worker was asked to upload; a new line begins with all of that."""
+        self._commands.put_nowait(self._command(meet=_meet(self._state, members)))
+
+    def deny(self) -> None:
+        """Hand on which certificates are revoked; a new line begins with that too."""
+        if pem := self._revoked():
+            self._commands.put_nowait(self._command(deny=shard_pb2.Deny(crl=pem)))
 
     def _command(self, **fields: object) -> shard_pb2.ShardCommand:
         term, seq = self.term()
@@ -221,8 +237,10 @@ class ShardLine:
             low=state.low,
             shard_term=NONE if shard is None else state.placement[shard].term,
             standby=self._recorded,
+            members=_meet(state, state.members.values()),
         )
         self._commands.put_nowait(self._command(attach=attach))
+        self.deny()
         return aiter(self._control.Control(self._outgoing(self._commands)))
 
     @staticmethod
@@ -299,6 +317,11 @@ class ShardLine:
     async def close(self) -> None:
         for channel in self._channels:
             await channel.close(None)
+
+
+def _meet(state: State, members: Iterable[Member]) -> shard_pb2.Meet:
+    told = [shard_pb2.Member(incarnation=m.incarnation, role=m.role, name=m.name) for m in members]
+    return shard_pb2.Meet(members=told, uploader=state.uploader)
 
 
 def _segment(command: a.BeginSegment) -> shard_pb2.Segment:

@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
+from ps.callers import Callers
 from ps.holdings import Identity, build
 from ps.log_records import close_from_proto
 from ps.messages import (
@@ -36,6 +37,7 @@ from wire.config import Config, complete
 from wire.errors import ProtocolMismatch, SparsyncError, StaleIncarnation
 from wire.ids import HANDED_OVER, Term
 from wire.messages import layout_from_proto, optimizer_from_proto, ranges_from_proto
+from wire.rpc.access import InRun
 from wire.rpc.planes import PlaneReader, inner_bytes, plane_chunks
 from wire.v1 import common_pb2, shard_pb2
 
@@ -71,9 +73,11 @@ class Control:
         standby: follows a primary when it is told to.
         finish: called when the coordinator says that the run is over.
         dismiss: called when it says that it counts on this server no more.
+        deny: called with the lists of revoked certificates.
 
     Attributes:
         attached: a coordinator listens.
+        callers: who goes by which incarnation.
         term: under which this server is the shard's primary; 0: it is none.
     """
 
@@ -84,11 +88,12 @@ class Control:
         *,
         finish: Callable[[str], None],
         dismiss: Callable[[str], None],
+        deny: Callable[[bytes], None] = lambda crl: None,
     ) -> None:
         self._owner = owner
         owner.on_news = self._tell
         self._standby = standby
-        self._finish, self._dismiss = finish, dismiss
+        self._finish, self._dismiss, self._deny = finish, dismiss, deny
         self._joined = asyncio.Event()
         self._lines = 0
         self._line: Events | None = None
@@ -97,12 +102,18 @@ class Control:
         self._meanwhile: list[News] = []
         """What was revealed between the reading of the state and its telling: told behind it, maybe a second time."""
         self.attached = asyncio.Event()
+        self.callers = Callers()
         self.term = 0
 
     def joined(self, place: Place) -> None:
         """The coordinator took this server in: from now on it obeys the highest term."""
         self._place = place
         self._joined.set()
+
+    async def run(self) -> InRun:
+        """The run that this server is in, as soon as it is in one."""
+        await self._joined.wait()
+        return InRun(self._place.identity.run, self._place.identity.timeline)
 
     def end(self) -> None:
         """End the line, which would stay open."""
@@ -205,6 +216,10 @@ class Control:
             case "promote":
                 await self._promote(command.promote.term)
                 await self._tell_state(0, events)
+            case "meet":
+                self.callers.meet(command.meet)
+            case "deny":
+                self._deny(command.deny.crl)
             case "alone":
                 answer(alone=command.alone)  # before what follows tells that the standby is in sync again
                 self._owner.replication.alone(command.alone.standby)
@@ -218,6 +233,7 @@ class Control:
     async def _attach(self, attach: shard_pb2.Attach, events: Events) -> None:
         self.check_timeline(attach.timeline)
         self._line, self._events = events, None
+        self.callers.meet(attach.members)
         if attach.shard_term and not self._standby.standing:  # a standby waits for `Promote`
             self.term = attach.shard_term
             self._owner.replication.recorded(attach.standby)
@@ -364,11 +380,14 @@ class Control:
             if message.HasField("header"):
                 header = message.header
                 self._obey_term(header.term, in_order=False)
+                self._owner.check_fresh()
                 step = header.step
                 if header.deposits:
                     deposits = {stream: {} for stream in range(shard.spec.streams)}
                 shard.load_scalars(dict(header.scalars))
                 continue
+            if step < 0:
+                raise ProtocolMismatch("a checkpoint without a header; send the header first")
             complete = reader.feed(message.plane)
             if complete is None:
                 continue

@@ -172,9 +172,13 @@ class Owner:
         await self.read(self._begin)
         await self._open()
 
-    def _begin(self) -> None:
+    def check_fresh(self) -> None:
+        """Raises: ProtocolMismatch where planes are not to be changed from outside any more."""
         if self.archive.position:
             raise ProtocolMismatch("the run has begun, its initial planes are fixed")
+
+    def _begin(self) -> None:
+        self.check_fresh()
         self.holdings.begin()
         self.archive.begin(self.holdings.image())
 

@@ -34,14 +34,17 @@ from ps.vitals import status_line, watch
 from wire.clock import monotonic_clock
 from wire.codec import kernels
 from wire.config import Config, environment
-from wire.errors import Busy, DamagedFile, StaleIncarnation, Unreachable, UsageError
+from wire.errors import Busy, DamagedFile, SparsyncError, StaleIncarnation, Unreachable, UsageError
 from wire.memory import keep_freed_memory
 from wire.notify import Notify
 from wire.rounds import Rounds
+from wire.rpc.audit import AUDIT_FILE, Audit
 from wire.rpc.channel import reach
 from wire.rpc.frames import add_shard_service
+from wire.rpc.gate import Gate
 from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
+from wire.rpc.revocation import open_revocations
 from wire.rpc.server import serve
 from wire.telemetry import Logs, TelemetryFlags, log_to_stderr
 from wire.v1 import coordinator_pb2
@@ -175,7 +178,12 @@ class Server:
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._owner = Owner(directory, on_broken=self._fail)
         self._standby = Standby(self._owner, security, lambda: self._identity)
-        self._control = Control(self._owner, self._standby, finish=self._finish, dismiss=self._dismiss)
+        self._control = Control(
+            self._owner, self._standby, finish=self._finish, dismiss=self._dismiss, deny=self._deny
+        )
+        self._audit = Audit(directory / AUDIT_FILE)
+        self._gate = Gate(audit=self._audit, run=self._control.run)
+        self._revocations = open_revocations(security, directory, tell=self._gate.deny)
         self._over = False
         self._asked_to_end = threading.Event()
         self._notify = Notify(environment())
@@ -220,6 +228,7 @@ class Server:
             security=self._security,
             add=lambda server: add_shard_service(service, server),
             services=[SERVICE],
+            gate=self._gate,
         )
         address = advertise or serving.address
         watching: asyncio.Task[None] | None = None
@@ -243,6 +252,7 @@ class Server:
             await serving.stop(1.0)
             await channel.close(None)
             self._owner.close(forget=self._over)
+            self._audit.close()
 
     async def _join(
         self, channel: grpc.aio.Channel, address: str, timeout_s: float, recovered: Recovered | None
@@ -321,6 +331,8 @@ class Server:
         heard = attended = clock.now()
         while not self._ended.done():
             await asyncio.wait({self._ended}, timeout=1.0)
+            if self._revocations is not None:
+                self._revocations.look()
             now = clock.now()
             up = channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
             attended = now if self._control.attached.is_set() or not up else attended
@@ -343,6 +355,15 @@ class Server:
                 f"run {reply.run} does not count on incarnation {self._identity.incarnation} of {self._name} any more: "
                 "another server has its shard; start this one again, empty"
             )
+
+    def _deny(self, crl: bytes) -> None:
+        """Certificates were revoked. A list that cannot be read here is no reason to end the run."""
+        if self._revocations is None:
+            return
+        try:
+            self._revocations.take(crl)
+        except SparsyncError as error:
+            log.error("the coordinator's list of revoked certificates is not taken: %s", error)
 
     def _leave(self) -> None:
         """A signal: end, whatever is waited for."""

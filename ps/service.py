@@ -1,7 +1,8 @@
 """The Shard service: decode, call the owner, encode.
 
-Who may call what is settled before anything is read: the coordinator by its term (ps/control.py), workers by timeline
-and incarnation, a standby by the term of its primary (docs: ARCHITECTURE.md).
+Who may call what is settled before anything is read: by role at the gate (wire/rpc/gate.py); then the coordinator by
+its term (ps/control.py), workers by timeline and incarnation, which must be their own (ps/callers.py), a standby by the
+term of its primary (docs: ARCHITECTURE.md).
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from ps.replication import Copy, Image
 from ps.tally import Tally
 from wire.codec.base import Buffer, DamagedFrame, frame_bytes
 from wire.codec.dense import pack
-from wire.errors import ProtocolMismatch, StaleIncarnation, Unreachable
+from wire.errors import PermissionRefused, ProtocolMismatch, StaleIncarnation, Unreachable
 from wire.messages import unit_from_proto, unit_to_proto
 from wire.rpc.chunks import Data, gathered
 from wire.rpc.frames import data_of
+from wire.rpc.identity import Role, peer_of
 from wire.rpc.planes import CHUNK_BYTES, PlaneReader, plane_chunks
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
 
@@ -79,6 +81,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         if first is None or not first.HasField("hello"):
             raise ProtocolMismatch("a standby that does not say what it has; send the hello first")
         hello = first.hello
+        await self._check_caller(context, hello.incarnation)
         self._control.check_timeline(hello.timeline)
         self._check_term(hello.term)
         if not self._owner.loaded:
@@ -119,6 +122,10 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 f"{self._control.term}"
             )
 
+    async def _check_caller(self, context: Context, incarnation: int) -> None:
+        """Raises: PermissionRefused or StaleIncarnation where the caller does not go by this incarnation."""
+        await self._control.callers.check(peer_of(context), incarnation)
+
     def _check_shard(self, shard: int) -> None:
         """Raises: Unreachable where the caller means another shard, which was at this address: it will hear of that."""
         found = self._owner.served().spec.shard
@@ -130,13 +137,15 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     async def Upload(
         self, request_iterator: AsyncIterator[shard_pb2.UploadChunk], context: Context
     ) -> shard_pb2.UploadReply:
+        chunks = aiter(request_iterator)
+        header: shard_pb2.UploadHeader = await _read_header(chunks, "an upload")
+        await self._control.callers.check_uploader(peer_of(context), header.incarnation)
+        self._control.check_timeline(header.timeline)
         shard = self._owner.served()
+        self._check_shard(header.shard)
+        self._owner.check_fresh()
         reader = PlaneReader(lambda name: 4 * shard.blocks.elements if name == "x" else None)
-        async for message in request_iterator:
-            if message.HasField("header"):
-                self._control.check_timeline(message.header.timeline)
-                self._check_shard(message.header.shard)
-                continue
+        async for message in chunks:
             complete = reader.feed(message.plane)
             if complete is not None:
                 data = complete[1]
@@ -150,10 +159,11 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self, request_iterator: AsyncIterator[shard_pb2.PushChunk], context: Context
     ) -> shard_pb2.PushReply:
         with self.tally.refusals():
-            return shard_pb2.PushReply(outcome=await self._push(aiter(request_iterator)))
+            return shard_pb2.PushReply(outcome=await self._push(aiter(request_iterator), context))
 
-    async def _push(self, chunks: AsyncIterator[Any]) -> shard_pb2.PushReply.Outcome:
-        header: shard_pb2.PushHeader = await _read_header(chunks, "push")
+    async def _push(self, chunks: AsyncIterator[Any], context: Context) -> shard_pb2.PushReply.Outcome:
+        header: shard_pb2.PushHeader = await _read_header(chunks, "a push")
+        await self._check_caller(context, header.incarnation)
         self._check_term(header.term)
         known, kept = await self._judge(header)
         if known is not Verdict.ADMIT:
@@ -213,6 +223,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     async def Follow(
         self, request: shard_pb2.FollowRequest, context: Context
     ) -> AsyncIterator[shard_pb2.DeltaChunk | Data]:
+        await self._control.callers.check_reader(peer_of(context), request.incarnation)
         self._control.check_timeline(request.timeline)
         self._check_term(request.term)
         version = request.from_version
@@ -247,6 +258,12 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     async def Snapshot(
         self, request: shard_pb2.SnapshotRequest, context: Context
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
+        peer = peer_of(context)
+        await self._control.callers.check_reader(peer, request.incarnation)
+        if peer.role is Role.OPERATOR and request.plane != "x":
+            raise PermissionRefused(
+                f"{peer} asks for plane {request.plane!r}; operators may have `x` at the end"
+            )
         self._control.check_timeline(request.timeline)
         self._check_shard(request.shard)
         await self._owner.followers.reach(0 if request.live else request.step)
@@ -272,7 +289,8 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self, request_iterator: AsyncIterator[shard_pb2.DepositChunk], context: Context
     ) -> shard_pb2.DepositReply:
         chunks = aiter(request_iterator)
-        header: shard_pb2.DepositHeader = await _read_header(chunks, "deposit")
+        header: shard_pb2.DepositHeader = await _read_header(chunks, "a deposit")
+        await self._check_caller(context, header.incarnation)
         self._control.check_timeline(header.timeline)
         self._check_shard(header.shard)
         self._owner.served()
@@ -299,6 +317,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     async def Withdraw(
         self, request: shard_pb2.WithdrawRequest, context: Context
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
+        await self._check_caller(context, request.incarnation)
         self._control.check_timeline(request.timeline)
         self._check_shard(request.shard)
         self._owner.served()
@@ -318,10 +337,10 @@ def _refuse_fenced(header: shard_pb2.DepositHeader, verdict: Verdict) -> None:
 
 
 async def _read_header(chunks: AsyncIterator[Any], what: str) -> Any:
-    """What a push or a deposit begins with. Raises: ProtocolMismatch where it begins with anything else."""
+    """What a push, an upload or a deposit begins with. Raises: ProtocolMismatch where it begins with anything else."""
     first = await anext(chunks, None)
     if first is None or isinstance(first, memoryview) or not first.HasField("header"):
-        raise ProtocolMismatch(f"a {what} without a header; send the header first")
+        raise ProtocolMismatch(f"{what} without a header; send the header first")
     return first.header
 
 

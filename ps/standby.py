@@ -19,8 +19,10 @@ from ps.owner import Owner
 from ps.replication import Copy
 from ps.snapshots import Receiver
 from wire.errors import ProtocolMismatch, SparsyncError
+from wire.rpc.access import InRun
 from wire.rpc.channel import open_channel
 from wire.rpc.identity import Role, Security
+from wire.rpc.in_run import InRunChannel
 from wire.rpc.retry import Backoff
 from wire.rpc.status import to_error
 from wire.v1 import shard_pb2, shard_pb2_grpc
@@ -76,10 +78,12 @@ class Standby:
         """Call the primary, and again when the line breaks, until this is cancelled."""
         backoff = Backoff(random.Random(), cap_s=0.5)
         channel = open_channel(order.address, self._security, role=Role.PS, pool="state")
+        identity = self._identity()
+        run = InRun(identity.run, identity.timeline)
         try:
             while True:
                 try:
-                    await self._call(shard_pb2_grpc.ShardStub(channel), order, backoff)
+                    await self._call(shard_pb2_grpc.ShardStub(InRunChannel(channel, run)), order, backoff)
                     reason = "it ended the call"
                 except grpc.aio.AioRpcError as error:
                     reason = str(to_error(error, peer=f"primary of shard {order.shard} at {order.address}"))

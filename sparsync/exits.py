@@ -23,6 +23,7 @@ from wire.errors import (
     ShadowedModule,
     SparsyncError,
     StaleIncarnation,
+    Unidentified,
     UsageError,
 )
 
@@ -37,6 +38,7 @@ FINAL = frozenset(
         ScriptFailed,
         ProtocolMismatch,
         PermissionRefused,
+        Unidentified,
         ConfigError,
         ModelMismatch,
         BadUnit,

@@ -110,6 +110,21 @@ class StaleIncarnation(SparsyncError):
     exit_code = 83
 
 
+class WrongRun(SparsyncError):
+    """A call that belongs to another run than the one that is served there."""
+
+    status = "FAILED_PRECONDITION"
+    exit_code = 86
+    retry = True  # an address may have been another run's in between
+
+
+class Unidentified(SparsyncError):
+    """A certificate that says of nobody in the run whose it is, or one that was revoked."""
+
+    status = "UNAUTHENTICATED"
+    exit_code = 87
+
+
 class PermissionRefused(SparsyncError):
     """Security forbids it: no TLS off loopback, a wrong role, a bad certificate."""
 

@@ -22,8 +22,10 @@ import grpc
 
 from wire.clock import monotonic_clock
 from wire.errors import Unreachable
+from wire.rpc.access import InRun
 from wire.rpc.channel import open_channel
 from wire.rpc.identity import Role, Security
+from wire.rpc.in_run import InRunChannel
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 from worker.patience import Patience
 
@@ -33,11 +35,12 @@ FOREVER_S = float("inf")
 
 
 def start(
-    coordinator: str, security: Security, *, incarnation: int, interval_s: float
+    coordinator: str, security: Security, *, run: InRun, incarnation: int, interval_s: float
 ) -> subprocess.Popen[bytes]:
     """The running heartbeat process of this trainer; closing its stdin ends it."""
     order = {
         "coordinator": coordinator,
+        "run": str(run),
         "incarnation": incarnation,
         "interval_s": interval_s,
         "insecure": security.insecure,
@@ -55,7 +58,9 @@ async def beat(order: dict[str, object]) -> None:
     paths = {k: Path(str(order[k])) for k in ("tls_ca", "tls_cert", "tls_key") if k in order}
     security = Security(insecure=bool(order["insecure"]), **paths)
     channel = open_channel(str(order["coordinator"]), security, role=Role.COORDINATOR, pool="control")
-    stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+    run = InRun.parse(str(order["run"]))
+    assert run is not None
+    stub = coordinator_pb2_grpc.CoordinatorStub(InRunChannel(channel, run))
     interval_s = float(str(order["interval_s"]))
     incarnation = int(str(order["incarnation"]))
     trainer = os.getppid()

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
 
 from wire.clock import Clock
-from wire.errors import SparsyncError, Unreachable
+from wire.errors import RunOver, SparsyncError, Unreachable, WrongRun
 from wire.rpc.status import to_error
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 from worker.leases import Lease
@@ -84,15 +84,16 @@ class Line:
             patience.trying()
             call = self._stub.Attend(self._outgoing(self._reports))
             try:
-                async for order in call:
-                    patience.heard()
-                    self.stands = True
-                    heard = order_from_proto(order)
-                    self._hear(heard)
-                    if isinstance(heard, End):
-                        return
-            except grpc.aio.AioRpcError as error:
-                failure = to_error(error, peer=self._peer)
+                with at_the_coordinator(self._peer):
+                    async for order in call:
+                        patience.heard()
+                        self.stands = True
+                        heard = order_from_proto(order)
+                        self._hear(heard)
+                        if isinstance(heard, End):
+                            return
+            except SparsyncError as error:
+                failure = error
             finally:
                 call.cancel()
                 self._end()
@@ -137,6 +138,18 @@ class Line:
         """Let queued reports leave, at most `limit_s`; what is left then is lost with the line."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._reports.join(), limit_s)
+
+
+@contextmanager
+def at_the_coordinator(peer: str) -> Iterator[None]:
+    """What a call to the coordinator fails with, as an error of ours. Raises: RunOver where another run is there."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        failure = to_error(error, peer=peer)
+        if isinstance(failure, WrongRun):
+            raise RunOver(f"this worker's run is gone: {failure}") from error
+        raise failure from error
 
 
 def _key(report: coordinator_pb2.WorkerReport) -> str | None:

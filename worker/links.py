@@ -30,6 +30,7 @@ from wire.codec.base import Buffer
 from wire.errors import NoInput, ProtocolMismatch, SparsyncError, StaleIncarnation, Unreachable
 from wire.ids import UnitId
 from wire.messages import Commit, ShardPlacement, unit_to_proto
+from wire.rpc.access import InRun
 from wire.rpc.chunks import Data, gathered
 from wire.rpc.frames import data_of
 from wire.rpc.identity import Security
@@ -74,22 +75,22 @@ class ShardLink:
         placement: ShardPlacement,
         security: Security,
         *,
+        run: InRun,
         incarnation: int,
-        timeline: int,
         plan: int,
         bytes: int,
         clock: Clock,
     ) -> None:
         self.shard = placement.shard
         self._security = security
-        self._incarnation, self._timeline, self._plan = incarnation, timeline, plan
+        self._run, self._incarnation, self._plan = run, incarnation, plan
         self._clock = clock
         self._call_s = PATIENCE_S + STATE_MODELS * bytes / SLOWEST_BYTES_PER_S
         self._place = self._go_to(placement.address, placement.term)
         self._left: set[asyncio.Task[None]] = set()
 
     def _go_to(self, address: str, term: int) -> Place:
-        return Place(self.shard, address, term=term, security=self._security)
+        return Place(self.shard, address, term=term, security=self._security, run=self._run)
 
     def redirect(self, to: Redirect) -> None:
         """The shard is served elsewhere, if that is news: what runs is done again there, as it was."""
@@ -102,6 +103,10 @@ class ShardLink:
         closing = asyncio.get_running_loop().create_task(older.close())
         self._left.add(closing)
         closing.add_done_callback(self._left.discard)
+
+    @property
+    def _timeline(self) -> int:
+        return self._run.timeline
 
     async def close(self) -> None:
         await asyncio.gather(*self._left)

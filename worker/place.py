@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from wire.errors import Unreachable
+from wire.rpc.access import InRun
 from wire.rpc.channel import open_channel
 from wire.rpc.frames import FrameStub
 from wire.rpc.identity import Role, Security
+from wire.rpc.in_run import InRunChannel
 from wire.v1 import shard_pb2_grpc
 
 
@@ -37,7 +39,7 @@ class Place:
         left: whether the shard is served elsewhere by now.
     """
 
-    def __init__(self, shard: int, address: str, *, term: int, security: Security) -> None:
+    def __init__(self, shard: int, address: str, *, term: int, security: Security, run: InRun) -> None:
         self.name = f"server {shard} at {address}"
         self.term = term
         self.left = asyncio.Event()
@@ -45,9 +47,10 @@ class Place:
             open_channel(address, security, role=Role.PS, pool=pool) for pool in ("data", "state")
         ]
         self._calls: set[Any] = set()
-        self.data = shard_pb2_grpc.ShardStub(self._channels[0])
-        self.frames = FrameStub(self._channels[0])
-        self.state = shard_pb2_grpc.ShardStub(self._channels[1])
+        data, state = (InRunChannel(channel, run) for channel in self._channels)
+        self.data = shard_pb2_grpc.ShardStub(data)
+        self.frames = FrameStub(data)
+        self.state = shard_pb2_grpc.ShardStub(state)
 
     @contextmanager
     def running(self, call: Any) -> Iterator[Any]:

@@ -28,6 +28,7 @@ from wire.launchers import place_in
 from wire.memory import keep_freed_memory
 from wire.metrics import Samples
 from wire.notify import Notify
+from wire.rpc.access import InRun
 from wire.rpc.channel import reach
 from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
@@ -87,17 +88,19 @@ class Attachment:
         """Begin to live as the incarnation that the coordinator handed out."""
         self.timeline = reply.timeline
         self.incarnation = reply.incarnation
+        run = InRun(reply.run, reply.timeline)
         self._heartbeat: subprocess.Popen[bytes] | None = heartbeat.start(
             self._coordinator,
             self._security,
+            run=run,
             incarnation=reply.incarnation,
             interval_s=self.config.cluster.heartbeat_interval_s,
         )
         self.transfer = Transfer(
             coordinator=self._coordinator,
             security=self._security,
+            run=run,
             incarnation=reply.incarnation,
-            timeline=reply.timeline,
         )
 
     def rejoin(self) -> None:

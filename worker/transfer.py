@@ -27,13 +27,15 @@ from wire.messages import (
     optimizer_to_proto,
     placement_from_proto,
 )
+from wire.rpc.access import InRun
 from wire.rpc.channel import open_channel
 from wire.rpc.identity import Role, Security
+from wire.rpc.in_run import InRunChannel
 from wire.rpc.meter import SocketMeter
 from wire.rpc.status import to_error
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 from worker.deltas import Delta
-from worker.line import Line, Order
+from worker.line import Line, Order, at_the_coordinator
 from worker.links import ShardLink, Snapshot
 from worker.mailbox import WAKE_S, End, Flushed, Mailbox
 from worker.outgoing import Outgoing
@@ -62,14 +64,13 @@ class Transfer:
         *,
         coordinator: str,
         security: Security,
+        run: InRun,
         incarnation: int,
-        timeline: int,
         clock: Clock = monotonic_clock,
     ) -> None:
         self._peer = f"coordinator {coordinator}"
         self._security = security
-        self._incarnation = incarnation
-        self._timeline = timeline
+        self._run, self._incarnation = run, incarnation
         self._clock = clock
         self._meter = SocketMeter()
         self._loop = asyncio.new_event_loop()
@@ -87,7 +88,7 @@ class Transfer:
         self.on_wait: Callable[[], bool] = lambda: False
         """Called while servers are waited for: whether this worker is asked to go."""
         self._control = self._do(self._open_control(coordinator))
-        self._stub = coordinator_pb2_grpc.CoordinatorStub(self._control)
+        self._stub = coordinator_pb2_grpc.CoordinatorStub(InRunChannel(self._control, run))
         self._line = Line(self._stub, peer=self._peer, incarnation=incarnation, hear=self._hear, clock=clock)
 
     def answers(self) -> bool:
@@ -173,8 +174,9 @@ class Transfer:
         )
 
         async def ask() -> coordinator_pb2.DeclareReply:
-            reply: coordinator_pb2.DeclareReply = await self._stub.Declare(request)
-            return reply
+            with at_the_coordinator(self._peer):
+                reply: coordinator_pb2.DeclareReply = await self._stub.Declare(request)
+                return reply
 
         return await patiently(ask, Patience(self._clock), peer=self._peer)
 
@@ -183,8 +185,8 @@ class Transfer:
             ShardLink(
                 p,
                 self._security,
+                run=self._run,
                 incarnation=self._incarnation,
-                timeline=self._timeline,
                 plan=plan,
                 bytes=4 * layout.elements(p.ranges),
                 clock=self._clock,

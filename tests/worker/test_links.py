@@ -11,6 +11,7 @@ import pytest
 from wire.clock import monotonic_clock
 from wire.errors import NoInput, StaleIncarnation
 from wire.messages import ShardPlacement
+from wire.rpc.access import InRun
 from wire.rpc.identity import Security
 from wire.rpc.server import serve
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
@@ -38,7 +39,7 @@ async def withdraw() -> None:
         ShardPlacement(0, served.address, 1, ()),
         Security(),
         incarnation=1,
-        timeline=1,
+        run=InRun("a run", 1),
         plan=1,
         bytes=0,
         clock=monotonic_clock,

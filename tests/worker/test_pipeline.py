@@ -31,6 +31,7 @@ from wire.config import Config
 from wire.ids import UnitId
 from wire.layout import BLOCK, BlockRange, Layout, Parameter
 from wire.messages import Commit, OptimizerSpec, ShardPlacement, placement_to_proto
+from wire.rpc.access import InRun
 from wire.rpc.frames import add_shard_service
 from wire.rpc.identity import Security
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc, shard_pb2, shard_pb2_grpc
@@ -119,7 +120,10 @@ def meeting(shard: Recorder | Pourer | Server) -> Iterator[tuple[Transfer, Coord
 
     with serving(coordinator, add_others=add) as coordinator.address:
         transfer = Transfer(
-            coordinator=coordinator.address, security=Security(), incarnation=INCARNATION, timeline=1
+            coordinator=coordinator.address,
+            security=Security(),
+            run=InRun("a run", 1),
+            incarnation=INCARNATION,
         )
         try:
             assert not transfer.do_declare(LAYOUT, SGD)

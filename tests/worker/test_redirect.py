@@ -13,6 +13,7 @@ from wire.clock import monotonic_clock
 from wire.errors import NoInput, StaleIncarnation, Unreachable
 from wire.ids import UnitId
 from wire.messages import Commit, ShardPlacement
+from wire.rpc.access import InRun
 from wire.rpc.identity import Security
 from wire.rpc.planes import PlaneReader, plane_chunks
 from wire.rpc.server import serve
@@ -131,7 +132,7 @@ async def linked(address: str, *, term: int = 1) -> AsyncIterator[ShardLink]:
         ShardPlacement(0, address, 5, (), term),
         Security(),
         incarnation=7,
-        timeline=1,
+        run=InRun("a run", 1),
         plan=1,
         bytes=0,
         clock=monotonic_clock,

@@ -17,6 +17,7 @@ from tests.worker.far_end import serving
 from wire.errors import Interrupted, RunOver, StaleIncarnation
 from wire.layout import Layout, Parameter
 from wire.messages import OptimizerSpec
+from wire.rpc.access import InRun
 from wire.rpc.identity import Security
 from wire.v1 import common_pb2, coordinator_pb2, coordinator_pb2_grpc
 from worker.transfer import LEAVE_S, Transfer
@@ -52,7 +53,9 @@ class BreakingLines(coordinator_pb2_grpc.CoordinatorServicer):
 def test_what_is_told_after_a_break_arrives(breaks: int) -> None:
     far_end = BreakingLines(breaks)
     with serving(far_end) as address:
-        transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
+        transfer = Transfer(
+            coordinator=address, security=Security(), run=InRun("a run", 1), incarnation=INCARNATION
+        )
         try:
             transfer.begin_attending()
             assert far_end.heard.get(timeout=30).HasField("attending")
@@ -69,7 +72,9 @@ def test_what_is_told_after_a_break_arrives(breaks: int) -> None:
 def test_what_must_not_be_lost_is_told_on_every_line_once_more() -> None:
     far_end = BreakingLines(0)
     with serving(far_end) as address:
-        transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
+        transfer = Transfer(
+            coordinator=address, security=Security(), run=InRun("a run", 1), incarnation=INCARNATION
+        )
         try:
             transfer.report(uploaded={})
             transfer.report(scalars={"step": 3, "values": {}})
@@ -131,7 +136,9 @@ def _named(report: coordinator_pb2.WorkerReport) -> str:
 
 @contextmanager
 def connected(address: str) -> Iterator[Transfer]:
-    transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
+    transfer = Transfer(
+        coordinator=address, security=Security(), run=InRun("a run", 1), incarnation=INCARNATION
+    )
     try:
         yield transfer
     finally:
@@ -170,7 +177,9 @@ LASTING = [
 def test_a_coordinator_that_is_back_hears_of_it_within_a_second_and_the_newest_of_each_kind_first() -> None:
     older, newer = Restarted(), Restarted()
     with serving(older) as address:
-        transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
+        transfer = Transfer(
+            coordinator=address, security=Security(), run=InRun("a run", 1), incarnation=INCARNATION
+        )
         transfer.begin_attending()
         assert older.told(1) == ["attending"]
     try:
@@ -192,7 +201,9 @@ def test_a_model_is_declared_again_to_a_coordinator_that_is_back() -> None:
     older, newer = Restarted(), Restarted(places="127.0.0.1:1")
     declaring: list[bool] = []
     with serving(older) as address:
-        transfer = Transfer(coordinator=address, security=Security(), incarnation=INCARNATION, timeline=1)
+        transfer = Transfer(
+            coordinator=address, security=Security(), run=InRun("a run", 1), incarnation=INCARNATION
+        )
         thread = threading.Thread(
             target=lambda: declaring.append(transfer.do_declare(LAYOUT, OptimizerSpec("sgd", ())))
         )
@@ -244,7 +255,7 @@ def test_who_is_to_go_tells_it_at_once_and_waits_for_an_absent_server_ten_second
         return True
 
     transfer = Transfer(
-        coordinator="127.0.0.1:1", security=Security(), incarnation=1, timeline=1, clock=clock
+        coordinator="127.0.0.1:1", security=Security(), run=InRun("a run", 1), incarnation=1, clock=clock
     )
     try:
         transfer.on_wait = asked

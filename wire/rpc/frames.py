@@ -85,7 +85,7 @@ class FrameStub:
         Follow: gives DeltaChunk messages, or their data.
     """
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: Any) -> None:
         self.Push: Any = channel.stream_unary(
             "/sparsync.v1.Shard/Push",
             request_serializer=to_wire,

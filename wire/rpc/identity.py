@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from wire.errors import ConfigError, PermissionRefused
+from wire.errors import ConfigError, PermissionRefused, Unidentified
 from wire.rpc.address import is_loopback
 from wire.rpc.pem_files import PemFiles
 
@@ -82,14 +82,14 @@ class Peer:
 def peer_of(context: Any) -> Peer:
     """Who makes a call, from its servicer context.
 
-    Raises: PermissionRefused where the certificate names nobody.
+    Raises: Unidentified where the certificate names nobody.
     """
     found = context.auth_context()
     if b"insecure" in found.get("transport_security_type", ()):
         return Peer.anyone()
     certificates = found.get("x509_pem_cert", ())
     if not certificates:
-        raise PermissionRefused("the other side of this connection has shown no certificate")
+        raise Unidentified("the other side of this connection has shown no certificate")
     return peer_in(bytes(certificates[0]))
 
 
@@ -97,7 +97,7 @@ def peer_of(context: Any) -> Peer:
 def peer_in(certificate: bytes) -> Peer:
     """Whom a certificate in PEM form names.
 
-    Raises: PermissionRefused where it names nobody, or several.
+    Raises: Unidentified where it names nobody, or several.
     """
     from cryptography import x509
 
@@ -112,7 +112,7 @@ def peer_in(certificate: bytes) -> Peer:
     match = _IDENTITY.fullmatch(ours[0]) if len(ours) == 1 else None
     if match is None or match["role"] not in frozenset(Role):
         roles = "|".join(Role)
-        raise PermissionRefused(
+        raise Unidentified(
             f"certificate {serial} names {' and '.join(ours) or 'nobody'}; expected exactly one URI "
             f"sparsync://{roles}/NAME among its alternative names: issue one with `sparsync certs issue`"
         )
@@ -186,6 +186,7 @@ class Security:
 
         Raises:
             ConfigError, NoInput, PermissionRefused: about the PEM files, by name.
+            Unidentified: the certificate names nobody.
         """
         files = self.files
         return Peer.anyone() if files is None else peer_in(files.read().cert)

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from wire.errors import ConfigError, DamagedFile, PermissionRefused, SparsyncError
 from wire.files import replace_durably
+from wire.rpc.identity import Security
 from wire.rpc.pem_files import stamp_of
 
 if TYPE_CHECKING:
     from cryptography import x509
 
 _BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\s*", re.DOTALL)
+KEPT = "revoked.pem"
 MOST_BYTES = 4 << 20
 """Of a list: about fifty thousand certificates."""
 log = logging.getLogger(__name__)
@@ -119,6 +121,11 @@ class Revocations:
         tell(self.serials)
 
     @property
+    def pem(self) -> bytes:
+        """All lists that hold, to be handed on."""
+        return b"".join(known.pem for known in self._lists.values())
+
+    @property
     def serials(self) -> frozenset[str]:
         """Of all certificates that hold no more."""
         return frozenset().union(*(known.serials for known in self._lists.values()))
@@ -130,7 +137,7 @@ class Revocations:
         """
         if not self._merge(read_lists(pem, self._ca.read_bytes())):
             return False
-        replace_durably(self._kept, b"".join(known.pem for known in self._lists.values()))
+        replace_durably(self._kept, self.pem)
         log.info("%d certificates are revoked", len(self.serials))
         self._tell(self.serials)
         return True
@@ -153,6 +160,17 @@ class Revocations:
         ]
         self._lists |= {one.issuer: one for one in sorted(newer, key=lambda one: one.number)}
         return bool(newer)
+
+
+def open_revocations(
+    security: Security, directory: Path, *, tell: Callable[[frozenset[str]], None]
+) -> Revocations | None:
+    """What a role that keeps its files in `directory` knows to be revoked; None in plain text.
+
+    Raises: as `Revocations`.
+    """
+    files = security.files
+    return files and Revocations(files.ca, kept=directory / KEPT, given=security.tls_crl, tell=tell)
 
 
 def _read_given(path: Path) -> bytes:

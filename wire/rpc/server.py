@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from wire.errors import PortTaken, ProtocolMismatch
 from wire.rpc.address import format_address, parse_address
 from wire.rpc.channel import KEEPALIVE_TIME_MS, MAX_MESSAGE_BYTES
+from wire.rpc.gate import Gate
 from wire.rpc.identity import Security
 from wire.rpc.reloading import server_credentials
 from wire.rpc.status import ErrorInterceptor
@@ -77,10 +78,12 @@ async def serve(
     security: Security,
     add: Callable[[grpc.aio.Server], None],
     services: Sequence[str],
+    gate: Gate | None = None,
 ) -> Serving:
     """Starts a server on `listen` (port 0: any free one) with the servicers that `add` adds.
 
-    `services` are their full names, for health and reflection. Health says NOT_SERVING until
+    `services` are their full names, for health and reflection. `gate` lets calls through; without one what the table
+    of access says is all that is asked. Health says NOT_SERVING until
     `Serving.serving()`.
 
     Raises:
@@ -95,7 +98,7 @@ async def serve(
         _log.warning("--insecure: %s is open to everyone who can reach it", listen)
     credentials = server_credentials(files) if (files := security.files) else None
     check_bindable(host, port)
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=list(OPTIONS))
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(), gate or Gate()], options=list(OPTIONS))
     add(server)
     checks = await _add_health(server, services)
     reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

@@ -16,7 +16,16 @@ from urllib.parse import quote
 import grpc
 import grpc.aio
 
-from wire.errors import Interrupted, PermissionRefused, ProtocolMismatch, SparsyncError, Unreachable, by_name
+from wire.errors import (
+    Interrupted,
+    PermissionRefused,
+    ProtocolMismatch,
+    SparsyncError,
+    Unidentified,
+    Unreachable,
+    by_name,
+)
+from wire.rpc.handlers import Behavior, behavior_of, with_behavior
 
 ERROR_KEY = "sparsync-error"
 RETRY_AFTER_KEY = "retry-after-ms"
@@ -33,13 +42,11 @@ _WITHOUT_NAME: dict[grpc.StatusCode, tuple[type[SparsyncError], str]] = {
     ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (ProtocolMismatch, "a message was larger than the limit"),
     grpc.StatusCode.PERMISSION_DENIED: (PermissionRefused, "its role does not allow this call"),
-    grpc.StatusCode.UNAUTHENTICATED: (PermissionRefused, "it does not know us"),
+    grpc.StatusCode.UNAUTHENTICATED: (Unidentified, "it does not know us"),
 }
 BROKEN_HERE = "Internal error from Core"
 """What grpc.aio says of a call whose connection broke between two of its steps: no word of the other side's."""
 _log = logging.getLogger(__name__)
-
-Handler = Callable[[Any, Any], Any]
 
 if TYPE_CHECKING:
     _Interceptor = grpc.aio.ServerInterceptor[Any, Any]
@@ -78,19 +85,13 @@ class ErrorInterceptor(_Interceptor):
 
 
 def _wrap(handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
-    """`handler` with its behaviour guarded; kind and serializers stay."""
-    kinds = {
-        (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
-        (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
-        (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
-        (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
-    }
-    make, behavior = kinds[handler.request_streaming, handler.response_streaming]
+    """`handler` with its behaviour guarded."""
+    behavior = behavior_of(handler)
     guard = _guard_generator if inspect.isasyncgenfunction(behavior) else _guard_coroutine
-    return make(guard(behavior, method), handler.request_deserializer, handler.response_serializer)
+    return with_behavior(handler, guard(behavior, method))
 
 
-def _guard_coroutine(behavior: Handler, method: str) -> Handler:
+def _guard_coroutine(behavior: Behavior, method: str) -> Behavior:
     async def guarded(request: Any, context: Any) -> Any:
         try:
             return await behavior(request, context)
@@ -100,7 +101,7 @@ def _guard_coroutine(behavior: Handler, method: str) -> Handler:
     return guarded
 
 
-def _guard_generator(behavior: Handler, method: str) -> Handler:
+def _guard_generator(behavior: Behavior, method: str) -> Behavior:
     async def guarded(request: Any, context: Any) -> AsyncGenerator[Any, None]:
         try:
             async with contextlib.aclosing(behavior(request, context)) as replies:

@@ -424,3 +424,17 @@ class DrainReply(_message.Message):
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     def __init__(self, incarnation: _Optional[int] = ...) -> None: ...
+
+class DenyRequest(_message.Message):
+    __slots__ = ("crl",)
+    CRL_FIELD_NUMBER: _ClassVar[int]
+    crl: bytes
+    def __init__(self, crl: _Optional[bytes] = ...) -> None: ...
+
+class DenyReply(_message.Message):
+    __slots__ = ("newer", "certificates")
+    NEWER_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    newer: bool
+    certificates: int
+    def __init__(self, newer: _Optional[bool] = ..., certificates: _Optional[int] = ...) -> None: ...

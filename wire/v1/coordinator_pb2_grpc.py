@@ -79,6 +79,11 @@ class CoordinatorStub:
                 request_serializer=wire_dot_v1_dot_coordinator__pb2.DrainRequest.SerializeToString,
                 response_deserializer=wire_dot_v1_dot_coordinator__pb2.DrainReply.FromString,
                 _registered_method=True)
+        self.Deny = channel.unary_unary(
+                '/sparsync.v1.Coordinator/Deny',
+                request_serializer=wire_dot_v1_dot_coordinator__pb2.DenyRequest.SerializeToString,
+                response_deserializer=wire_dot_v1_dot_coordinator__pb2.DenyReply.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServicer:
@@ -148,6 +153,14 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Deny(self, request, context):
+        """Certificates that are good no more: their live calls end, new ones are refused, here and on every server. The list is
+        kept; one that is not newer than what is known changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -195,6 +208,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=wire_dot_v1_dot_coordinator__pb2.DrainRequest.FromString,
                     response_serializer=wire_dot_v1_dot_coordinator__pb2.DrainReply.SerializeToString,
+            ),
+            'Deny': grpc.unary_unary_rpc_method_handler(
+                    servicer.Deny,
+                    request_deserializer=wire_dot_v1_dot_coordinator__pb2.DenyRequest.FromString,
+                    response_serializer=wire_dot_v1_dot_coordinator__pb2.DenyReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -440,6 +458,33 @@ class Coordinator:
             '/sparsync.v1.Coordinator/Drain',
             wire_dot_v1_dot_coordinator__pb2.DrainRequest.SerializeToString,
             wire_dot_v1_dot_coordinator__pb2.DrainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Deny(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsync.v1.Coordinator/Deny',
+            wire_dot_v1_dot_coordinator__pb2.DenyRequest.SerializeToString,
+            wire_dot_v1_dot_coordinator__pb2.DenyReply.FromString,
             options,
             channel_credentials,
             insecure,

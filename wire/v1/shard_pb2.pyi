@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ShardCommand(_message.Message):
-    __slots__ = ("term", "attach", "configure", "close", "fence", "finish", "segment", "retire", "advance", "stand", "promote", "alone", "snapshot", "dismiss", "bound")
+    __slots__ = ("term", "attach", "configure", "close", "fence", "finish", "segment", "retire", "advance", "stand", "promote", "alone", "snapshot", "dismiss", "bound", "meet", "deny")
     TERM_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     CONFIGURE_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,8 @@ class ShardCommand(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     DISMISS_FIELD_NUMBER: _ClassVar[int]
     BOUND_FIELD_NUMBER: _ClassVar[int]
+    MEET_FIELD_NUMBER: _ClassVar[int]
+    DENY_FIELD_NUMBER: _ClassVar[int]
     term: _common_pb2.Term
     attach: Attach
     configure: Configure
@@ -40,21 +42,49 @@ class ShardCommand(_message.Message):
     snapshot: SnapshotNow
     dismiss: Dismiss
     bound: Bound
-    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., stand: _Optional[_Union[Stand, _Mapping]] = ..., promote: _Optional[_Union[Promote, _Mapping]] = ..., alone: _Optional[_Union[Alone, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotNow, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., bound: _Optional[_Union[Bound, _Mapping]] = ...) -> None: ...
+    meet: Meet
+    deny: Deny
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., stand: _Optional[_Union[Stand, _Mapping]] = ..., promote: _Optional[_Union[Promote, _Mapping]] = ..., alone: _Optional[_Union[Alone, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotNow, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., bound: _Optional[_Union[Bound, _Mapping]] = ..., meet: _Optional[_Union[Meet, _Mapping]] = ..., deny: _Optional[_Union[Deny, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("run", "timeline", "low", "shard_term", "standby")
+    __slots__ = ("run", "timeline", "low", "shard_term", "standby", "members")
     RUN_FIELD_NUMBER: _ClassVar[int]
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     LOW_FIELD_NUMBER: _ClassVar[int]
     SHARD_TERM_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     run: str
     timeline: int
     low: int
     shard_term: int
     standby: int
-    def __init__(self, run: _Optional[str] = ..., timeline: _Optional[int] = ..., low: _Optional[int] = ..., shard_term: _Optional[int] = ..., standby: _Optional[int] = ...) -> None: ...
+    members: Meet
+    def __init__(self, run: _Optional[str] = ..., timeline: _Optional[int] = ..., low: _Optional[int] = ..., shard_term: _Optional[int] = ..., standby: _Optional[int] = ..., members: _Optional[_Union[Meet, _Mapping]] = ...) -> None: ...
+
+class Meet(_message.Message):
+    __slots__ = ("members", "uploader")
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    UPLOADER_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    uploader: int
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., uploader: _Optional[int] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("incarnation", "role", "name")
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    incarnation: int
+    role: str
+    name: str
+    def __init__(self, incarnation: _Optional[int] = ..., role: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class Deny(_message.Message):
+    __slots__ = ("crl",)
+    CRL_FIELD_NUMBER: _ClassVar[int]
+    crl: bytes
+    def __init__(self, crl: _Optional[bytes] = ...) -> None: ...
 
 class Configure(_message.Message):
     __slots__ = ("shard", "plan", "parameters", "ranges", "optimizer", "first_step", "segment")

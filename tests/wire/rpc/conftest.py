@@ -11,6 +11,8 @@ import grpc.aio
 import pytest
 
 from sparsync.authority import Authority
+from wire.rpc.access import Rule
+from wire.rpc.gate import Gate
 from wire.rpc.identity import Role, Security
 
 
@@ -18,6 +20,11 @@ class Sink:
     """A service that swallows and pours known amounts of bytes, and its client side."""
 
     service = "test.Sink"
+
+    def gate(self) -> Gate:
+        """Everybody with a certificate may call it."""
+        rules = {f"/{self.service}/{method}": Rule(frozenset(Role)) for method in ("Swallow", "Pour")}
+        return Gate(rules=rules)
 
     def add(self, server: grpc.aio.Server) -> None:
         handlers = {

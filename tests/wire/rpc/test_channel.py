@@ -244,7 +244,9 @@ def test_another_authority(sink: Any, certificates: dict[str, Security]) -> None
 def test_our_certificate_is_refused(sink: Any, certificates: dict[str, Security]) -> None:
     async def main() -> None:
         ours, foreign = certificates["ours"], certificates["foreign"]
-        serving = await serve(listen="127.0.0.1:0", security=ours, add=sink.add, services=[])
+        serving = await serve(
+            listen="127.0.0.1:0", security=ours, add=sink.add, services=[], gate=sink.gate()
+        )
         stranger = Security(tls_ca=ours.tls_ca, tls_cert=foreign.tls_cert, tls_key=foreign.tls_key)
         message, _ = await fail_to_reach(serving.address, stranger)
         assert "TLS handshake" in message and f"our certificate is not signed by {ours.tls_ca}" in message
@@ -289,7 +291,9 @@ def test_a_certificate_of_another_role_is_no_coordinator(sink: Any, member: Any)
 def test_reaches_over_tls(sink: Any, certificates: dict[str, Security]) -> None:
     async def main() -> None:
         ours = certificates["ours"]
-        serving = await serve(listen="127.0.0.1:0", security=ours, add=sink.add, services=[])
+        serving = await serve(
+            listen="127.0.0.1:0", security=ours, add=sink.add, services=[], gate=sink.gate()
+        )
         channel = await reach(
             serving.address,
             ours,

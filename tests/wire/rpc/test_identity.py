@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from wire.config import SecurityConfig
-from wire.errors import ConfigError, NoInput, PermissionRefused
+from wire.errors import ConfigError, NoInput, PermissionRefused, Unidentified
 from wire.rpc.identity import Peer, Role, Security, identity_uri, peer_in, peer_of
 from wire.rpc.pem_files import Pems
 
@@ -96,7 +96,7 @@ def test_the_caller_is_whom_its_certificate_names(member: Any) -> None:
 
 def test_without_a_certificate_nobody_is_anybody() -> None:
     for properties in ({}, {"transport_security_type": [b"ssl"]}):
-        with pytest.raises(PermissionRefused, match="no certificate"):
+        with pytest.raises(Unidentified, match="no certificate"):
             peer_of(Call(**properties))
 
 
@@ -114,7 +114,7 @@ def test_without_a_certificate_nobody_is_anybody() -> None:
     ],
 )
 def test_a_certificate_that_names_nobody_is_refused(uris: tuple[str, ...]) -> None:
-    with pytest.raises(PermissionRefused, match="expected exactly one URI sparsync://"):
+    with pytest.raises(Unidentified, match="expected exactly one URI sparsync://"):
         peer_in(certificate_with(uris))
 
 

@@ -57,7 +57,9 @@ def test_two_pools_to_one_server_are_told_apart(sink: Any) -> None:
 def test_the_same_over_tls(sink: Any, certificates: dict[str, Security]) -> None:
     async def main() -> None:
         ours = certificates["ours"]
-        serving = await serve(listen="127.0.0.1:0", security=ours, add=sink.add, services=[])
+        serving = await serve(
+            listen="127.0.0.1:0", security=ours, add=sink.add, services=[], gate=sink.gate()
+        )
         channel = open_channel(serving.address, ours, role=Role.COORDINATOR, pool="state")
         meter = SocketMeter()
         await sink.push_mib(channel, 10)

@@ -15,13 +15,16 @@ import grpc.aio
 import pytest
 
 from sparsync.authority import Authority
+from wire.rpc.access import Rule
 from wire.rpc.channel import open_channel
+from wire.rpc.gate import Gate
 from wire.rpc.identity import Role, Security, peer_of
 from wire.rpc.pem_files import PemFiles
 from wire.rpc.reloading import PemWatch
 from wire.rpc.server import Serving, serve
 
 NOW = datetime.now(UTC)
+GATE = Gate(rules={f"/test.Serial/{method}": Rule(frozenset(Role)) for method in ("Who", "Watch")})
 
 
 class Files:
@@ -72,7 +75,7 @@ def answer_with_serial(server: grpc.aio.Server) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(security: Security, listen: str = "127.0.0.1:0") -> AsyncIterator[Serving]:
-    started = await serve(listen=listen, security=security, add=answer_with_serial, services=[])
+    started = await serve(listen=listen, security=security, add=answer_with_serial, services=[], gate=GATE)
     try:
         yield started
     finally:

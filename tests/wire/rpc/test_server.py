@@ -156,7 +156,9 @@ def test_insecure_is_logged(sink: Any, caplog: pytest.LogCaptureFixture) -> None
 def test_mutual_tls(sink: Any, certificates: dict[str, Security]) -> None:
     async def main() -> None:
         ours = certificates["ours"]
-        serving = await serve(listen="127.0.0.1:0", security=ours, add=sink.add, services=[])
+        serving = await serve(
+            listen="127.0.0.1:0", security=ours, add=sink.add, services=[], gate=sink.gate()
+        )
         channel = open_channel(serving.address, ours, role=Role.COORDINATOR, pool="data")
         await sink.push_mib(channel, 2)
         await channel.close(None)
