@@ -17,6 +17,7 @@ from typing import Any
 
 from sparsync import refuse_beside
 from sparsync.exits import Role
+from sparsync.launch_certificates import OPERATOR, check_authority, issue_certificates, security_of
 from sparsync.run_directory import (
     Checkpoint,
     RunDirectory,
@@ -80,7 +81,11 @@ class Launch:
 
     @property
     def security(self) -> Security:
-        return Security.configured(self.config.security)
+        """How the launcher connects, as an operator."""
+        return self.security_of(OPERATOR)
+
+    def security_of(self, process: str) -> Security:
+        return security_of(self.config.security, self.run, process)
 
     @property
     def servers(self) -> int:
@@ -113,12 +118,13 @@ def plan_launch(
 ) -> Launch:
     """Checks everything that can be wrong with a command line; writes nothing.
 
-    Raises: ConfigError, NoInput, UsageError, DamagedFile.
+    Raises: ConfigError, NoInput, UsageError, DamagedFile, PermissionRefused.
     """
     checkpoint = find_checkpoint(resume) if resume is not None else None
     if checkpoint is not None and config_file is None:
         config_file = checkpoint.run.config
     loaded = load(config_file, overrides, environment())
+    check_authority(loaded.config.security)
     if checkpoint is not None:
         refuse_nothing_to_do(checkpoint, loaded.config)
     run = RunDirectory((out or (checkpoint.run.path if checkpoint else new_run_path())).absolute())
@@ -203,6 +209,7 @@ def create_run(launch: Launch) -> None:
         run.summary.replace(run.path / "summary.previous.json")
     write_whole(run.config, launch.config.to_toml())
     write_whole(run.command, json.dumps({"command": list(launch.command)}) + "\n")
+    issue_certificates(launch.config.security, run, launch.roles)
 
 
 def forget_shards(launch: Launch) -> None:
@@ -224,7 +231,7 @@ def role_arguments(launch: Launch, process: str, *, address: str | None) -> list
     `address`: the coordinator's. None for itself, unless it is started again: then it goes on, where it served before.
     """
     role, run, place = launch.roles[process], launch.run, launch.place(process)
-    flags = [*security_flags(launch.security), *telemetry_flags(launch.config)]
+    flags = [*security_flags(launch.security_of(process)), *telemetry_flags(launch.config)]
     told = ["--advertise", place.advertise] if place.advertise is not None else []
     if role == "coordinator":
         begins = address is None

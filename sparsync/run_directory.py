@@ -63,6 +63,11 @@ class RunDirectory:
         return self.path / "report.html"
 
     @property
+    def tls(self) -> Path:
+        """Certificates of its processes, by their names."""
+        return self.path / "tls"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

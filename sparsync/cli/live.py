@@ -28,7 +28,11 @@ def status(run_dir: Path | None, coordinator: str | None, as_json: bool, securit
     if not show_finished(run_dir, as_json=as_json):
         address = address_of(run_dir, coordinator)
         show_status(
-            ask(address, security.resolve(), lambda control: control.status(timeout_s=TIMEOUT_S)),
+            ask(
+                address,
+                security.resolve(run_dir=run_dir),
+                lambda control: control.status(timeout_s=TIMEOUT_S),
+            ),
             as_json=as_json,
         )
 
@@ -63,7 +67,9 @@ def top(
         return
     address = address_of(run_dir, coordinator)
     if once or not (as_json or sys.stdout.isatty()):
-        found = ask(address, security.resolve(), lambda control: control.status(timeout_s=TIMEOUT_S))
+        found = ask(
+            address, security.resolve(run_dir=run_dir), lambda control: control.status(timeout_s=TIMEOUT_S)
+        )
         show_status(found, as_json=as_json)
         return
     from sparsync.live import JsonLines, LiveTable
@@ -71,7 +77,11 @@ def top(
 
     display: Display = JsonLines() if as_json else LiveTable(stderr=False)
     try:
-        ask(address, security.resolve(), lambda control: watch(control, display, interval_s=interval_s))
+        ask(
+            address,
+            security.resolve(run_dir=run_dir),
+            lambda control: watch(control, display, interval_s=interval_s),
+        )
     except KeyboardInterrupt:
         pass
     finally:

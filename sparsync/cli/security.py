@@ -29,8 +29,13 @@ class SecurityFlags(NamedTuple):
     tls_key: Path | None
     tls_crl: Path | None = None
 
-    def resolve(self, section: SecurityConfig | None = None) -> Security:
-        """`section`: of a configuration file; without it, what the environment says. Raises ConfigError."""
+    def resolve(self, section: SecurityConfig | None = None, *, run_dir: Path | None = None) -> Security:
+        """`section`: of a configuration file; without it, what the environment says, else the run's own certificates.
+
+        Raises ConfigError.
+        """
+        from sparsync.launch_certificates import operator_of
+        from sparsync.run_directory import RunDirectory
         from wire.config import environment, load
         from wire.rpc.identity import Security
 
@@ -39,6 +44,8 @@ class SecurityFlags(NamedTuple):
         if section is None:
             section = load(None, (), environment()).config.security
         found = Security.configured(section)
+        if run_dir is not None and found == Security():
+            found = operator_of(RunDirectory(run_dir)) or found
         return replace(found, tls_crl=self.tls_crl) if self.tls_crl else found
 
 

@@ -35,7 +35,7 @@ def set(words: Sequence[str], coordinator: str | None, as_json: bool, security: 
         before = await control.status(timeout_s=TIMEOUT_S)
         return before, await control.set(settings, timeout_s=TIMEOUT_S)
 
-    before, changed = ask(address_of(run_dir, coordinator), security.resolve(), change)
+    before, changed = ask(address_of(run_dir, coordinator), security.resolve(run_dir=run_dir), change)
     if as_json:
         click.echo(json.dumps({"changed": changed}))
     else:
@@ -69,7 +69,9 @@ def drain(
             return incarnation, None
         return incarnation, await watch_leave(control, incarnation, interval_s=LOOK_EVERY_S)
 
-    incarnation, worker = ask(address_of(run_dir, coordinator), security.resolve(), ask_to_leave)
+    incarnation, worker = ask(
+        address_of(run_dir, coordinator), security.resolve(run_dir=run_dir), ask_to_leave
+    )
     left = {key: worker.get(key) for key in ("state", "gone", "units")} if worker is not None else {}
     if as_json:
         click.echo(json.dumps({"name": name, "incarnation": incarnation, **left}))
@@ -97,7 +99,7 @@ def checkpoint(
     """Write a checkpoint of a live run at its next boundary, and wait until it is whole on disk. The run goes on."""
     step, path = ask(
         address_of(run_dir, coordinator),
-        security.resolve(),
+        security.resolve(run_dir=run_dir),
         lambda control: control.checkpoint(timeout_s=timeout_s),
     )
     if as_json:
@@ -119,7 +121,7 @@ def stop(
     """End a live run after the step that is under way, with a checkpoint."""
     at_step = ask(
         address_of(run_dir, coordinator),
-        security.resolve(),
+        security.resolve(run_dir=run_dir),
         lambda control: control.stop(reason, timeout_s=TIMEOUT_S),
     )
     if as_json:

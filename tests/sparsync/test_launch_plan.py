@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sparsync.authority import Authority
+from sparsync.cli.security import SecurityFlags
 from sparsync.launch_plan import (
     Launch,
     Place,
@@ -200,22 +202,42 @@ def test_a_standby_a_shard_is_a_server_more(ack: str, replicas: int, servers: in
     assert launch.durable is durable
 
 
-def test_tls_holds_for_every_role(tmp_path: Path) -> None:
-    files = ("security.tls_ca=ca.pem", "security.tls_cert=c.pem", "security.tls_key=k.pem")
-    launch = plan(*files)
-    flags = [
-        "--tls-ca",
-        f"{tmp_path}/ca.pem",
-        "--tls-cert",
-        f"{tmp_path}/c.pem",
-        "--tls-key",
-        f"{tmp_path}/k.pem",
-    ]
-    for process in ("coordinator", "ps-0", "worker-0"):
+def test_with_an_authority_each_process_has_its_own_certificate(authority: Authority, tmp_path: Path) -> None:
+    launch = plan(f"security.authority={authority.directory}", "cluster.workers=2", out=tmp_path / "run")
+    create_run(launch)
+    for process, role in launch.roles.items():
+        own = launch.security_of(process).own()
+        assert (own.role, own.name) == (role, process)
         arguments = role_arguments(launch, process, address=ADDRESS)
         at = arguments.index("--tls-ca")
-        assert arguments[at : at + 6] == flags
-    assert launch.security.tls
+        folder = tmp_path / "run" / "tls" / process
+        files = ["--tls-ca", "ca.pem", "--tls-cert", "cert.pem", "--tls-key", "key.pem"]
+        assert arguments[at : at + 6] == [w if w[0] == "-" else str(folder / w) for w in files]
+        assert arguments[at + 6 : at + 8] == ["--tls-crl", str(authority.directory / "crl.pem")]
+    assert str(launch.security.own()) == "operator/launcher"
+    assert (
+        SecurityFlags(False, None, None, None).resolve(run_dir=launch.run.path).own() == launch.security.own()
+    )
+
+
+def test_without_an_authority_the_run_is_in_plain_text(tmp_path: Path) -> None:
+    launch = plan(out=tmp_path / "run")
+    create_run(launch)
+    assert not launch.security.tls and not (tmp_path / "run/tls").exists()
+    assert not SecurityFlags(False, None, None, None).resolve(run_dir=launch.run.path).tls
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (("tls_ca=ca.pem", "tls_cert=c.pem", "tls_key=k.pem"), "a certificate names one role"),
+        (("authority=nowhere",), "holds no authority"),
+        (("authority=certs", "insecure=true"), "beside TLS files or insecure"),
+    ],
+)
+def test_what_cannot_give_each_process_a_certificate(settings: tuple[str, ...], text: str) -> None:
+    with pytest.raises(SparsyncError, match=text):
+        plan(*(f"security.{setting}" for setting in settings))
 
 
 def test_the_environment_of_a_worker() -> None:

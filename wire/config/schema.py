@@ -320,6 +320,10 @@ class SecurityConfig(Section):
         None,
         description="PEM file of the authority's list of revoked certificates; looked at each second by each role",
     )
+    authority: str | None = Field(
+        None,
+        description="directory of `sparsync certs init`, for `sparsync train`: it issues each process a certificate",
+    )
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -327,7 +331,9 @@ class SecurityConfig(Section):
         missing = [f"security.{key}" for key, path in given.items() if path is None]
         if 0 < len(missing) < len(given):
             raise ValueError(f"{', '.join(missing)} missing: TLS needs all of tls_ca, tls_cert and tls_key")
-        if missing and self.tls_crl is not None:
+        if self.authority is not None and (self.insecure or not missing):
+            raise ValueError("security.authority beside TLS files or insecure = true: remove one of the two")
+        if missing and self.authority is None and self.tls_crl is not None:
             raise ValueError(
                 "security.tls_crl without tls_ca, tls_cert and tls_key: nobody shows certificates"
             )
