@@ -15,6 +15,7 @@ from tests.worker.test_rejoin import Handing
 from tests.worker.toy import worker
 from wire.clock import ManualClock
 from wire.notify import Notify
+from wire.rpc.access import InRun
 from wire.rpc.identity import Security
 from worker.transfer import Transfer
 from worker.vitals import EXCUSED_S, Vitals, in_words
@@ -125,7 +126,7 @@ def test_progress_in_words() -> None:
 
 def test_waiting_counts_where_the_network_thread_is_at_work() -> None:
     with serving(Handing()) as address:
-        transfer = Transfer(coordinator=address, security=Security(), incarnation=1, timeline=1)
+        transfer = Transfer(coordinator=address, security=Security(), run=InRun("a run", 1), incarnation=1)
         try:
             assert transfer.answers()
             assert transfer._echo.wait(10)
@@ -136,7 +137,7 @@ def test_waiting_counts_where_the_network_thread_is_at_work() -> None:
 
 def test_waiting_does_not_count_where_it_hangs() -> None:
     with serving(Handing()) as address:
-        transfer = Transfer(coordinator=address, security=Security(), incarnation=1, timeline=1)
+        transfer = Transfer(coordinator=address, security=Security(), run=InRun("a run", 1), incarnation=1)
         begun, released = threading.Event(), threading.Event()
 
         def hang() -> None:
