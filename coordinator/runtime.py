@@ -42,10 +42,7 @@ SERVICE = "sparsync.v1.Coordinator"
 FAREWELL_S = 10.0
 LOOK_S = 1.0
 GO_AWAY = signal.SIGUSR1
-"""Ends this process and not the run, as the end of a machine does: what a service manager sends to stop it.
-
-SIGTERM and SIGINT end the run, with a checkpoint.
-"""
+"""Ends this process and not the run, as the end of a machine does: what a service manager sends to stop it."""
 
 
 def run(
@@ -138,7 +135,7 @@ async def _main(
         loop.add_signal_handler(number, engine.end)
     loop.add_signal_handler(GO_AWAY, engine.go_away)
     notify = Notify(environment())
-    vitals = Vitals(notify)
+    vitals = Vitals(notify, workers=office.config.cluster.workers)
     ticking = asyncio.create_task(engine.tick(taken=vitals.decided))
     looking = asyncio.create_task(_look(service, vitals, revocations))
     keeping = asyncio.create_task(chronicle.keep())

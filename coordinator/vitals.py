@@ -17,15 +17,20 @@ STATUS_EVERY = 5
 
 
 class Vitals:
-    """One coordinator's, from the moment that it serves."""
+    """One coordinator's, from the moment that it serves.
 
-    def __init__(self, notify: Notify) -> None:
+    Args:
+        workers: `cluster.workers`.
+    """
+
+    def __init__(self, notify: Notify, *, workers: int) -> None:
         self._notify = notify
+        self._workers = workers
         self._looks = 0
 
     def begin(self, told: Mapping[str, Any]) -> None:
         """It serves."""
-        self._notify.ready(status_line(told))
+        self._notify.ready(status_line(told, self._workers))
 
     def decided(self) -> None:
         """The core has taken a tick."""
@@ -39,22 +44,26 @@ class Vitals:
 
     def tell(self, told: Mapping[str, Any]) -> None:
         """`told`: as `report.status`."""
-        self._notify.status(status_line(told))
+        self._notify.status(status_line(told, self._workers))
 
 
-def status_line(told: Mapping[str, Any]) -> str:
-    """`run abc step 12040 3/4 workers 18.2k tok/s staleness p99 3`, from the object that `sparsync status` shows."""
+def status_line(told: Mapping[str, Any], workers: int) -> str:
+    """`run abc step 12040 3/4 workers 18.2k tok/s staleness p99 3`, from the object that `sparsync status` shows.
+
+    `workers`: that are meant to be there.
+    """
+    running = told["state"] == "running"
     present = sum(w["state"] not in ("dead", "left") for w in told["workers"])
     words = [
         f"run {told['run']}",
-        told["state"] if told["state"] != "running" else f"step {told['step']}",
-        f"{present}/{len(told['workers'])} workers",
+        f"step {told['step']}" if running else told["state"],
+        f"{present}/{workers} workers",
     ]
     if told["tokens_per_s"] is not None:
         words.append(f"{short(told['tokens_per_s'])} tok/s")
     if told["staleness"]:
         words.append(f"staleness p99 {percentile(told['staleness'], 0.99)}")
-    if told["reason"]:
+    if told["reason"] and not running:
         words.append(f"({told['reason']})")
     return " ".join(words)
 

@@ -47,6 +47,7 @@ COMMANDS = {
     "data": Entry("sparsync.cli.data", "List and prepare corpora."),
     "doctor": Entry("sparsync.cli.doctor", "Examine this machine before a role runs on it."),
     "config": Entry("sparsync.cli.config", "Show or check the configuration."),
+    "node": Entry("sparsync.cli.node", "Install or remove a machine's services."),
     "completion": Entry("sparsync.cli.completion", "Have a shell complete commands, options and keys."),
 }
 

@@ -105,7 +105,11 @@ def coordinator(
     telemetry: TelemetryFlags,
     resume: Path | None,
 ) -> int:
-    """Run the coordinator: it decides who is in the run and what happens next."""
+    """Run the coordinator: it decides who is in the run and what happens next.
+
+    SIGTERM and SIGINT end the run, with a checkpoint. SIGUSR1 ends this process alone: the next one on its directory
+    continues the run.
+    """
     from sparsync.run_directory import find_checkpoint
     from wire.rpc.identity import Role
 

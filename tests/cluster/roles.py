@@ -267,6 +267,11 @@ class Cluster(Run):
         """SIGSTOP of the trainer, or of its whole machine, as it were; when."""
         return self.signal(name, signal.SIGSTOP, heartbeat=heartbeat)
 
+    def send_away(self) -> None:
+        """Have the coordinator go, and not the run."""
+        self.signal(COORDINATOR, signal.SIGUSR1)
+        self.wait_code(COORDINATOR, 0)
+
     def cont(self, name: str) -> datetime:
         """SIGCONT of the trainer and its heartbeat; when."""
         return self.signal(name, signal.SIGCONT, heartbeat=True)

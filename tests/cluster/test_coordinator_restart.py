@@ -96,6 +96,22 @@ def test_a_synchronous_run_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
+def test_one_that_is_sent_away_takes_no_run_with_it(by_hand: ByHand, alone: dict[str, Any]) -> None:
+    """As a service manager stops it, at every reboot: exit code 0, and the next one goes on."""
+    cluster = begin(by_hand, script=[PACED, "--pause", str(PAUSE_S)])
+    for _ in range(2):
+        cluster.wait_for_more_steps(3)
+        cluster.send_away()
+        assert not (cluster.out / "summary.json").exists()
+        assert start_again(cluster) <= BUSY * SERVES_S
+        cluster.wait_for_more_steps(1)
+    cluster.hurry()
+    summary = cluster.finish()
+    check_story(cluster, 2)
+    equal_runs(alone, summary)
+
+
+@pytest.mark.slow
 def test_an_asynchronous_run_works_on_while_it_is_away(by_hand: ByHand, seed: int) -> None:
     """Units are accepted meanwhile, and each of the run counts once."""
     draw = random.Random(seed)

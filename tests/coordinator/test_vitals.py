@@ -20,7 +20,7 @@ RUNNING: dict[str, Any] = {
 
 
 def test_a_run_in_one_line() -> None:
-    assert status_line(RUNNING) == "run abc step 12040 3/4 workers 18.2k tok/s staleness p99 3"
+    assert status_line(RUNNING, 4) == "run abc step 12040 3/4 workers 18.2k tok/s staleness p99 3"
 
 
 def test_a_run_that_waits_says_for_what() -> None:
@@ -31,8 +31,8 @@ def test_a_run_that_waits_says_for_what() -> None:
         "staleness": {},
         "reason": "1 of 2 servers have joined, 0 of 2 workers are ready",
     }
-    assert status_line(waiting) == (
-        "run abc waiting 0/0 workers (1 of 2 servers have joined, 0 of 2 workers are ready)"
+    assert status_line(waiting, 2) == (
+        "run abc waiting 0/2 workers (1 of 2 servers have joined, 0 of 2 workers are ready)"
     )
 
 
