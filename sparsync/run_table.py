@@ -34,6 +34,7 @@ Row = Mapping[str, Any]
 PLAIN_WIDTH = 200
 """Columns where nothing is known about the reader, as in a file."""
 GAP = 2
+INSECURE = "insecure: plain text, open to everyone who can reach it"
 STATE_STYLES = {
     "computing": "green",
     "ready": "green",
@@ -54,9 +55,13 @@ def render(status: Status, *, eta_s: float | None = None, max_rows: int | None =
     parts: list[RenderableType] = [Text(_head(status)), _progress(status, eta_s), _figures(status)]
     if status.get("reason") and status.get("state") != "running":
         parts.insert(2, Text(f"{show(status.get('state'))}: {status['reason']}", style="yellow"))
+    if status.get("insecure"):
+        parts.insert(1, Text(INSECURE, style="bold red"))
     if happened := pace_words(status):
         parts.append(Text("   ".join(happened)))
     if workers := newest_of_each_name(status.get("workers") or []):
+        if spread := spread_words(workers):
+            parts.append(Text(spread))
         parts.append(FittedTable(WORKER_COLUMNS, workers, max_rows))
     if servers := status.get("servers"):
         parts.append(FittedTable(SERVER_COLUMNS, servers, max_rows))
@@ -82,6 +87,20 @@ def saved(status: Status) -> str:
     """How many times fewer bytes than dense."""
     moved = (status.get("bytes_pushed") or 0) + (status.get("bytes_pulled") or 0)
     return show_ratio(status.get("bytes_dense"), moved)
+
+
+def spread_words(workers: Sequence[Row]) -> str:
+    """How far apart the workers' speeds are, and who is the slowest; nothing of fewer than three."""
+    timed = sorted(
+        (w["unit_s"], show(w.get("name"))) for w in workers if w.get("unit_s") and not w.get("gone")
+    )
+    if len(timed) < 3:
+        return ""
+    (fastest, _), (middle, _), (slowest, name) = timed[0], timed[len(timed) // 2], timed[-1]
+    return (
+        f"s/unit {show_seconds(fastest)} to {show_seconds(slowest)}, median {show_seconds(middle)}; "
+        f"slowest {name}, {slowest / middle:.1f} medians"
+    )
 
 
 def pace_words(status: Status) -> list[str]:
@@ -182,6 +201,22 @@ def _streams(worker: Row) -> str:
     return " ".join(str(stream) for stream in worker.get("streams") or []) or UNKNOWN
 
 
+def _role(server: Row) -> str:
+    """What a server is for, and what is amiss."""
+    words = [show(server.get("role"))]
+    if server.get("away_s") is not None:
+        words.append(f"away for {show_seconds(server['away_s'])}")
+    elif server.get("in_sync") is not None:
+        words.append("in sync" if server["in_sync"] else "not in sync")
+    return ", ".join(words)
+
+
+def _role_style(server: Row) -> str:
+    if server.get("away_s") is not None:
+        return "bold red"
+    return "yellow" if server.get("in_sync") is False else "default"
+
+
 WORKER_COLUMNS = (
     Column("worker", _of("name", show), right=False),
     Column("state", _state, right=False, style=_state_style),
@@ -200,6 +235,7 @@ WORKER_COLUMNS = (
 SERVER_COLUMNS = (
     Column("server", _of("name", show), right=False),
     Column("shard", _of("shard", show), rank=2),
+    Column("role", _role, rank=3, right=False, style=_role_style),
     Column("address", _of("address", show), right=False),
     Column("version", _of("version", show)),
     Column("blocks", _of("blocks", show), rank=1),

@@ -47,7 +47,20 @@ def show(
 @config.command()
 @config_argument
 @set_option
-def check(config_file: Path | None, overrides: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: good, faults.")
+def check(config_file: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
     """Check a configuration: exit 0 where it is good, 78 with every fault named where it is not."""
-    load_config(config_file, overrides)
-    click.echo("the configuration is good", err=True)
+    from wire.errors import ConfigError
+
+    try:
+        load_config(config_file, overrides)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        click.echo(json.dumps({"good": False, "faults": str(error).splitlines()}))
+        return error.exit_code
+    if as_json:
+        click.echo(json.dumps({"good": True, "faults": []}))
+    else:
+        click.echo("the configuration is good", err=True)
+    return 0

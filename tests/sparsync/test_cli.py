@@ -106,6 +106,10 @@ def test_a_bad_configuration_exits_78_with_one_line_a_fault() -> None:
     assert [line[:7] for line in done.stderr.splitlines()] == ["error: ", "error: "]
     assert "Traceback" not in done.stderr
     assert sparsync_process("config", "check", "nowhere.toml").returncode == 66
+    done = sparsync_process("config", "check", "--json", "-s", "run.steps=0", "-s", "push.density=2")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["good"], len(found["faults"])) == (78, False, 2)
+    assert json.loads(sparsync_process("config", "check", "--json").stdout) == {"good": True, "faults": []}
 
 
 def test_options_are_also_known_with_underscores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,33 @@ def test_a_narrow_terminal_goes_without_the_columns_that_matter_least(width: int
     assert shown == sorted(shown, reverse=True), "the highest ranks go first"
 
 
+def test_what_is_amiss_with_servers_is_told() -> None:
+    servers = [
+        {"name": "ps-0", "role": "primary", "away_s": 3.2, "in_sync": True},
+        {"name": "ps-1", "role": "primary", "away_s": None, "in_sync": False},
+        {"name": "ps-2", "role": "standby", "away_s": None, "in_sync": True},
+        {"name": "ps-3", "role": "spare", "away_s": None},
+    ]
+    rows = [words(line) for line in drawn({"servers": servers}).splitlines() if line.startswith("ps-")]
+    assert rows == [
+        "ps-0 primary, away for 3.20 s",
+        "ps-1 primary, not in sync",
+        "ps-2 standby, in sync",
+        "ps-3 spare",
+    ]
+
+
+def test_who_is_the_slowest_of_several() -> None:
+    timed = [{"name": f"w{i}", "unit_s": s} for i, s in enumerate((0.2, 0.9, 0.3, None))]
+    assert "s/unit 0.20 s to 0.90 s, median 0.30 s; slowest w1, 3.0 medians" in drawn({"workers": timed})
+    assert "slowest" not in drawn({"workers": timed[:2]})
+
+
+def test_plain_text_for_everyone_stands_at_the_top() -> None:
+    assert drawn({**SYNC, "insecure": True}).splitlines()[1].startswith("insecure: plain text")
+    assert "insecure" not in drawn(SYNC)
+
+
 def test_names_are_no_markup() -> None:
     odd = {"workers": [{"name": "[bold]w[/]", "state": "[red]"}], "run": "[x]", "reason": "[y]", "state": "z"}
     assert "[bold]w[/]" in drawn(odd) and "[red]" in drawn(odd) and "z: [y]" in drawn(odd)
