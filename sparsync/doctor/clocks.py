@@ -23,9 +23,9 @@ SYNCHRONISE = "let systemd-timesyncd or chrony set it: timedatectl set-ntp true"
 def wall_clock(node: Node) -> Finding:
     """How far ours is from the coordinator's."""
     what, asked = "clock", node.asked
-    if asked is None or asked.status is None or not isinstance(asked.status.get("at"), str):
+    if asked is None or asked.build is None:
         return ok(what, "not compared: no coordinator has told its own")
-    skew = skew_of(asked, datetime.fromisoformat(asked.status["at"]))
+    skew = skew_of(asked, datetime.fromisoformat(asked.build.at))
     seconds = skew.total_seconds()
     found = f"{abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} the coordinator's"
     if abs(skew) > FAR:

@@ -17,6 +17,7 @@ from sparsync.control import Control
 from wire.clock import Clock, monotonic_clock, utc_timestamp
 from wire.errors import SparsyncError
 from wire.rpc.identity import Security
+from wire.rpc.status import FarBuild
 
 ASK_S = 5.0
 
@@ -30,6 +31,17 @@ class Asked:
     sent: datetime
     received: datetime
     took_s: float
+
+    @property
+    def build(self) -> FarBuild | None:
+        """What it said of itself, in its status or as it refused to show that."""
+        if self.status is None:
+            return FarBuild.of(self.error) if self.error is not None else None
+        version, at = self.status.get("version"), self.status.get("at")
+        protocol = self.status.get("protocol_version")
+        if not (isinstance(version, str) and isinstance(protocol, int) and isinstance(at, str)):
+            return None
+        return FarBuild(version, protocol, at)
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,15 @@ def versions(node: Node) -> Finding:
         assert_upb()
     except ProtocolMismatch as error:
         return refused(what, error)
-    status = node.asked.status if node.asked is not None else None
-    if status is None or status.get("version") is None:
+    far = node.asked.build if node.asked is not None else None
+    if far is None:
         return ok(what, f"{here}; {_installed()}")
-    there = f"sparsync {status['version']} (protocol {status.get('protocol_version')})"
-    if status.get("protocol_version") != PROTOCOL_VERSION:
+    there = f"sparsync {far.version} (protocol {far.protocol_version})"
+    if far.protocol_version != PROTOCOL_VERSION:
         return failure(
             what, f"{here} here, {there} at the coordinator", "install the same version on both machines"
         )
-    if status["version"] != VERSION:
+    if far.version != VERSION:
         return warning(
             what,
             f"{here} here, {there} at the coordinator: they understand each other, but may not compute alike",

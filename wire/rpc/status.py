@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import quote
 
 import grpc
 import grpc.aio
 
+from wire.clock import utc_timestamp
 from wire.errors import (
     Interrupted,
     PermissionRefused,
@@ -25,10 +26,14 @@ from wire.errors import (
     Unreachable,
     by_name,
 )
+from wire.ids import PROTOCOL_VERSION
 from wire.rpc.handlers import Behavior, behavior_of, with_behavior
+from wire.version import VERSION
 
 ERROR_KEY = "sparsync-error"
 RETRY_AFTER_KEY = "retry-after-ms"
+BUILD_PREFIX = "sparsync-build-"
+_BUILD_KEYS = ("version", "protocol", "at")
 MAX_DETAILS_BYTES = 4096
 """Of the message as it travels (percent-encoded): gRPC drops calls whose trailers exceed 8 KiB."""
 
@@ -69,6 +74,37 @@ class RetryHint:
     def of(cls, error: SparsyncError) -> int | None:
         """Milliseconds that the refusing side asks for, or None."""
         return getattr(error, cls._ATTRIBUTE, None)
+
+
+class FarBuild(NamedTuple):
+    """What the refusing side said of itself, kept on the error: a caller who may see nothing else still can compare.
+
+    Attributes:
+        at: its wall clock, UTC.
+    """
+
+    version: str
+    protocol_version: int
+    at: str
+
+    @classmethod
+    def here(cls) -> list[tuple[str, str]]:
+        """This side's, as trailing metadata."""
+        said = (VERSION, str(PROTOCOL_VERSION), utc_timestamp())
+        return [(f"{BUILD_PREFIX}{name}", value) for name, value in zip(_BUILD_KEYS, said, strict=True)]
+
+    @classmethod
+    def put(cls, error: SparsyncError, trailing: Mapping[str, str]) -> None:
+        """Keeps what stands in `trailing` on `error`, if all of it does."""
+        said = [trailing.get(f"{BUILD_PREFIX}{name}") for name in _BUILD_KEYS]
+        version, protocol, at = said
+        if version and protocol and protocol.isdigit() and at:
+            setattr(error, BUILD_PREFIX, cls(version, int(protocol), at))
+
+    @classmethod
+    def of(cls, error: SparsyncError) -> FarBuild | None:
+        found = getattr(error, BUILD_PREFIX, None)
+        return found if isinstance(found, cls) else None
 
 
 class ErrorInterceptor(_Interceptor):
@@ -117,7 +153,7 @@ async def _abort(context: Any, error: Exception, method: str) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):  # the handler has spoken for itself
         raise error
     if isinstance(error, SparsyncError):
-        trailing = [(ERROR_KEY, type(error).__name__)]
+        trailing = [(ERROR_KEY, type(error).__name__), *FarBuild.here()]
         pause_ms = RetryHint.of(error)
         if pause_ms is not None:
             trailing.append((RETRY_AFTER_KEY, str(pause_ms)))
@@ -158,6 +194,7 @@ def to_error(rpc_error: grpc.RpcError, *, peer: str) -> SparsyncError:
         error = kind(f"{peer}: {details or code.name} ({code.name}): {advice}")
     else:
         error = SparsyncError(f"{peer} failed: {details or code.name} ({code.name}); see its log")
+    FarBuild.put(error, trailing)
     if trailing.get(RETRY_AFTER_KEY, "").isdigit():
         RetryHint.put(error, int(trailing[RETRY_AFTER_KEY]))
     return error

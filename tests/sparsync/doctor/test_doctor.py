@@ -23,12 +23,14 @@ from sparsync.doctor.node import Asked, Node
 from tests.conftest import Member, security
 from tests.sparsync.cli.conftest import Answers, coordinator
 from wire.clock import ManualClock
+from wire.errors import PermissionRefused
 from wire.ids import PROTOCOL_VERSION
 from wire.rpc.identity import Role, Security
 from wire.version import VERSION
 
 __all__ = ["coordinator"]
 ROOT = Path(__file__).parents[3]
+AT = "2026-11-22T12:00:00.000Z"
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
@@ -107,11 +109,19 @@ def test_a_coordinator_that_answers(coordinator: Answers) -> None:
     assert well(clocks.wall_clock(node))
 
 
+def test_a_coordinator_that_refuses_still_tells_version_and_clock(coordinator: Answers) -> None:
+    coordinator.statuses = [PermissionRefused("worker/node1 may not call Status")]
+    node = Node(coordinator=coordinator.address)
+    assert node.asked is not None and node.asked.status is None
+    assert "at both ends" in software.versions(node).found
+    assert clocks.wall_clock(node).found == "as the coordinator's"
+
+
 @pytest.mark.parametrize(
     ("told", "level"),
     [
-        ({"version": VERSION, "protocol_version": PROTOCOL_VERSION + 1}, Level.FAILURE),
-        ({"version": "9.9", "protocol_version": PROTOCOL_VERSION}, Level.WARNING),
+        ({"version": VERSION, "protocol_version": PROTOCOL_VERSION + 1, "at": AT}, Level.FAILURE),
+        ({"version": "9.9", "protocol_version": PROTOCOL_VERSION, "at": AT}, Level.WARNING),
         ({}, Level.OK),
     ],
 )
@@ -141,7 +151,8 @@ def test_a_coordinator_that_is_not_there_is_told_by_the_stage_that_fails() -> No
 )
 def test_clocks_apart(theirs_s: float, skew_s: float, level: Level) -> None:
     theirs = NOW + timedelta(seconds=theirs_s)
-    asked = Asked({"at": theirs.isoformat()}, None, NOW, NOW + timedelta(seconds=1), 1.0)
+    said = {"at": theirs.isoformat(), "version": VERSION, "protocol_version": PROTOCOL_VERSION}
+    asked = Asked(said, None, NOW, NOW + timedelta(seconds=1), 1.0)
     assert clocks.skew_of(asked, theirs) == timedelta(seconds=skew_s)
     node = Node()
     node.__dict__["asked"] = asked
