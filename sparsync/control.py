@@ -13,7 +13,14 @@ from wire.errors import ProtocolMismatch
 from wire.rpc.channel import open_channel
 from wire.rpc.identity import Role
 from wire.rpc.status import to_error
-from wire.v1.coordinator_pb2 import CheckpointRequest, DrainRequest, SetRequest, StatusRequest, StopRequest
+from wire.v1.coordinator_pb2 import (
+    CheckpointRequest,
+    DenyRequest,
+    DrainRequest,
+    SetRequest,
+    StatusRequest,
+    StopRequest,
+)
 from wire.v1.coordinator_pb2_grpc import CoordinatorStub
 
 if TYPE_CHECKING:
@@ -75,6 +82,11 @@ class Control:
     async def drain(self, name: str, *, timeout_s: float) -> int:
         """Has a worker hand over what it does and leave; returns its incarnation. A repeat is no error."""
         return int((await self._call(self._stub.Drain, DrainRequest(name=name), timeout_s)).incarnation)
+
+    async def deny(self, crl: bytes, *, timeout_s: float) -> tuple[bool, int]:
+        """Hands over a list of revoked certificates: whether it is newer, and how many are revoked now."""
+        reply = await self._call(self._stub.Deny, DenyRequest(crl=crl), timeout_s)
+        return bool(reply.newer), int(reply.certificates)
 
     async def _call(self, method: Callable[..., Awaitable[Any]], request: Message, timeout_s: float) -> Any:
         try:

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sparsync.cli.security import SecurityFlags, security_options
+from sparsync.cli.which_run import TIMEOUT_S, address_of, ask, coordinator_option, run_options
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from sparsync.authority import Authority, Issued
+    from wire.rpc.identity import Security
     from wire.rpc.pem_files import PemFiles
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -175,24 +179,82 @@ def renew(
 
 @certs.command()
 @click.argument("which", metavar="NAME|ROLE/NAME|SERIAL")
+@coordinator_option
+@security_options
 @directory_option
 @passphrase_option
 @json_option
-def revoke(which: str, directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
+def revoke(
+    which: str,
+    coordinator: str | None,
+    security: SecurityFlags,
+    directory: Path,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
     """Revoke all good certificates of a name, or the one of a serial number.
 
-    This writes DIR/crl.pem. A live run takes it from `security.tls_crl`, or when an operator hands it over.
+    This writes DIR/crl.pem, and hands it to the live run of --coordinator where that is given.
     """
     from sparsync.authority import LIST
 
     ended = _authority(directory, passphrase_file).revoke(which, now=_now())
+    path = directory / LIST
+    told: dict[str, Any] = {"crl": str(path), "revoked": [_as_json(one) for one in ended]}
+    if not as_json:
+        for one in ended:
+            click.echo(f"revoked     {one.peer}, serial {one.peer.serial}")
+        click.echo(f"list        {path}")
+    if coordinator is not None:
+        told["run"] = _hand_over(path, coordinator, security.resolve(), as_json=as_json)
+    elif not as_json:
+        click.echo("next: sparsync certs deny, for a live run that does not read that file", err=True)
     if as_json:
-        told = {"crl": str(directory / LIST), "revoked": [_as_json(one) for one in ended]}
         click.echo(json.dumps(told, indent=2))
-        return
-    for one in ended:
-        click.echo(f"revoked     {one.peer}, serial {one.peer.serial}")
-    click.echo(f"list        {directory / LIST}")
+
+
+@certs.command()
+@run_options
+@click.option("--crl", type=click.Path(path_type=Path), metavar="FILE", help="The list; else DIR/crl.pem.")
+@security_options
+@directory_option
+@json_option
+def deny(
+    run_dir: Path | None,
+    coordinator: str | None,
+    crl: Path | None,
+    security: SecurityFlags,
+    directory: Path,
+    as_json: bool,
+) -> None:
+    """Hand the list of revoked certificates to a live run: their calls end, new ones are refused."""
+    from sparsync.authority import LIST
+
+    run = _hand_over(
+        crl or directory / LIST,
+        address_of(run_dir, coordinator),
+        security.resolve(run_dir=run_dir),
+        as_json=as_json,
+    )
+    if as_json:
+        click.echo(json.dumps(run, indent=2))
+
+
+def _hand_over(path: Path, address: str, security: Security, *, as_json: bool) -> dict[str, object]:
+    """Raises: NoInput, what the coordinator answers, Unreachable."""
+    from wire.errors import NoInput
+
+    try:
+        crl = path.read_bytes()
+    except OSError as error:
+        raise NoInput(
+            f"{path} cannot be read ({error.strerror}); expected the authority's crl.pem"
+        ) from error
+    newer, revoked = ask(address, security, lambda control: control.deny(crl, timeout_s=TIMEOUT_S))
+    if not as_json:
+        known = "taken" if newer else "known already"
+        click.echo(f"the run at {address}: list {known}, {revoked} certificates are revoked", err=True)
+    return {"coordinator": address, "newer": newer, "certificates": revoked}
 
 
 @certs.command()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +14,12 @@ import pytest
 from sparsync.authority import Authority
 from tests.cluster.conftest import Starter
 from tests.cluster.running import command
+from tests.cluster.test_coordinator_restart import PACED
+from tests.cluster.test_digests import equal_runs
 from wire.errors import Unreachable
+from wire.rpc.identity import peer_in
 
+SETTINGS = {"run.steps": 40, "cluster.servers": 2, "durability.stream_state_every": 5}
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(200)]
 
 
@@ -28,6 +35,29 @@ def test_over_tls_a_run_computes_the_same_bits(
     assert looked.returncode == 0 and json.loads(looked.stdout)["insecure"] is False
     plain = command("status", "--coordinator", run.address, environ=environ)
     assert plain.returncode == Unreachable.exit_code
-    summary, plain_summary = run.finish(), undisturbed("topk")
-    for digest in ("params_digest", "published_digest"):
-        assert summary[digest] == plain_summary[digest]
+    equal_runs(run.finish(), undisturbed("topk"))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_under_another_authority_without_a_restart(train: Starter, tmp_path: Path) -> None:
+    """All files are replaced; then the coordinator is killed, and all others have to reach its successor.
+
+    That shows a certificate of the new authority and believes no other, so it is reached with the new files alone.
+    """
+    earlier, later = (
+        Authority.create(tmp_path / name, now=datetime.now(UTC)) for name in ("earlier", "later")
+    )
+    alone = train(SETTINGS, flags=["--workers", "1"], script=[PACED]).finish()
+    run = train({**SETTINGS, "security.authority": earlier.directory}, script=[PACED, "--pause", "0.05"])
+    run.wait_for_step(5)
+    for folder in (run.out / "tls").iterdir():
+        role = peer_in((folder / "cert.pem").read_bytes()).role
+        assert role is not None
+        later.issue(role, folder.name, now=datetime.now(UTC), out=folder)
+    shutil.copy(later.directory / "crl.pem", earlier.directory / "crl.pem")
+    run.kill(run.pid_of("coordinator"))
+    run.wait_for("reopened")
+    (run.out / "hurry").touch()
+    summary = run.finish()
+    assert summary["recoveries"] == 0 and not run.events("died"), run.story()
+    equal_runs(summary, alone)

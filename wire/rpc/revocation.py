@@ -44,11 +44,11 @@ class RevocationList(NamedTuple):
 
 
 def read_lists(pem: bytes, ca: bytes) -> list[RevocationList]:
-    """The lists in `pem`, each found to be signed by one of the authorities in `ca`.
+    """The lists in `pem` that one of the authorities in `ca` has signed; what others have signed is nothing to us.
 
     Raises:
         ConfigError: there is none, it is longer than `MOST_BYTES`, or one has no number.
-        PermissionRefused: one is signed by nobody known.
+        PermissionRefused: none is signed by anybody known.
     """
     from cryptography import x509
 
@@ -60,21 +60,22 @@ def read_lists(pem: bytes, ca: bytes) -> list[RevocationList]:
         )
     try:
         authorities = x509.load_pem_x509_certificates(ca)
-        return [_read(block, x509.load_pem_x509_crl(block), authorities) for block in blocks]
+        lists = [(block, x509.load_pem_x509_crl(block)) for block in blocks]
+        ours = [_read(block, one) for block, one in lists if any(_signed(one, each) for each in authorities)]
     except ValueError as error:
         raise ConfigError(f"what stands there is no revocation list ({error})") from error
+    if not ours:
+        issuers = " and ".join(sorted({one.issuer.rfc4514_string() for _, one in lists}))
+        raise PermissionRefused(
+            f"a revocation list of {issuers} is signed by no authority in --tls-ca; expected one of the run's own"
+        )
+    return ours
 
 
-def _read(
-    block: bytes, found: x509.CertificateRevocationList, authorities: Iterable[x509.Certificate]
-) -> RevocationList:
+def _read(block: bytes, found: x509.CertificateRevocationList) -> RevocationList:
     from cryptography import x509
 
     issuer = found.issuer.rfc4514_string()
-    if not any(_signed(found, authority) for authority in authorities):
-        raise PermissionRefused(
-            f"a revocation list of {issuer!r} is signed by no authority in --tls-ca; expected one of the run's own"
-        )
     try:
         number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except x509.ExtensionNotFound:
@@ -111,6 +112,10 @@ class Revocations:
         if kept.exists():
             try:
                 self._merge(read_lists(kept.read_bytes(), ca.read_bytes()))
+            except (
+                PermissionRefused
+            ) as error:  # of an authority that was left behind, and its certificates with it
+                log.info("%s: %s", kept, error)
             except SparsyncError as error:
                 raise DamagedFile(
                     f"{kept}: {error}; put the authority's newest list there instead, or remove the file if nothing "

@@ -31,6 +31,7 @@ class Answers(CoordinatorServicer):
         self.settings = {"sync.mode": "sync", "sync.staleness": "3"}
         self.drained: list[str] = []
         self.stops: list[str] = []
+        self.lists: list[bytes] = []
         self.checkpoint: tuple[int, str] | SparsyncError = (12, "/runs/r1/checkpoints/step-12")
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusReply:
@@ -59,6 +60,11 @@ class Answers(CoordinatorServicer):
             raise self.checkpoint
         step, path = self.checkpoint
         return pb.CheckpointReply(step=step, path=path)
+
+    async def Deny(self, request: pb.DenyRequest, context: Any) -> pb.DenyReply:
+        newer = request.crl not in self.lists
+        self.lists.append(request.crl)
+        return pb.DenyReply(newer=newer, certificates=1)
 
     async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopReply:
         self.stops.append(request.reason)

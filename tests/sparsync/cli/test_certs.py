@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from sparsync.cli import root
 from sparsync.cli.certs import ROLES
+from tests.sparsync.cli.conftest import Answers
 from wire.errors import SparsyncError
 from wire.rpc.identity import Role, Security
 from wire.rpc.revocation import read_lists
@@ -20,6 +21,7 @@ from wire.rpc.revocation import read_lists
 @pytest.fixture(autouse=True)
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPARSYNC_COORDINATOR", raising=False)
     return tmp_path
 
 
@@ -96,6 +98,18 @@ def test_what_is_revoked_stands_in_a_signed_list(there: Path) -> None:
         certs("renew", "worker/node1")
     assert "revoked" in talk("show")
     certs("issue", "--role", "worker", "--name", "node1")  # whose machine is in good hands again
+
+
+def test_a_list_is_handed_to_a_live_run(coordinator: Answers, there: Path) -> None:
+    certs("init")
+    certs("issue", "--role", "worker", "--name", "node1")
+    at = ("--coordinator", coordinator.address)
+    run = certs("revoke", "node1", *at)["run"]
+    assert run == {"coordinator": coordinator.address, "newer": True, "certificates": 1}
+    assert certs("deny", *at)["newer"] is False
+    assert coordinator.lists == [(there / "certs/crl.pem").read_bytes()] * 2
+    with pytest.raises(SparsyncError, match=r"nowhere\.pem cannot be read"):
+        certs("deny", *at, "--crl", "nowhere.pem")
 
 
 def test_the_authoritys_key_under_a_passphrase(there: Path) -> None:

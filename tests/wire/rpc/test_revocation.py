@@ -146,6 +146,21 @@ def test_two_authorities_have_a_list_each(office: Office, make_office: Callable[
     assert role.serials == office.role().serials == {first, second}
 
 
+def test_lists_of_an_authority_that_was_left_behind_are_nothing(
+    office: Office, make_office: Callable[[str], Office]
+) -> None:
+    other = make_office("other")
+    _, ours = office.revoke("node1")
+    serial, theirs = other.revoke("node1")
+    office.role().take(ours)
+    office.ca.write_bytes(other.ca.read_bytes())
+    role = office.role()
+    assert role.serials == frozenset()
+    assert role.take(ours + theirs) and role.serials == {serial}
+    with pytest.raises(PermissionRefused, match="signed by no authority"):
+        role.take(ours)
+
+
 def test_a_file_is_looked_at_when_it_changes(office: Office, caplog: pytest.LogCaptureFixture) -> None:
     role = office.role(office.list)
     office.told.clear()
