@@ -17,6 +17,7 @@ from typing import Any
 from wire.checkpoint import newest
 from wire.clock import utc_timestamp
 from wire.errors import DamagedFile, NoInput, UsageError
+from wire.telemetry import OWN_LOG
 
 CHECKPOINT_NAME = re.compile(r"step-(\d+)")
 TRACES_OF_A_RUN = ("config.toml", "events.jsonl", "summary.json", "checkpoints")
@@ -177,7 +178,7 @@ def write_whole(path: Path, text: str) -> None:
 
 def error_text(lines: Iterable[str]) -> str:
     """What a role's log says at its end: the last run of `error:` lines and what follows, else the last line."""
-    kept = [line.rstrip() for line in lines if line.strip()]
+    kept = [_plain(line.rstrip()) for line in lines if line.strip()]
     marked = [line.startswith(ERROR_PREFIX) for line in kept]
     if not any(marked):
         return kept[-1] if kept else "it printed nothing"
@@ -185,6 +186,18 @@ def error_text(lines: Iterable[str]) -> str:
     while start > 0 and marked[start - 1]:
         start -= 1
     return "\n".join(line.removeprefix(ERROR_PREFIX) for line in kept[start:][:MAX_ERROR_LINES])
+
+
+def _plain(line: str) -> str:
+    """A line of a log as people read it, whichever format it has; what ended the process is marked."""
+    if not line.startswith('{"t": '):
+        return line
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return line
+    ended = told.get("logger") == OWN_LOG and told.get("level") == "error"
+    return (ERROR_PREFIX if ended else "") + str(told.get("message", line))
 
 
 def last_error(log: Path, *, since: int) -> str:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from wire.config.schema import TelemetryConfig
 
+OWN_LOG = "sparsync"
+"""The logger of what ends a command."""
 LogFormat = Literal["text", "json"]
 TEXT = "%(asctime)s %(levelname)s %(speaker)s %(name)s: %(message)s"
 

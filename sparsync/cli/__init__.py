@@ -7,6 +7,7 @@ code: docs/exit-codes.md.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import click
 
 from sparsync import __version__
 from wire.errors import Interrupted, SparsyncError, UsageError
+from wire.telemetry import OWN_LOG, JsonFormatter
 
 
 class Entry(NamedTuple):
@@ -83,6 +85,17 @@ def root() -> None:
     """Train one PyTorch model on many machines over ordinary networks."""
 
 
+def tell(error: SparsyncError) -> None:
+    """On standard error, a line for each fault; of a role whose log is JSON, as that."""
+    log = logging.getLogger(OWN_LOG)
+    as_json = any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
+    for fault in str(error).splitlines():
+        if as_json:
+            log.log(logging.ERROR if error.exit_code else logging.INFO, "%s", fault)
+        else:
+            click.echo(f"{'error' if error.exit_code else 'note'}: {fault}", err=True)
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The `sparsync` script: runs a command and exits with the code that tells how it ended."""
     sys.exit(run(argv))
@@ -93,9 +106,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     try:
         code = root.main(args=argv, prog_name="sparsync", standalone_mode=False)
     except SparsyncError as error:
-        kind = "error" if error.exit_code else "note"
-        for fault in str(error).splitlines():
-            click.echo(f"{kind}: {fault}", err=True)
+        tell(error)
         return error.exit_code
     except click.ClickException as error:
         error.show()

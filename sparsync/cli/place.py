@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
-
-import click
 
 if TYPE_CHECKING:
     from wire.launchers import Place
     from wire.rpc.identity import Role, Security
 
+log = logging.getLogger(__name__)
 COORDINATOR_LISTEN = "127.0.0.1:7700"
 """Its port is `wire.launchers.PORT`."""
 
@@ -59,6 +59,6 @@ def name_of(given: str | None, role: Role, place: Place, security: Security, *, 
 
 
 def tell(key: str, value: str, origin: str) -> str:
-    """Says where a value is from that nobody gave on the command line."""
-    click.echo(f"{key} = {value}  ({origin})", err=True)
+    """Says where a value is from that nobody gave on the command line, in the log of the role."""
+    log.info("%s = %s  (%s)", key, value, origin)
     return value

@@ -13,7 +13,7 @@ from sparsync.cli.options import load_config, set_option
 from sparsync.cli.place import COORDINATOR_LISTEN, coordinator_of, find_place, listen_of, name_of
 from sparsync.cli.security import SecurityFlags, security_options
 from sparsync.cli.telemetry import telemetry_options
-from wire.telemetry import TelemetryFlags
+from wire.telemetry import TelemetryFlags, log_to_stderr
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -119,6 +119,7 @@ def coordinator(
     config = load_config(config_file, overrides).config
     secured = security.resolve(config.security)
     secured.name_as(Role.COORDINATOR, None, otherwise="coordinator")
+    log_to_stderr("coordinator", "coordinator", form=telemetry.log_format or config.telemetry.log_format)
 
     from coordinator.runtime import run
 
@@ -155,6 +156,7 @@ def ps(
     from wire.rpc.identity import Role
 
     secured = security.resolve()
+    log_to_stderr("ps", name or "ps", form=telemetry.log_format)
     place = find_place()
     name = name_of(name, Role.PS, place, secured, otherwise="ps-0")
 
@@ -205,6 +207,7 @@ def worker(
     if script is not None:
         refuse_beside(script.absolute())
     secured = security.resolve()
+    log_to_stderr("worker", name or "worker", form=telemetry.log_format)
     place = find_place()
     name = name_of(name, Role.WORKER, place, secured, otherwise=f"{socket.gethostname()}-{os.getpid()}")
 

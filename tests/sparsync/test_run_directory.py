@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -135,3 +136,14 @@ def test_only_the_newest_process_of_a_log_is_heard(tmp_path: Path) -> None:
     assert last_error(log, since=0) == "it printed nothing"
     log.write_bytes(b"error: the first\nsecond starts\n")
     assert last_error(log, since=len(b"error: the first\n")) == "second starts"
+
+
+def test_an_error_is_read_from_a_log_of_objects_too(tmp_path: Path) -> None:
+    log = tmp_path / "ps-0.log"
+    lines = [
+        {"t": "2026-11-22T17:00:00.000Z", "level": "info", "logger": "ps.runtime", "message": "connecting"},
+        {"t": "2026-11-22T17:00:01.000Z", "level": "error", "logger": "sparsync", "message": "first fault"},
+        {"t": "2026-11-22T17:00:01.000Z", "level": "error", "logger": "sparsync", "message": "second fault"},
+    ]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert last_error(log, since=0) == "first fault\nsecond fault"

@@ -51,6 +51,15 @@ def test_every_finding_has_a_name_of_its_own_and_a_remedy_where_it_is_needed(tmp
     assert not [f for f in findings if f.found.startswith("the check itself failed")]
 
 
+def test_each_check_has_a_row_in_the_page_in_their_order(tmp_path: Path) -> None:
+    rows = [
+        line.split("|")[1].strip()
+        for line in (ROOT / "docs/doctor.md").read_text().splitlines()
+        if "|" in line
+    ]
+    assert rows[2:] == [finding.what for finding in examine(Node(data_dir=tmp_path))]
+
+
 def test_a_check_that_breaks_is_told_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,45 @@
+"""How roles end and what they say of it, before they have joined anything."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_log_has_one_format_to_its_last_line(form: str, environ: dict[str, str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "sparsync",
+                "coordinator",
+                "--log_format",
+                form,
+                "--data-dir",
+                "run",
+            ],
+            env={**environ, "MASTER_PORT": port},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 71 and done.stdout == ""
+    *_, first, last = [line for line in done.stderr.splitlines() if "listen" in line]
+    if form == "text":
+        assert first.endswith(f"listen = 127.0.0.1:{port}  (MASTER_PORT)")
+        assert last.startswith(f"error: cannot listen on 127.0.0.1:{port}")
+    else:
+        told = [json.loads(line) for line in done.stderr.splitlines()]
+        assert {line["role"] for line in told} == {"coordinator"}
+        assert told[-1]["level"] == "error" and told[-1]["message"].startswith("cannot listen on")
