@@ -102,17 +102,22 @@ class Servers:
 class Lagging:
     """The x̂ that units are computed on: `lag` versions old; both planes are kept."""
 
-    def __init__(self, published: Plane, lag: int) -> None:
+    def __init__(self, published: Plane, lag: int, ahead: float = 0.0) -> None:
         self._published = published
         self._old = [published.copy() for _ in range(lag)]
+        self._before = published.copy()
+        self._ahead = np.float32(ahead)
 
     @property
     def base(self) -> Plane:
-        return self._old[0] if self._old else self._published
+        if not self._old:
+            return self._published
+        return self._old[0] + self._ahead * (self._old[0] - self._before) if self._ahead else self._old[0]
 
     def publish_over(self) -> None:
         """x̂ is about to move."""
         if self._old:
+            self._before = self._old[0]
             self._old = [*self._old[1:], self._published.copy()]
 
 
@@ -143,14 +148,24 @@ def run_step(point: Point, model: Model, measure: Any) -> Servers:
     optimizer = adamw(
         model, servers.x, servers.move, lr=point.lr, betas=(point.beta1, BETA2), weight_decay=WEIGHT_DECAY
     )
-    view = Lagging(model.published, point.lag)
+    view = Lagging(model.published, point.lag, point.ahead)
+    squares = model.plane()
     for step in range(point.work.steps):
-        model.bind(view.base)
+        base = view.base
+        model.bind(base)
         for stream, state in enumerate(states):
             unit = step * STREAMS + stream
             model.backward(unit, clip_norm=CLIP_NORM)
             servers.take(model.gradient, state, unit)
         servers.gather()
+        if point.compensate:
+            squares += np.float32(0.05) * (servers.move**2 - squares)
+            servers.move += (
+                np.float32(point.compensate)
+                * squares
+                / np.float32(1 - 0.95 ** (step + 1))
+                * (model.published - base)
+            )
         set_rate(optimizer, point.lr * share_of_peak(step, point.work.steps))
         optimizer.step()
         view.publish_over()

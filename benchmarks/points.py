@@ -55,6 +55,8 @@ class Point:
     gamma: float = 0.0
     beta1: float = 0.9
     lag: int = 0
+    ahead: float = 0.0
+    compensate: float = 0.0
     seed: int = 0
     work: Workload = field(default=WORK)
 

@@ -227,7 +227,6 @@ class Driver:
         self._schedule.stand_at(self.rounds.first_step(task.step))
         if task.kind is Kind.COMPUTE:
             self._evaluate_if_due()
-        self._parameters.show()
         self._segment.begin(task)
 
     def _wait(self) -> None:

@@ -175,7 +175,8 @@ class ElasticSegment:
         return self.catch_up()
 
     def begin(self, task: Task) -> None:
-        """Keep what a bad attempt at the unit might change."""
+        """Show x̂, and keep what a bad attempt at the unit might change."""
+        self._parameters.show()
         self._before = self._extras.save(USER_STREAM)
         if self._inner is not None:
             self._inner.begin(self._inner.state)

@@ -43,6 +43,7 @@ class ExactSegment:
         held: what the segment before held back; the first stream without a deposit begins with it.
         inner: the optimizer that units step here; None: the servers do.
         clips: whether pushes may count in part.
+        look_ahead: where units lag, how many of its last moves x̂ is taken to make meanwhile.
     """
 
     elastic = False
@@ -64,6 +65,7 @@ class ExactSegment:
         held: Plane | None,
         inner: Inner | None = None,
         clips: bool = False,
+        look_ahead: float = 0.0,
     ) -> None:
         self.number = number
         self._transfer = transfer
@@ -77,6 +79,9 @@ class ExactSegment:
         self._residual = "" if codec.estimates or not codec.state_planes else codec.state_planes[-1]
         self._inherited = held if self._residual else None
         self._carrier = Carrier(begins=begins, lag=lag)
+        self._look_ahead = look_ahead
+        if lag and look_ahead:
+            replica.remember()
         self._states: dict[int, StreamState] = {}
         self._returned = Returned(codec, replica.trainable, on=clips)
         if lag and replica.step > begins:
@@ -204,10 +209,19 @@ class ExactSegment:
         What did not count of its units, as far as x̂ tells, goes back first.
         """
         state = self._states[task.stream]
+        self._show(task)
         self._returned.take_back(task.stream, state.planes, before=self._replica.step)
         self._extras.load(task.stream, state.extra)
         if self._inner is not None:
             self._inner.begin(state.moments)
+
+    def _show(self, task: Task) -> None:
+        """Have the model show what the unit is computed on: x̂, or where it is going."""
+        if self._look_ahead and self._carrier.looks_ahead(task.step):
+            assert self._replica.before is not None, (task, self._replica.step)
+            self._parameters.look_ahead(self._replica.before, self._look_ahead)
+        else:
+            self._parameters.show()
 
     def restore(self, task: Task) -> None:
         """As before the unit at hand: what a bad attempt changed is undone."""

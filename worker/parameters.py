@@ -39,7 +39,7 @@ class Parameters:
 
     def __init__(self, model: nn.Module, inner: torch.optim.Optimizer, *, moves: bool = False) -> None:
         self._moves = moves
-        self._shown = True
+        self._shown, self._ahead = True, False
         self._named = [(plain_name(name), p) for name, p in model.named_parameters()]
         groups = {id(p): i for i, group in enumerate(inner.param_groups) for p in group["params"]}
         unknown = groups.keys() - {id(p) for _, p in self._named}
@@ -81,7 +81,32 @@ class Parameters:
         with torch.no_grad():
             for p, view in self._copied:
                 p.copy_(view)
-        self._shown = True
+        self._shown, self._ahead = True, False
+
+    def look_ahead(self, before: Plane, moves: float) -> None:
+        """Have the trained parameters stand at x̂ + moves (x̂ - before), until x̂ is shown or moves.
+
+        Rounded after each operation, so that every machine computes the same.
+        """
+        if self._ahead:
+            return
+        self._part()
+        past = torch.from_numpy(before).view(-1)
+        with torch.no_grad():
+            for p, described, start in self._spans():
+                if described.trainable:
+                    here = slice(start, start + described.numel)
+                    ahead = torch.sub(self._flat[here], past[here]).mul_(moves).add_(self._flat[here])
+                    p.copy_(ahead.view(p.shape))
+        self._shown, self._ahead = False, True
+
+    def _part(self) -> None:
+        """Give the trained parameters memory of their own."""
+        copied = {id(p) for p, _ in self._copied}
+        for p, described, _ in self._spans():
+            if described.trainable and id(p) not in copied:
+                self._copied.append((p, p.data))
+                p.data = p.data.clone()
 
     def show(self) -> None:
         """Have the model show x̂, where steps were taken away from it."""

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
+
 from wire.codec.base import Blocks, DeltaCodec
 from wire.codec.dense import pack, unpack
 from wire.crash import crash_point
@@ -33,6 +35,7 @@ class Replica:
 
     Attributes:
         step: every earlier step is closed in x̂, on all shards; -1 before the first pull.
+        before: x̂ as it was before its last move, once `remember` was called; None where it has not moved since a pull.
         versions: of each shard's part.
         clocks: of each shard, as its newest applied delta told.
     """
@@ -54,6 +57,8 @@ class Replica:
         self._sizes = [4 * b.elements for b in self.owned]
         self._ahead: deque[Sequence[Delta]] = deque()
         self._received = 0
+        self._remembered: Plane | None = None
+        self.before: Plane | None = None
         self.step = self.newest = -1
         self.versions = [0] * len(self.owned)
         self._newest_versions = list(self.versions)
@@ -86,6 +91,11 @@ class Replica:
             self._newest_versions[delta.shard] += 1
         self._ahead.append(deltas)
         self.newest = max(self.newest, _step_after(deltas))
+
+    def remember(self) -> None:
+        """From now on keep `before`."""
+        if self._remembered is None:
+            self._remembered = np.empty_like(self._published)
 
     def pull(self) -> Sequence[int]:
         """Take x̂ as it is on each shard now; each shard's step."""
@@ -133,6 +143,7 @@ class Replica:
 
     def _begin(self, parts: Sequence[Snapshot]) -> None:
         self._fill([part.data for part in parts])
+        self.before = None
         self._ahead.clear()
         self.step = self.newest = min(part.step for part in parts)
         self.versions = [part.version for part in parts]
@@ -156,6 +167,9 @@ class Replica:
 
     def _apply(self, deltas: Sequence[Delta]) -> None:
         crash_point("worker.apply.before")
+        if self._remembered is not None:
+            np.copyto(self._remembered, self._published)
+            self.before = self._remembered
         for delta in deltas:
             move = delta.move or self._codec.decode(delta.frame, self.trainable[delta.shard])
             move.apply_to(self._published)

@@ -178,4 +178,11 @@ class Route:
         }
         if plan.elastic:
             return ElasticSegment(number, **shared)
-        return ExactSegment(number, begins=plan.begins, lag=plan.lag, **shared, origin=self._beginning)
+        return ExactSegment(
+            number,
+            begins=plan.begins,
+            lag=plan.lag,
+            look_ahead=self._config.sync.look_ahead if self._inner is None else 0.0,
+            **shared,
+            origin=self._beginning,
+        )

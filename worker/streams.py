@@ -96,6 +96,11 @@ class Carrier:
         drains = step <= self._begins or step in self._drained
         return step if drains else step - self.lag
 
+    def looks_ahead(self, step: int) -> bool:
+        """Whether the unit of `step` lags behind a move that everybody knows: one since the pipeline last drained."""
+        need = self.need(step)
+        return need < step and need > self._begins and need not in self._drained
+
     def take(self, plan: Sequence[Assignment], drained: Iterable[int] = ()) -> None:
         """Follow a plan: keep what it repeats, drop what it leaves out, take what is new."""
         self._drained.update(drained)

@@ -2,7 +2,7 @@
 
 The loop below is the oracle: the units of a step one after the other, summed in stream order, divided
 once by the number of those that are not empty, then one step of torch's own fused optimizer. In `delayed` it computes
-them on the parameters of one step before, but for the steps at which the run is whole.
+them where the parameters of one step before were going, but for the steps at which the run is whole.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def train_alone(config: Config) -> nn.Module:
     scheduler = build_scheduler(optimizer, config.optimizer, total_steps=config.run.steps)
     streams = config.sync.units_per_step
     order = Order(config.run.seed, len(dataset), config.data.batch_size, streams)
-    before = parameters_of(model)
+    earlier = before = parameters_of(model)
     for step in range(config.run.steps):
         samples = [order.indices(step, stream).tolist() for stream in range(streams)]
         now = parameters_of(model)
-        put(model, before if lags(config, step) else now)
+        put(model, now if not lags(config, step) else ahead(config, step, before, earlier))
         gradients = [unit_gradient(model, dataset, indices) for indices in samples if indices]
         put(model, now)
-        before = now
+        earlier, before = before, now
         for parameter, units in zip(model.parameters(), zip(*gradients, strict=True), strict=True):
             total = torch.zeros_like(parameter)
             for unit in units:
@@ -70,6 +70,15 @@ def lags(config: Config, step: int) -> bool:
     intervals = (config.run.checkpoint_every, config.durability.stream_state_every)
     whole = step == 0 or any(interval and step % interval == 0 for interval in intervals)
     return config.sync.mode == "delayed" and not whole
+
+
+def ahead(
+    config: Config, step: int, before: list[torch.Tensor], earlier: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """The parameters of the step before, moved on as they moved last; not across a step at which the run is whole."""
+    if not lags(config, step - 1):
+        return before
+    return [b + config.sync.look_ahead * (b - e) for b, e in zip(before, earlier, strict=True)]
 
 
 def parameters_of(model: nn.Module) -> list[torch.Tensor]:
@@ -126,6 +135,13 @@ def test_one_step_behind(train: Starter, settings: dict[str, object]) -> None:
     assert summary["params_digest"] == digest(train_alone(config_of({**settings, **changes})))
     assert summary["pure"]
     assert summary["staleness"] == {"0": 4 * 6, "1": 4 * 14}, "the steps 0 5 7 10 14 15 drain"
+
+
+@pytest.mark.slow
+def test_one_step_behind_without_looking_ahead(train: Starter, settings: dict[str, object]) -> None:
+    changes = {"sync.mode": "delayed", "sync.look_ahead": 0.0, "push.codec": "dense", "pull.codec": "dense"}
+    summary = train(changes, flags=["--workers", "2"]).finish()
+    assert summary["params_digest"] == digest(train_alone(config_of({**settings, **changes})))
 
 
 @pytest.mark.slow

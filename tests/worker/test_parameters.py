@@ -57,6 +57,24 @@ def test_moving_the_plane_moves_the_model() -> None:
     assert model.frozen.tolist() == [2.0, 2.0]
 
 
+def test_looking_ahead_leaves_the_plane_and_what_is_frozen_alone() -> None:
+    model, _, parameters = mixed()
+    before, old = parameters.published.copy(), model.embedding.weight.detach().clone()
+    parameters.published += 1.0
+    parameters.refresh()
+    plane, weight = parameters.published.copy(), model.embedding.weight.detach().clone()
+    for _ in range(2):  # again for the next stream
+        parameters.look_ahead(before, 1.5)
+        assert torch.equal(model.embedding.weight, weight + 1.5 * (weight - old))
+        assert model.brief.tolist() == [3.5] * 5 and model.frozen.tolist() == [2.0, 2.0]
+        assert (parameters.published == plane).all()
+    parameters.show()
+    assert torch.equal(model.embedding.weight, weight) and model.brief.tolist() == [2.0] * 5
+    parameters.published += 1.0
+    parameters.refresh()
+    assert torch.equal(model.embedding.weight, weight + 1)
+
+
 def test_gradients_are_collected_whatever_their_form() -> None:
     model, _, parameters = mixed()
     parameters.gradient += 9.0  # of the unit before

@@ -102,6 +102,11 @@ class SyncConfig(Section):
         description="`ssp`: steps that a stream may be ahead of the slowest one; without it, 3. `delayed`: 1, and "
         "nothing else. `local`: rounds, and without it none. Live",
     )
+    look_ahead: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0,
+        description="`delayed`, with one step a unit: gradients are computed this many of the model's last move "
+        "further on, since it moves on before they count. 0: on the model as it is",
+    )
     quorum: Count | None = Field(
         None,
         description="`sync`, `local`: close a step with this many of its units once `sync.deadline_s` is over, and "
