@@ -308,6 +308,8 @@ def test_defaults_follow_who_runs_the_optimizer() -> None:
         config = load(None, [f"sync.mode={mode}"], {}).config
         assert config.push.density is None
         assert (complete(config).push.density, complete(config).optimizer.betas) == (density, betas)
+    late = complete(load(None, ["sync.mode=delayed"], {}).config)
+    assert (late.push.density, late.optimizer.betas) == (0.25, (0.9, 0.95)), "where units look ahead"
     assert complete(load(None, ["sync.mode=local", "push.density=0.5"], {}).config).push.density == 0.5
 
 

@@ -16,17 +16,22 @@ BY_ARITHMETIC: dict[str, tuple[Any, Any]] = {
     "optimizer.weights": ("uniform", "tokens"),
 }
 """`section.key` -> (per-step runs, runs with local steps)."""
+LATE: dict[str, Any] = {"optimizer.betas": (0.9, 0.95)}
+"""Per-step runs in `delayed`, where that is another: looking ahead needs the momentum that it looks along."""
 
 
-def default_of(key: str, *, local: bool) -> Any:
-    """What stands for `key` where nobody set it."""
-    return BY_ARITHMETIC[key][local]
+def default_of(key: str, *, local: bool, late: bool = False) -> Any:
+    """What stands for `key` where nobody set it. `late`: the run begins in `delayed`."""
+    return LATE[key] if late and not local and key in LATE else BY_ARITHMETIC[key][local]
 
 
 def told(key: str) -> str:
     """The same in words."""
     servers, workers = (_told(value) for value in BY_ARITHMETIC[key])
-    return servers if servers == workers else f"{servers}, with local steps {workers}"
+    others = {"in `delayed`": _told(LATE[key])} if key in LATE else {}
+    if servers != workers:
+        others["with local steps"] = workers
+    return ", ".join([servers, *(f"{where} {value}" for where, value in others.items())])
 
 
 def _told(value: object) -> str:

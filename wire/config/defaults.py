@@ -14,6 +14,8 @@ def complete(config: Config) -> Config:
     for key in BY_ARITHMETIC:
         section, _, name = key.partition(".")
         if getattr(getattr(config, section), name) is None:
-            sections.setdefault(section, {})[name] = default_of(key, local=config.sync.is_local)
+            late = config.sync.mode == "delayed"
+            value = default_of(key, local=config.sync.is_local, late=late)
+            sections.setdefault(section, {})[name] = value
     changed = {s: getattr(config, s).model_copy(update=values) for s, values in sections.items()}
     return config.model_copy(update=changed) if changed else config

@@ -103,7 +103,7 @@ class SyncConfig(Section):
         "nothing else. `local`: rounds, and without it none. Live",
     )
     look_ahead: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        1.0,
+        1.5,
         description="`delayed`, with one step a unit: gradients are computed this many of the model's last move "
         "further on, since it moves on before they count. 0: on the model as it is",
     )
