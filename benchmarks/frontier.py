@@ -100,7 +100,7 @@ class Servers:
 
 
 class Lagging:
-    """The x̂ that units are computed on: `lag` versions old; both planes are kept."""
+    """What units are computed on: x̂ `lag` versions ago, moved on by `ahead` times its last move then."""
 
     def __init__(self, published: Plane, lag: int, ahead: float = 0.0) -> None:
         self._published = published
@@ -149,23 +149,13 @@ def run_step(point: Point, model: Model, measure: Any) -> Servers:
         model, servers.x, servers.move, lr=point.lr, betas=(point.beta1, BETA2), weight_decay=WEIGHT_DECAY
     )
     view = Lagging(model.published, point.lag, point.ahead)
-    squares = model.plane()
     for step in range(point.work.steps):
-        base = view.base
-        model.bind(base)
+        model.bind(view.base)
         for stream, state in enumerate(states):
             unit = step * STREAMS + stream
             model.backward(unit, clip_norm=CLIP_NORM)
             servers.take(model.gradient, state, unit)
         servers.gather()
-        if point.compensate:
-            squares += np.float32(0.05) * (servers.move**2 - squares)
-            servers.move += (
-                np.float32(point.compensate)
-                * squares
-                / np.float32(1 - 0.95 ** (step + 1))
-                * (model.published - base)
-            )
         set_rate(optimizer, point.lr * share_of_peak(step, point.work.steps))
         optimizer.step()
         view.publish_over()
