@@ -40,9 +40,14 @@ OPTIONS: tuple[tuple[str, int], ...] = (
         5_000,
     ),  # its default of 300 s ends our clients' connections
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_allowed_incoming_connections", 4_096),
-    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_allowed_incoming_connections", 4_096),  # further ones are closed at once, whoever asks
+    ("grpc.server_handshake_timeout_ms", 10_000),  # for TLS and the first bytes of HTTP/2 together
+    ("grpc.max_concurrent_streams", 256),  # of one connection; further ones wait at the client
+    ("grpc.max_metadata_size", 8 << 10),
+    ("grpc.absolute_max_metadata_size", 16 << 10),
 )
+MOST_CALLS = 16_384
+"""At a time, of one server; further ones are answered with `Busy`. A worker has two or three that last."""
 _log = logging.getLogger(__name__)
 
 
@@ -98,7 +103,11 @@ async def serve(
         _log.warning("--insecure: %s is open to everyone who can reach it", listen)
     credentials = server_credentials(files) if (files := security.files) else None
     check_bindable(host, port)
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(), gate or Gate()], options=list(OPTIONS))
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor(), gate or Gate()],
+        options=list(OPTIONS),
+        maximum_concurrent_rpcs=MOST_CALLS,
+    )
     add(server)
     checks = await _add_health(server, services)
     reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

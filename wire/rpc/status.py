@@ -18,6 +18,7 @@ import grpc.aio
 
 from wire.clock import utc_timestamp
 from wire.errors import (
+    Busy,
     Interrupted,
     PermissionRefused,
     ProtocolMismatch,
@@ -51,6 +52,8 @@ _WITHOUT_NAME: dict[grpc.StatusCode, tuple[type[SparsyncError], str]] = {
 }
 BROKEN_HERE = "Internal error from Core"
 """What grpc.aio says of a call whose connection broke between two of its steps: no word of the other side's."""
+TOO_MANY_CALLS = "Concurrent RPC limit exceeded!"
+"""What gRPC answers beyond `wire.rpc.server.MOST_CALLS`."""
 _log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
@@ -189,6 +192,8 @@ def to_error(rpc_error: grpc.RpcError, *, peer: str) -> SparsyncError:
         error = by_name(trailing[ERROR_KEY])(details)
     elif code is grpc.StatusCode.INTERNAL and details == BROKEN_HERE:
         error = Unreachable(f"{peer}: the connection broke while the call was running")
+    elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and details == TOO_MANY_CALLS:
+        error = Busy(f"{peer} answers as many calls as it takes at a time; try again later")
     elif code in _WITHOUT_NAME:
         kind, advice = _WITHOUT_NAME[code]
         error = kind(f"{peer}: {details or code.name} ({code.name}): {advice}")
