@@ -92,7 +92,7 @@ def codec(one: Codec) -> str:
 
 def outer(point: Point) -> str:
     if point.method != "local":
-        return f"β1 {point.beta1:g}"
+        return f"β1 {point.beta1:g}" + (f", {point.ahead:g} ahead" if point.ahead else "")
     momentum = f", Nesterov {point.momentum:g}" if point.momentum else ""
     return f"γ {point.gamma:g}, α {point.alpha:g}{momentum}"
 

@@ -43,7 +43,8 @@ def sparse(k: int, values: str = "sign1", *, feedback: str = "ef", decay: float 
 
 @dataclass(frozen=True)
 class Point:
-    """One run. `gamma`: of the merge. `alpha`, `momentum`: of the outer step. `lag`: versions that units are behind."""
+    """One run. `gamma`: of the merge. `alpha`, `momentum`: of the outer step. `lag`: versions that units are
+    behind, `ahead`: moves that they look ahead."""
 
     method: str
     lr: float
@@ -56,7 +57,6 @@ class Point:
     beta1: float = 0.9
     lag: int = 0
     ahead: float = 0.0
-    compensate: float = 0.0
     seed: int = 0
     work: Workload = field(default=WORK)
 
@@ -76,7 +76,8 @@ class Point:
 INT8 = Codec(values="int8")
 INT4 = Codec(values="int4", feedback="ef")
 QUARTER = Codec(1 / 4, "sign1", "ef21", policy=("1d=fp16",))
-"""What per-step modes send by default."""
+BY_DEFAULT = Point("step", 0.0, up=QUARTER, down=sparse(1024, feedback="none"))
+"""What per-step modes send."""
 
 
 def rates(point: Point) -> Iterator[Point]:
@@ -106,14 +107,14 @@ def step() -> Iterator[Point]:
     for up, down in ((INT8, INT8), (INT4, Codec(values="int4")), (INT4, sparse(1024, feedback="none"))):
         yield from rates(Point("step", 0.0, up=up, down=down))
     for beta1 in (0.5, 0.9):
-        yield from rates(Point("step", 0.0, up=QUARTER, down=sparse(1024, feedback="none"), beta1=beta1))
+        yield from rates(replace(BY_DEFAULT, beta1=beta1))
 
 
 def delayed() -> Iterator[Point]:
     """One step behind, exact and as compressed by default."""
-    for beta1 in (0.9, 0.5):
-        yield from rates(Point("step", 0.0, lag=1, beta1=beta1))
-    yield from rates(Point("step", 0.0, lag=1, up=QUARTER, down=sparse(1024, feedback="none"), beta1=0.5))
+    for beta1, ahead in ((0.5, 0.0), (0.9, 0.0), (0.9, 1.5), (0.95, 2.5)):
+        yield from rates(Point("step", 0.0, lag=1, beta1=beta1, ahead=ahead))
+    yield from rates(replace(BY_DEFAULT, lag=1, beta1=0.9, ahead=1.5))
 
 
 def density() -> Iterator[Point]:
