@@ -42,6 +42,7 @@ from coordinator.shards import ShardLine
 from coordinator.stall import Stall
 from coordinator.state import State
 from coordinator.tensorboard import Board
+from wire import trace
 from wire.clock import Clock, Deadline
 from wire.config import Config
 from wire.crash import crash_point
@@ -101,6 +102,8 @@ class Engine:
         self._answers: dict[str, asyncio.Future[object]] = {}
         self._keys = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._open_since = 0.0
+        """When the open step became that, where spans are told."""
         self.tick_lag_s = Distribution()
         """How late the ticks came."""
         self.revoked: Callable[[], bytes] = bytes
@@ -157,6 +160,7 @@ class Engine:
 
     def carry_out(self, actions: Sequence[a.Action]) -> None:
         """Make all that was decided durable at once, then tell it: the journal never holds a part of an event."""
+        began = trace.begin()
         for action in actions:
             if isinstance(action, a.Journal):
                 self._journal.append(action.record)
@@ -166,6 +170,15 @@ class Engine:
             self._spawn(self._wait_for_room(self._stall))
         elif written:
             self._reveal(actions)
+        for action in actions if began else ():
+            if isinstance(action, a.Journal) and isinstance(action.record, Closed):
+                self._trace_step(action.record, began)
+
+    def _trace_step(self, closed: Closed, began: float) -> None:
+        """A step has closed, which was open since the one before it closed."""
+        trace.done("close", began, step=closed.step, units=len(closed.streams) + len(closed.late))
+        trace.done("step", self._open_since or began, track="steps", step=closed.step, loss=closed.loss)
+        self._open_since = trace.begin()
 
     def _try_commit(self) -> bool | None:
         """Whether the journal had room; None: it is broken, and this process ends."""

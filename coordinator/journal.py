@@ -19,6 +19,7 @@ from wire.clock import monotonic_clock
 from wire.crash import crash_point
 from wire.errors import DamagedFile
 from wire.metrics import Distribution
+from wire.trace import span
 
 log = logging.getLogger(__name__)
 FULL_RETRY_S = 0.5
@@ -76,7 +77,9 @@ class Journal:
             return True
         crash_point("coordinator.journal.before")
         began = monotonic_clock.now()
-        if not self._written():
+        with span("journal", records=len(self._pending)):
+            written = self._written()
+        if not written:
             return False
         self.commit_s.observe(monotonic_clock.now() - began)
         self._pending.clear()

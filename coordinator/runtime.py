@@ -170,8 +170,16 @@ async def _main(
 
 
 def _watched(engine: Engine, metrics: str | None) -> ExitStack:
-    """What serves the metrics until it is closed, where they were asked for."""
+    """What writes spans and serves the metrics until it is closed, where they were asked for."""
     watched = ExitStack()
+    if engine.config.telemetry.trace:
+        from wire.trace_file import traced
+
+        rounds = Rounds.of(engine.config, origin=engine.state.origin)
+        run = engine.state.run
+        watched.enter_context(
+            traced(engine.out, role="coordinator", id="coordinator", run=run, rounds=rounds)
+        )
     if listen := metrics or engine.config.telemetry.metrics:
         from coordinator.metrics import Metrics
         from wire.exposition import Exposition, on_loop

@@ -29,6 +29,7 @@ from wire.clock import Deadline, monotonic_clock
 from wire.crash import crash_point
 from wire.errors import DamagedFile, SparsyncError
 from wire.metrics import Distribution
+from wire.trace import span
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.5
@@ -211,6 +212,12 @@ class Log:
 
     def _commit(self, batch: Sequence[Pending]) -> None:
         """Bring one batch to the level, and tell it."""
+        with span("log", records=len(batch), bytes=sum(record.bytes for record in batch)):
+            self._make_durable(batch)
+        self._durable = batch[-1].position
+        self._on_durable(self._durable)
+
+    def _make_durable(self, batch: Sequence[Pending]) -> None:
         tail = self._tail
         assert tail is not None
         crash_point("ps.append.before")
@@ -227,8 +234,6 @@ class Log:
         self._patiently(lambda: tail.mark(batch[-1].position))
         with self._changed:
             self._sizes[tail.file] = tail.end
-        self._durable = batch[-1].position
-        self._on_durable(self._durable)
 
     def _restock(self) -> None:
         """Have a spare ready, if there is room for one: the disk may be full for long before that matters."""

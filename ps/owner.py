@@ -42,9 +42,12 @@ from ps.watermark import Watermark
 from wire.clock import monotonic_clock
 from wire.codec.base import frame_bytes
 from wire.errors import Busy, ProtocolMismatch, SparsyncError, Unreachable
+from wire.trace import span
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+SPANS = {Accept: "accept", Flush: "accept", Close: "settle", Publish: "settle"}
+"""What a trace calls the application of a record; any other one is applied at once."""
 ANYBODY = 0
 """A standby of which only the coordinator knows: a server that was started again waits for its word."""
 
@@ -302,7 +305,8 @@ class Owner:
         try:
             if not self.archive.begun:
                 _check_early(record)
-            answer = self.holdings.apply(record)
+            with span(SPANS.get(type(record), "record")):
+                answer = self.holdings.apply(record)
             news = self._news(record, answer)
             if self.archive.begun and _changed(
                 record, answer, shard.deltas.version != version, shard.segment != segment

@@ -234,7 +234,7 @@ class Server:
         watching: asyncio.Task[None] | None = None
         try:
             await self._join(channel, address, join_timeout_s, recovered)
-            self._serve_metrics(service.tally, port=serving.port)
+            self._watch(service.tally, port=serving.port)
             await serving.serving()
             self._notify.ready(status_line(self._owner, self._identity.run))
             watching = asyncio.create_task(watch(self._owner, self._notify, self._identity.run))
@@ -284,7 +284,15 @@ class Server:
             address,
         )
 
-    def _serve_metrics(self, tally: Tally, *, port: int) -> None:
+    def _watch(self, tally: Tally, *, port: int) -> None:
+        """Write spans and serve the metrics, where they were asked for."""
+        if self._config.telemetry.trace:
+            from wire.trace_file import traced
+
+            run, rounds = self._identity.run, self._rounds
+            self._watched.enter_context(
+                traced(self._directory, role="ps", id=self._name, run=run, rounds=rounds)
+            )
         if (listen := self._metrics or self._config.telemetry.metrics) is None:
             return
         from ps.metrics import Metrics

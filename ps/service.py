@@ -30,6 +30,7 @@ from wire.rpc.chunks import Data, gathered
 from wire.rpc.frames import data_of
 from wire.rpc.identity import Role, peer_of
 from wire.rpc.planes import CHUNK_BYTES, PlaneReader, plane_chunks
+from wire.trace import span
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -171,12 +172,14 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             self.tally.judged(known)
             return outcome_of(known, header)
         self._owner.admit(header.frame_bytes, kept=kept)
-        try:
-            frame, commit = await _read_frame(chunks, header.frame_bytes)
-        except BaseException:
-            self._owner.release(header.frame_bytes)
-            raise
-        size = frame_bytes(frame)
+        with span("admit", track="admit", worker=header.incarnation, **_unit_in(header)) as admitting:
+            try:
+                frame, commit = await _read_frame(chunks, header.frame_bytes)
+            except BaseException:
+                self._owner.release(header.frame_bytes)
+                raise
+            size = frame_bytes(frame)
+            admitting.know(bytes=size)
         self.tally.push_bytes += size
         self._owner.release(header.frame_bytes - size)  # what was declared and did not come
         verdict = await self._owner.apply(pushed(header, frame, commit))
@@ -334,6 +337,13 @@ def _refuse_fenced(header: shard_pb2.DepositHeader, verdict: Verdict) -> None:
         )
     if verdict is Verdict.FOREIGN:
         raise ProtocolMismatch(f"a deposit of stream {header.stream}, which this run does not have")
+
+
+def _unit_in(header: shard_pb2.PushHeader) -> dict[str, int]:
+    """What a trace says of a push."""
+    if header.WhichOneof("what") == "flush":
+        return {}
+    return {"step": header.unit.step, "stream": header.unit.stream}
 
 
 async def _read_header(chunks: AsyncIterator[Any], what: str) -> Any:

@@ -54,6 +54,7 @@ from wire.codec.dense import unpack
 from wire.errors import BadUnit, ProtocolMismatch
 from wire.ids import UnitId
 from wire.layout import BLOCK, intersect
+from wire.trace import span
 
 Plane = NDArray[np.float32]
 Answer = Verdict | Fenced | Delta | None
@@ -300,14 +301,21 @@ class Shard:
         drain: bool = False,
     ) -> Delta:
         """Take the optimizer's step that `units` make, and publish."""
-        move = self._discipline.move(units)
+        with span("aggregate", step=step, units=len(units)):
+            move = self._discipline.move(units)
         if move is not None:
-            self._optimizer.step(move.gradient, move.learning_rates, share=move.share, averaged=move.averaged)
+            with span("optimize", step=step):
+                self._optimizer.step(
+                    move.gradient, move.learning_rates, share=move.share, averaged=move.averaged
+                )
+        with span("publish", step=step, version=self.deltas.version, shard=self.spec.shard) as publishing:
+            frame = self._publish(step)
+            publishing.know(bytes=frame_bytes(frame), units=[unit.unit[1:] for unit in units])
         delta = Delta(
             version=self.deltas.version,
             step=step,
             outcomes=tuple(Outcome(unit.unit, unit.factor) for unit in units),
-            frame=self._publish(step),
+            frame=frame,
             deposit=deposit,
             final=final,
             closes=closes,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Clock(Protocol):
@@ -60,6 +60,20 @@ class Deadline:
 
 monotonic_clock = SystemClock()
 """The clock that a runtime hands to what it starts."""
+
+
+class Anchor(NamedTuple):
+    """What the wall clock showed at a time of `monotonic_clock`."""
+
+    monotonic_s: float
+    utc_s: float
+
+
+def wall_anchor() -> Anchor:
+    """Now, on both clocks: so that times of several machines can be laid beside each other by people's tools."""
+    before = time.monotonic()
+    utc_s = time.time()
+    return Anchor((before + time.monotonic()) / 2, utc_s)
 
 
 def utc_timestamp() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from wire import trace
 from wire.clock import Clock, Deadline
 from wire.errors import Interrupted, RunOver, SparsyncError, StaleIncarnation, by_name
 from wire.ids import UnitId
@@ -181,7 +182,9 @@ class Driver:
                 continue
             if task.kind is not Kind.WAIT:
                 self.task, self._began = task, self._clock.now()
+                under_way = trace.begin()
                 yield task
+                trace.done("unit", under_way, step=task.step, stream=task.stream, kind=task.kind.name.lower())
                 self.task = WAIT
         self._finish()
 
@@ -236,7 +239,8 @@ class Driver:
         if self._segment.final or self._segment.elastic or (moved and self._segment.lags):
             self._evaluate_if_due()
         began = self._clock.now()
-        self._mailbox.wait(deltas=self._route.open)
+        with trace.span("wait"):
+            self._mailbox.wait(deltas=self._route.open)
         self._attached.waits()
         self._progress.wait_s += self._clock.now() - began
 
@@ -387,7 +391,8 @@ class Driver:
 
     def _commit(self, commit: Commit) -> None:
         began = self._clock.now()
-        self._segment.commit(self.task, self.unit, commit)
+        with trace.span("compress", step=self.task.step, stream=self.task.stream, empty=commit.empty_reason):
+            self._segment.commit(self.task, self.unit, commit)
         self._progress.encode_s += self._clock.now() - began
         seconds = self._clock.now() - self._began
         self._progress.computed(seconds, replayed=self.task.kind is Kind.REPLAY)

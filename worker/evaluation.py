@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from wire.clock import Clock
+from wire.trace import span
 from worker.randomness import untouched
 
 
@@ -55,7 +56,7 @@ class Evaluation:
         began = self._clock.now()
         modes = [(module, module.training) for module in self._model.modules()]
         self._model.eval()
-        with untouched(), torch.no_grad():
+        with untouched(), torch.no_grad(), span("evaluate", at=step, model=model):
             loss = float(self._function())
         for module, training in modes:  # one by one: some are kept in eval mode while the others train
             module.training = training

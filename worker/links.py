@@ -25,6 +25,7 @@ from typing import TypeVar
 
 import grpc
 
+from wire import trace
 from wire.clock import Clock
 from wire.codec.base import Buffer
 from wire.errors import NoInput, ProtocolMismatch, SparsyncError, StaleIncarnation, Unreachable
@@ -174,12 +175,12 @@ class ShardLink:
             until_version=stop,
             term=place.term,
         )
-        header, frame, size = shard_pb2.DeltaHeader(), list[Buffer](), 0
+        header, frame, size, began = shard_pb2.DeltaHeader(), list[Buffer](), 0, 0.0
         with place.running(place.frames.Follow(request)) as call:
             async for chunk in call:
                 data = data_of(chunk)
                 if data is None:
-                    header, frame, size = chunk.header, [], 0
+                    header, frame, size, began = chunk.header, [], 0, trace.begin()
                     self._check(header, place)
                     continue
                 frame.append(data)
@@ -189,6 +190,13 @@ class ShardLink:
                         f"{place.name} sent more than the {header.frame_bytes} bytes of a delta"
                     )
                 if size == header.frame_bytes:
+                    known = {
+                        "shard": self.shard,
+                        "version": header.version,
+                        "step": header.step,
+                        "bytes": size,
+                    }
+                    trace.done("follow", began, track=f"follow {self.shard}", **known)
                     yield delta_from_proto(header, tuple(frame))
 
     def _check(self, header: shard_pb2.DeltaHeader, place: Place) -> None:

@@ -19,6 +19,7 @@ from wire.crash import crash_point
 from wire.errors import ProtocolMismatch
 from wire.layout import Layout, intersect
 from wire.messages import ShardPlacement
+from wire.trace import span
 from worker.deltas import Delta
 from worker.links import Snapshot
 from worker.parameters import Plane
@@ -81,7 +82,8 @@ class Replica:
 
     def opened(self, delta: Delta) -> Delta:
         """With its frame decoded, on whichever thread; x̂ stays as it is. Raises: DamagedFrame."""
-        return replace(delta, move=self._codec.decode(delta.frame, self.trainable[delta.shard]))
+        with span("decode", shard=delta.shard, version=delta.version, step=delta.step):
+            return replace(delta, move=self._codec.decode(delta.frame, self.trainable[delta.shard]))
 
     def receive(self, deltas: Sequence[Delta]) -> None:
         """Keep deltas that are entered together, and follow the newest ones."""
@@ -170,11 +172,13 @@ class Replica:
         if self._remembered is not None:
             np.copyto(self._remembered, self._published)
             self.before = self._remembered
-        for delta in deltas:
-            move = delta.move or self._codec.decode(delta.frame, self.trainable[delta.shard])
-            move.apply_to(self._published)
-            self.versions[delta.shard] += 1
-            self.clocks[delta.shard] = max(self.clocks[delta.shard], delta.clock)
+        versions = {delta.shard: delta.version for delta in deltas}
+        with span("apply", step=deltas[0].step, closes=deltas[0].closes, versions=versions):
+            for delta in deltas:
+                move = delta.move or self._codec.decode(delta.frame, self.trainable[delta.shard])
+                move.apply_to(self._published)
+                self.versions[delta.shard] += 1
+                self.clocks[delta.shard] = max(self.clocks[delta.shard], delta.clock)
         self.step = max(self.step, _step_after(deltas))
         self._received += len(deltas)
         crash_point("worker.apply.after")

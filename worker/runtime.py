@@ -29,6 +29,7 @@ from wire.memory import keep_freed_memory
 from wire.metrics import Samples
 from wire.notify import Notify
 from wire.rpc.access import InRun
+from wire.rounds import Rounds
 from wire.rpc.channel import reach
 from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
@@ -279,9 +280,14 @@ def run(
 
 
 def _watched(metrics: str | None, name: str, data_dir: Path, security: Security) -> ExitStack:
-    """What serves the metrics until it is closed, where they were asked for."""
+    """What writes spans and serves the metrics until it is closed, where they were asked for."""
     watched, attached = ExitStack(), _attachment
     assert attached is not None
+    if attached.config.telemetry.trace:
+        from wire.trace_file import traced
+
+        rounds = Rounds.of(attached.config, origin=attached.origin)
+        watched.enter_context(traced(data_dir, role="worker", id=name, run=attached.run, rounds=rounds))
     if listen := metrics or attached.config.telemetry.metrics:
         from wire.exposition import Exposition
 

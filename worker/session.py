@@ -20,6 +20,7 @@ from torch import nn
 from wire.clock import monotonic_clock
 from wire.errors import ScriptFailed, SparsyncError, UsageError
 from wire.messages import BAD_UNIT
+from wire.trace import span
 from worker.data import Dataset, Loader, Order, batches_of, to_device
 from worker.driver import Driver
 from worker.evaluation import Evaluation
@@ -336,7 +337,8 @@ class Session:
 
     def _push_gradient(self, loss: float, overflow: bool) -> None:
         """The servers take the step."""
-        norm_sq = self._parameters.collect()
+        with span("collect", step=self._driver.task.step, stream=self._driver.task.stream):
+            norm_sq = self._parameters.collect()
         if overflow:
             self._driver.send_empty(OVERFLOW, samples=self._at.samples)
         elif self._finite(loss, norm_sq, self._parameters.first_bad_gradient):
@@ -352,7 +354,8 @@ class Session:
             self._parameters.moved()
             self._at.losses.append(loss)
         if self._at.last:
-            norm_sq = self._parameters.collect_difference()
+            with span("collect", step=self._driver.task.step, stream=self._driver.task.stream):
+                norm_sq = self._parameters.collect_difference()
             if self._finite(self._at.loss, norm_sq, self._parameters.first_bad_parameter):
                 self._send(self._at.loss, norm_sq)
 

@@ -33,6 +33,7 @@ from wire.rpc.identity import Role, Security
 from wire.rpc.in_run import InRunChannel
 from wire.rpc.meter import SocketMeter
 from wire.rpc.status import to_error
+from wire.trace import span
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
 from worker.deltas import Delta
 from worker.line import Line, Order, at_the_coordinator
@@ -294,7 +295,8 @@ class Transfer:
         mailbox, frame = self.mailbox, Outgoing(self._loop, most_bytes=most_bytes)
 
         async def push() -> None:
-            accepted = await self._links[shard].push(unit, attempt, frame, commit, base)
+            with span("push", track=f"push {shard}", shard=shard, step=unit.step, stream=unit.stream):
+                accepted = await self._links[shard].push(unit, attempt, frame, commit, base)
             crash_point("worker.acknowledged.after")
             mailbox.put_answer(unit, accepted=accepted)
 
@@ -328,7 +330,8 @@ class Transfer:
 
         async def deposit_all() -> None:
             crash_point("worker.deposit.before")
-            await self._gather(lambda link: link.deposit(stream, step, attempt, planes[link.shard]))
+            with span("deposit", track="deposit", step=step, stream=stream):
+                await self._gather(lambda link: link.deposit(stream, step, attempt, planes[link.shard]))
             crash_point("worker.deposit.after")
             deposited = coordinator_pb2.Deposited(
                 stream=stream, step=step, released=released, attempt=attempt

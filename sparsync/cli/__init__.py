@@ -44,6 +44,7 @@ COMMANDS = {
     "proxy": Entry("sparsync.cli.proxy", "Put a poor network in front of a role."),
     "report": Entry("sparsync.cli.report", "Tell what became of a run, as one HTML file."),
     "export": Entry("sparsync.cli.export", "Write the model of a checkpoint as safetensors."),
+    "trace": Entry("sparsync.cli.trace", "Draw what all roles of a run did, and when."),
     "verify": Entry("sparsync.cli.verify", "Check every checksum of a run or a checkpoint."),
     "bench": Entry("sparsync.cli.bench", "Measure codecs and the data path."),
     "data": Entry("sparsync.cli.data", "List and prepare corpora."),

@@ -369,3 +369,8 @@ class TelemetryConfig(Section):
         "with port 0 any free one, which stands in `metrics/` of the run directory. `--metrics` of a role goes first; "
         "without either none are served",
     )
+    trace: bool = Field(
+        False,
+        description="each role writes what it does and when into `trace.jsonl` of its directory, the newest 64 MiB; "
+        "`sparsync trace` makes one picture of them",
+    )
