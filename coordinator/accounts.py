@@ -42,6 +42,13 @@ class Accounts:
         """Sum of a cumulative field of Progress over all incarnations."""
         return sum(int(getattr(account.report, name)) for account in self.workers.values())
 
+    def wait_share(self) -> float | None:
+        """Of all time that workers have told of, the share that they waited; None before they told of any."""
+        reports = [account.report for account in self.workers.values()]
+        waited_s = sum(report.wait_s for report in reports)
+        busy_s = waited_s + sum(report.compute_s for report in reports)
+        return waited_s / busy_s if busy_s else None
+
     def settled(self, tokens: int, now: float) -> None:
         """A step closed; `tokens` is the run's sum so far."""
         self._rate = [(at, n) for at, n in self._rate if now - at <= RATE_WINDOW_S]

@@ -399,10 +399,15 @@ class Engine:
         return {
             **({"loss/train": loss} if loss is not None else {}),
             **({"rate/tokens_per_s": rate} if rate is not None else {}),
+            **({"rate/wait_share": share} if (share := self.accounts.wait_share()) is not None else {}),
             "run/workers": float(len(self.core.crew.ready)),
+            "run/stragglers": float(len(self.core.crew.stragglers(self.clock.now()))),
+            "run/recoveries": float(self.state.recoveries),
             "run/samples": float(totals.samples),
+            "run/units_empty": float(totals.empty),
             "run/staleness_mean": stale / units if units else 0.0,
             "run/mass_returned": totals.returned,
+            "run/mass_held": self.core.residuals.held,
             "bytes/pushed": float(self.accounts.total("bytes_pushed")),
             "bytes/pulled": float(self.accounts.total("bytes_pulled")),
         }

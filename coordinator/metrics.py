@@ -5,15 +5,21 @@ On the event loop. While the disk is full the run is shown as it was before: not
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from coordinator.engine import Engine
 from coordinator.report import bytes_dense, phase
 from coordinator.state import Member
 from wire import metrics as m
-from wire.metrics import Distribution, Sample
+from wire.metrics import Distribution, Sample, Samples
+from wire.rpc.audit import Audit
+from wire.rpc.identity import Role
 
+IN_THE_RUN = "coordinator"
+"""What the coordinator is called there."""
 STATES = ("waiting", "running", "finishing", "done", "failed")
 ROLES = ("worker", "ps")
 STANDINGS = ("alive", "suspect", "leaving")
@@ -32,6 +38,30 @@ class Metrics:
         if not engine.stalled:
             self._run = [*_run(engine), *_members(engine), *_settled(engine)]
         return [*self._run, *_process(engine)]
+
+
+def serve_metrics(
+    engine: Engine, listen: str, *, audit: Audit, denied: Callable[[str], bool]
+) -> AbstractContextManager[object]:
+    """Metrics on `listen`, for whoever may read them and holds no revoked certificate."""
+    from wire.exposition import Exposition, on_loop
+
+    told, loop = Metrics(engine), asyncio.get_running_loop()
+
+    async def samples() -> Samples:
+        return told.samples()
+
+    return Exposition.serving(
+        listen,
+        engine.security,
+        on_loop(samples),
+        role=Role.COORDINATOR,
+        id=IN_THE_RUN,
+        run=engine.state.run,
+        places=[engine.out],
+        denied=denied,
+        refused=lambda refusal: loop.call_soon_threadsafe(audit.refuse, refusal),
+    )
 
 
 def _run(engine: Engine) -> Iterator[Sample]:

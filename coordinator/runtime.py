@@ -18,6 +18,7 @@ from coordinator.core import Core
 from coordinator.desk import Rules
 from coordinator.engine import Engine
 from coordinator.event_log import EventLog
+from coordinator.metrics import IN_THE_RUN, serve_metrics
 from coordinator.office import take_office
 from coordinator.report import summary
 from coordinator.service import CoordinatorService
@@ -26,15 +27,15 @@ from coordinator.vitals import Vitals
 from wire.clock import monotonic_clock
 from wire.config import Config, environment
 from wire.errors import UsageError, by_name
-from wire.metrics import Samples
 from wire.notify import Notify
 from wire.rounds import Rounds
 from wire.rpc.audit import AUDIT_FILE, Audit
 from wire.rpc.gate import Gate
 from wire.rpc.identity import Security
-from wire.rpc.revocation import Revocations, open_revocations
+from wire.rpc.revocation import Revocations, is_revoked, open_revocations
 from wire.rpc.server import serve
 from wire.telemetry import Logs, TelemetryFlags, log_to_stderr
+from wire.trace_file import traced
 from wire.v1 import coordinator_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def run(
         StaleIncarnation: another coordinator decides: this one works on a copy of the directory.
         SparsyncError: what ended the run, if it did not end well.
     """
-    logs = log_to_stderr("coordinator", "coordinator", form=telemetry.log_format)
+    logs = log_to_stderr("coordinator", IN_THE_RUN, form=telemetry.log_format)
     logs.follow(config.telemetry)
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "lock").open("w") as lock:
@@ -119,10 +120,10 @@ async def _main(
     if office.again:  # before anybody can call
         engine.worked_before_s = events.worked_s
         engine.carry_out(core.reopen(clock.now()))
-    watched = _watched(engine, metrics)
     audit = Audit(out / AUDIT_FILE)
     gate = Gate(audit=audit, run=engine.run)
     service.revocations = revocations = _open_revocations(engine, gate, out)
+    watched = _watch(engine, metrics, audit, revocations)
     serving = await serve(listen=listen, security=security, add=add, services=[SERVICE], gate=gate)
     engine.address = advertise or serving.address
     if not office.again:
@@ -169,36 +170,16 @@ async def _main(
     return _outcome(state)
 
 
-def _watched(engine: Engine, metrics: str | None) -> ExitStack:
+def _watch(engine: Engine, metrics: str | None, audit: Audit, revocations: Revocations | None) -> ExitStack:
     """What writes spans and serves the metrics until it is closed, where they were asked for."""
-    watched = ExitStack()
+    watched, run = ExitStack(), engine.state.run
     if engine.config.telemetry.trace:
-        from wire.trace_file import traced
-
         rounds = Rounds.of(engine.config, origin=engine.state.origin)
-        run = engine.state.run
-        watched.enter_context(
-            traced(engine.out, role="coordinator", id="coordinator", run=run, rounds=rounds)
-        )
+        watched.enter_context(traced(engine.out, role="coordinator", id=IN_THE_RUN, run=run, rounds=rounds))
     if listen := metrics or engine.config.telemetry.metrics:
-        from coordinator.metrics import Metrics
-        from wire.exposition import Exposition, on_loop
-
-        told = Metrics(engine)
-
-        async def samples() -> Samples:
-            return told.samples()
-
-        serving = Exposition.serving(
-            listen,
-            engine.security,
-            on_loop(samples),
-            role="coordinator",
-            id="coordinator",
-            run=engine.state.run,
-            places=[engine.out],
+        watched.enter_context(
+            serve_metrics(engine, listen, audit=audit, denied=lambda serial: is_revoked(revocations, serial))
         )
-        watched.enter_context(serving)
     return watched
 
 

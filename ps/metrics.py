@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from ps.archive import Archive
 from ps.control import Control
@@ -13,6 +16,8 @@ from ps.tally import OUTCOMES, Tally
 from wire import metrics as m
 from wire.metrics import Sample
 from wire.rounds import Rounds
+from wire.rpc.audit import Audit
+from wire.rpc.identity import Role, Security
 from wire.rpc.meter import SocketMeter
 
 ACCEPTED = "accepted"
@@ -34,6 +39,33 @@ class Metrics:
         self._rounds = rounds
         self._dialled = SocketMeter()
         self._accepted = SocketMeter(lambda host, local, peer_host, peer: ACCEPTED if local == port else None)
+
+    def serve(
+        self,
+        listen: str,
+        security: Security,
+        *,
+        id: str,
+        run: str,
+        places: Sequence[Path],
+        audit: Audit,
+        denied: Callable[[str], bool],
+    ) -> AbstractContextManager[object]:
+        """Metrics on `listen`, for whoever may read them and holds no revoked certificate."""
+        from wire.exposition import Exposition, on_loop
+
+        loop = asyncio.get_running_loop()
+        return Exposition.serving(
+            listen,
+            security,
+            on_loop(self.samples),
+            role=Role.PS,
+            id=id,
+            run=run,
+            places=places,
+            denied=denied,
+            refused=lambda refusal: loop.call_soon_threadsafe(audit.refuse, refusal),
+        )
 
     async def samples(self) -> list[Sample]:
         """All of them, as things are now. What the shard's thread changes is read there."""

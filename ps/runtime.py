@@ -24,6 +24,7 @@ import torch
 from ps import optimizer
 from ps.control import Control, Place
 from ps.holdings import Identity
+from ps.metrics import Metrics
 from ps.owner import Owner
 from ps.recovery import Recovered, key_of, load_identity, recover, save_identity
 from ps.service import ShardService
@@ -44,9 +45,10 @@ from wire.rpc.frames import add_shard_service
 from wire.rpc.gate import Gate
 from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
-from wire.rpc.revocation import open_revocations
+from wire.rpc.revocation import is_revoked, open_revocations
 from wire.rpc.server import serve
 from wire.telemetry import Logs, TelemetryFlags, log_to_stderr
+from wire.trace_file import traced
 from wire.v1 import coordinator_pb2
 
 log = logging.getLogger(__name__)
@@ -286,29 +288,21 @@ class Server:
 
     def _watch(self, tally: Tally, *, port: int) -> None:
         """Write spans and serve the metrics, where they were asked for."""
+        run, rounds, directory = self._identity.run, self._rounds, self._directory
         if self._config.telemetry.trace:
-            from wire.trace_file import traced
-
-            run, rounds = self._identity.run, self._rounds
-            self._watched.enter_context(
-                traced(self._directory, role="ps", id=self._name, run=run, rounds=rounds)
+            self._watched.enter_context(traced(directory, role="ps", id=self._name, run=run, rounds=rounds))
+        if listen := self._metrics or self._config.telemetry.metrics:
+            told = Metrics(self._owner, self._control, self._standby, tally, port=port, rounds=rounds)
+            serving = told.serve(
+                listen,
+                self._security,
+                id=self._name,
+                run=run,
+                places=[self._out, directory],
+                audit=self._audit,
+                denied=lambda serial: is_revoked(self._revocations, serial),
             )
-        if (listen := self._metrics or self._config.telemetry.metrics) is None:
-            return
-        from ps.metrics import Metrics
-        from wire.exposition import Exposition, on_loop
-
-        told = Metrics(self._owner, self._control, self._standby, tally, port=port, rounds=self._rounds)
-        serving = Exposition.serving(
-            listen,
-            self._security,
-            on_loop(told.samples),
-            role="ps",
-            id=self._name,
-            run=self._identity.run,
-            places=[self._out, self._directory],
-        )
-        self._watched.enter_context(serving)
+            self._watched.enter_context(serving)
 
     def _clock(self) -> int | None:
         """The step that this server's newest delta led to, as people count; None before there is a shard."""

@@ -15,7 +15,7 @@ import math
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -42,6 +42,7 @@ from wire.rpc.identity import Peer, Role, Security, peer_in
 from wire.rpc.pem_files import PemFiles
 
 log = logging.getLogger(__name__)
+Refusal = Mapping[str, object]
 PATH = "/metrics"
 READERS = frozenset({Role.VIEWER, Role.OPERATOR, Role.COORDINATOR})
 """Who may read everybody's."""
@@ -61,6 +62,7 @@ class Exposition:
         listen: host:port; port 0: any free one.
         samples: called for each scrape, on a thread of its own. Raises: TimeoutError where the role is too busy.
         refuse: says of a caller why he may not read, or nothing; not asked in plain text.
+        refused: takes what stands in the audit log of a refusal, on the thread of the call.
 
     Attributes:
         address: host:port that was bound.
@@ -78,6 +80,7 @@ class Exposition:
         samples: Callable[[], Samples],
         *,
         refuse: Callable[[Peer], str] = lambda peer: "",
+        refused: Callable[[Refusal], object] = lambda refusal: None,
     ) -> None:
         host, port = parse_address(listen)
         security.check_listen(host)
@@ -87,7 +90,7 @@ class Exposition:
         PlatformCollector(registry=registry)
         registry.register(_Declared(samples))
         try:
-            self._server = _Server(host, port, registry, contexts, refuse)
+            self._server = _Server(host, port, registry, contexts, refuse, refused)
         except OSError as error:
             raise PortTaken(
                 f"--metrics {listen}: cannot listen there ({error.strerror}); choose another port, or 0 for any"
@@ -110,6 +113,7 @@ class Exposition:
         run: str,
         places: Sequence[Path],
         denied: Callable[[str], bool] = lambda serial: False,
+        refused: Callable[[Refusal], object] = lambda refusal: None,
     ) -> Iterator[Self]:
         """Serve the metrics of `role`, which is called `id` in the run, and tell where.
 
@@ -125,7 +129,7 @@ class Exposition:
             return "" if own or peer.role in READERS else f"{peer} may not read the metrics of {role} {id}"
 
         build = BUILD(1, _version(), role, id)
-        exposition = cls(listen, security, lambda: (build, *samples()), refuse=refuse)
+        exposition = cls(listen, security, lambda: (build, *samples()), refuse=refuse, refused=refused)
         told = _tell(places, id, [{"targets": [exposition.address], "labels": {"instance": id, "run": run}}])
         try:
             yield exposition
@@ -215,6 +219,21 @@ def _cumulative(of: Distribution) -> list[tuple[str, float]]:
     return buckets
 
 
+def _refusal(peer: Peer | None, address: str, reason: str) -> Refusal:
+    """As the gate writes them (wire/rpc/gate.py)."""
+    return {
+        "who": peer.name if peer else "",
+        "role": str(peer.role) if peer else "",
+        "serial": peer.serial if peer else "",
+        "from": address,
+        "method": PATH,
+        "result": "refused",
+        "code": "PERMISSION_DENIED",
+        "error": PermissionRefused.__name__,
+        "reason": reason,
+    }
+
+
 class Contexts:
     """The listening side of TLS for Python's own sockets; demands a certificate of every client.
 
@@ -257,8 +276,9 @@ class _Server(HTTPServer):
         registry: CollectorRegistry,
         contexts: Contexts | None,
         refuse: Callable[[Peer], str],
+        refused: Callable[[Refusal], object],
     ) -> None:
-        self.registry, self.refuse = registry, refuse
+        self.registry, self.refuse, self.refused = registry, refuse, refused
         self._contexts = contexts
         self._room = threading.BoundedSemaphore(CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -298,7 +318,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(HTTPStatus.NOT_FOUND, f"metrics are at {PATH}\n")
             return
         if refusal := self._refusal():
-            log.warning("metrics are refused to %s: %s", self.client_address[0], refusal)
             self._say(HTTPStatus.FORBIDDEN, f"{refusal}\n")
             return
         encode, kind = choose_encoder(self.headers.get("Accept", ""))
@@ -315,10 +334,15 @@ class _Handler(BaseHTTPRequestHandler):
             return ""
         certificate = self.connection.getpeercert(binary_form=True)
         assert certificate is not None  # the handshake demands one
+        peer: Peer | None = None
         try:
-            return self.server.refuse(peer_in(ssl.DER_cert_to_PEM_cert(certificate).encode()))
+            peer = peer_in(ssl.DER_cert_to_PEM_cert(certificate).encode())
+            reason = self.server.refuse(peer)
         except PermissionRefused as error:
-            return str(error)
+            reason = str(error)
+        if reason:
+            self.server.refused(_refusal(peer, self.client_address[0], reason))
+        return reason
 
     def _say(self, status: HTTPStatus, text: str) -> None:
         self._send(status, "text/plain; charset=utf-8", text.encode())

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from wire.memory import keep_freed_memory
 from wire.metrics import Samples
 from wire.notify import Notify
 from wire.rpc.access import InRun
-from wire.rounds import Rounds
 from wire.rpc.channel import reach
 from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
@@ -40,6 +38,7 @@ from worker.patience import PATIENCE_S
 from worker.randomness import seed_all
 from worker.transfer import Transfer
 from worker.vitals import Vitals, in_words
+from worker.watching import watch
 
 log = logging.getLogger(__name__)
 JOIN_TIMEOUT_S = 60.0
@@ -256,7 +255,7 @@ def run(
     attach(coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s, logs=logs)
     assert _attachment is not None
     _attachment.write_identity(data_dir / "identity.json")
-    watched = _watched(telemetry.metrics, name, data_dir, security)
+    watched = watch(_attachment, telemetry.metrics, name=name, data_dir=data_dir, security=security)
     path = script or str(Path(__file__).parent.parent / "sparsync" / "lm" / "train.py")
     sys.argv = [path, *args]
     sys.path.insert(0, str(Path(path).resolve().parent))
@@ -277,31 +276,6 @@ def run(
         _attachment.detach()
         gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
     return 0
-
-
-def _watched(metrics: str | None, name: str, data_dir: Path, security: Security) -> ExitStack:
-    """What writes spans and serves the metrics until it is closed, where they were asked for."""
-    watched, attached = ExitStack(), _attachment
-    assert attached is not None
-    if attached.config.telemetry.trace:
-        from wire.trace_file import traced
-
-        rounds = Rounds.of(attached.config, origin=attached.origin)
-        watched.enter_context(traced(data_dir, role="worker", id=name, run=attached.run, rounds=rounds))
-    if listen := metrics or attached.config.telemetry.metrics:
-        from wire.exposition import Exposition
-
-        serving = Exposition.serving(
-            listen,
-            security,
-            lambda: attached.samples(),
-            role="worker",
-            id=name,
-            run=attached.run,
-            places=[attached.out or data_dir, data_dir],
-        )
-        watched.enter_context(serving)
-    return watched
 
 
 def _end_in_peace() -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -197,10 +197,12 @@ def test_an_address_that_is_none_or_taken_is_told() -> None:
 def test_who_may_read_a_servers_metrics(
     role: Role, name: str, status: int, member: Member, tmp_path: Path
 ) -> None:
-    own = member(Role.PS, "ps-3")
-    with serving(own, tmp_path, role="ps", id="ps-3") as exposition:
+    own, refused = member(Role.PS, "ps-3"), list[Mapping[str, object]]()
+    with serving(own, tmp_path, role="ps", id="ps-3", refused=refused.append) as exposition:
         found, _, text = ask(exposition, context=client(member(role, name), own, of=Role.PS))
     assert found == status
+    told = [(line["who"], line["role"], line["method"], line["result"]) for line in refused]
+    assert told == ([(name, role, "/metrics", "refused")] if status == 403 else [])
     assert ("sparsync_run_step" in text) is (status == 200)
     assert ("may not read" in text) is (status == 403)
 

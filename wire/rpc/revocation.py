@@ -178,6 +178,11 @@ def open_revocations(
     return files and Revocations(files.ca, kept=directory / KEPT, given=security.tls_crl, tell=tell)
 
 
+def is_revoked(known: Revocations | None, serial: str) -> bool:
+    """Whether the certificate of that serial number holds no more."""
+    return known is not None and serial in known.serials
+
+
 def _read_given(path: Path) -> bytes:
     try:
         return path.read_bytes()

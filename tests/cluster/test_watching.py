@@ -1,4 +1,4 @@
-"""A real Prometheus finds every role of a run by the files that they write, scrapes it, and can be asked."""
+"""A run as those see it who watch it: a real Prometheus that finds and scrapes every role, logs as objects, a trace."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import Start
+from tests.cluster.running import command
+from wire.trace import PATH
 
 ROOT = Path(__file__).parents[2]
 ROLES = {"coordinator", "ps-0", "worker-0", "worker-1"}
@@ -94,9 +96,10 @@ def until(what: str, found: Callable[[], Any]) -> Any:
     raise AssertionError(f"not within {LIMIT_S:g} s: {what}; last {value}")
 
 
-def test_it_scrapes_all_roles(train: Start, tmp_path: Path) -> None:
+def test_what_is_seen_of_a_run(train: Start, environ: dict[str, str], tmp_path: Path) -> None:
     flags = ["--metrics", "127.0.0.1:0", "--servers", "1", "--workers", "2", "--log-format", "json"]
-    running = train({"run.steps": 100_000, "telemetry.live": "off"}, flags=flags)
+    watched = {"telemetry.live": "off", "telemetry.trace": "true", "durability.ack": "disk"}
+    running = train({"run.steps": 100_000, **watched}, flags=flags)
     with prometheus(running.out, tmp_path / "prometheus") as asked:
         up = until(
             "all up", lambda: {r for r, v in asked.values("up", "instance").items() if v} >= ROLES and True
@@ -110,6 +113,7 @@ def test_it_scrapes_all_roles(train: Start, tmp_path: Path) -> None:
         assert set(asked.values("sparsync_worker_units_total > 0", "instance")) == {"worker-0", "worker-1"}
         assert set(asked.values('sparsync_ps_pushes_total{outcome="accepted"} > 0', "instance")) == {"ps-0"}
         assert asked.values('sparsync_run_members{role="worker",state="alive"}', "role") == {"worker": 2}
+        assert asked.values("sparsync_ps_log_fsync_seconds_count > 0", "instance").keys() == {"ps-0"}
         assert set(asked.values("process_resident_memory_bytes", "instance")) >= ROLES
         targets = asked.get("targets")["activeTargets"]
         assert [t["lastError"] for t in targets if t["lastError"]] == []
@@ -123,3 +127,27 @@ def test_it_scrapes_all_roles(train: Start, tmp_path: Path) -> None:
     assert {line["id"] for line in told} == ROLES
     assert max(line["clock"] or 0 for line in told) > 0
     assert list((running.out / "metrics").iterdir()) == []
+    check_trace(running.out, environ)
+
+
+def check_trace(run: Path, environ: dict[str, str]) -> None:
+    """Every stage of the path was told, by whom it should be; arrows lead across processes."""
+    done = command("trace", run, "--steps", "2:6", "--json", environ=environ)
+    assert done.returncode == 0, done.stderr
+    events = json.loads((run / "trace.json").read_text())["traceEvents"]
+    names = {e["pid"]: e["args"]["name"].split()[0] for e in events if e["name"] == "process_name"}
+    assert set(names.values()) == ROLES
+    stages: dict[str, set[str]] = {}
+    for event in events:
+        if event["ph"] == "X":
+            stages.setdefault(event["name"], set()).add(names[event["pid"]].partition("-")[0])
+    by = {"worker": PATH[:3] + PATH[-2:], "ps": PATH[3:-2]}
+    assert {stage: stages.get(stage) for stage in PATH} == {
+        s: {role} for role, told in by.items() for s in told
+    }
+    assert stages["step"] == stages["close"] == stages["journal"] == {"coordinator"}
+    assert stages["unit"] == stages["wait"] == {"worker"}
+    steps = [e["args"]["step"] for e in events if e["ph"] == "X" and "step" in e["args"]]
+    assert {min(steps), max(steps)} == {2, 5}
+    whole = [e["id"] for e in events if e["ph"] == "f"]
+    assert len(whole) == len(set(whole)) == 16, "four steps of four units, applied by their senders"
