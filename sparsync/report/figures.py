@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,14 +21,16 @@ from sparsync.drawing import (
     note,
     single,
 )
-from sparsync.plot import SMOOTH, TRAIN, smooth, thin
+from sparsync.plot import thin
 from sparsync.quantities import show_bytes, show_count, show_seconds
 from sparsync.report.history import COORDINATOR, History, Process
 
 MAX_POINTS = 150
-"""Of a rate: it is the mean of so many stretches of equally many steps."""
+"""Of a rate: stretches of time."""
 MAX_ROWS = 60
 """Processes that are drawn; those with a story come first."""
+STALEST = 10
+"""Steps from which on all staleness is one bar."""
 WIDTH_OF_A_MARK = 1 / 400
 """Of the whole time: what lasts less is drawn as long as that, or nobody would see it."""
 HEADROOM = 1.3
@@ -40,31 +43,44 @@ MOVED = {
 
 
 def rates_svg(history: History) -> str:
-    """Tokens a second, over stretches of equally many steps."""
+    """Tokens a second, over equal stretches of time."""
     title = "tokens a second"
     points = rate_points(history)
     if len(points) < 2:
         return document(title, [note("too few steps are closed")])
     frame = Frame.around([*points, (points[0][0], 0.0)])
     body = axes(frame, x="seconds of the run", y="tokens/s", y_text=show_count)
-    return document(title, [*body, line(frame, points, TRAIN, 1.0), line(frame, smooth(points), SMOOTH, 2.0)])
+    return document(title, [*body, line(frame, points, PALETTE[0], 1.5)])
 
 
 def rate_points(history: History) -> list[Point]:
-    """(seconds at the middle of a stretch, tokens a second in it)."""
-    steps = history.steps
-    if not steps:
+    """(seconds at the middle of a stretch, tokens a second in it); a step's spread over the time since the last."""
+    if not history.steps:
         return []
-    before_s = history.begun_s if history.begun_s is not None else steps[0][0]
-    size = -(-len(steps) // MAX_POINTS)
-    points = []
-    for first in range(0, len(steps), size):
-        group = steps[first : first + size]
-        end_s = group[-1][0]
-        if end_s > before_s:
-            points.append(((before_s + end_s) / 2, sum(t for _, _, t in group) / (end_s - before_s)))
-        before_s = end_s
-    return points
+    ends = [at_s for at_s, _, _ in history.steps]
+    begin = history.begun_s if history.begun_s is not None else ends[0]
+    wide = (max(ends) - begin) / MAX_POINTS
+    if wide <= 0:
+        return []
+    sums = [0.0] * MAX_POINTS
+    before = begin
+    for at_s, _, tokens in history.steps:
+        first, last = ((s - begin) / wide for s in (min(before, at_s), at_s))
+        for index, share in _shares(first, last):
+            sums[min(index, MAX_POINTS - 1)] += tokens * share
+        before = at_s
+    return [(begin + (i + 0.5) * wide, total / wide) for i, total in enumerate(sums)]
+
+
+def _shares(first: float, last: float) -> Iterator[tuple[int, float]]:
+    """How a span falls upon stretches of length 1: (number, share of it)."""
+    if last - first < 1e-9:
+        yield int(last), 1.0
+        return
+    for index in range(int(first), math.ceil(last)):
+        within = min(last, index + 1) - max(first, index)
+        if within > 0:
+            yield index, within / (last - first)
 
 
 def bytes_svg(history: History) -> str:
@@ -83,13 +99,16 @@ def bytes_svg(history: History) -> str:
 
 def staleness_svg(histogram: Mapping[str, int]) -> str:
     """Units by how many steps' worth of others' units were accepted since they were begun."""
-    total = sum(histogram.values())
+    total, counts = sum(histogram.values()), dict[int, int]()
+    for value, count in histogram.items():
+        whole = min(int(float(value)), STALEST)
+        counts[whole] = counts.get(whole, 0) + count
     rows = [
-        single(f"{value} steps stale", float(count), f"{count / total:.1%}")
-        for value, count in sorted(histogram.items(), key=lambda item: float(item[0]))
+        single(f"{value}{' and more' if value == STALEST else ''}", float(count), f"{count / total:.1%}")
+        for value, count in sorted(counts.items())
         if count
     ]
-    return bars("settled units by staleness", rows, unit="units")
+    return bars("settled units by whole steps of staleness", rows, unit="units")
 
 
 def mean_staleness(history: History) -> list[Point]:

@@ -16,6 +16,8 @@ Event = Mapping[str, Any]
 
 COORDINATOR = "coordinator"
 HERE, AWAY, STANDBY = "in the run", "away", "stands by"
+MANY = 8
+"""Streams that are named; of more only their number is told."""
 BYTES = ("bytes_pushed", "bytes_pulled", "bytes_state")
 
 
@@ -219,8 +221,11 @@ class _Reader:
         self.history.checkpoints.append((at_s, int(event.get("step") or 0)))
 
     def _totals(self, event: Event, at_s: float) -> None:
+        figures = self.history.figures
         summed = {key: self._before[key] + int(event.get(key) or 0) for key in BYTES}
-        self.history.figures.append({**event, **summed, "at_s": at_s})
+        if figures:  # a coordinator that was started again hears only by and by what workers had counted
+            summed = {key: max(value, figures[-1][key]) for key, value in summed.items()}
+        figures.append({**event, **summed, "at_s": at_s})
 
     def _ended(self, event: Event, at_s: float) -> None:
         self.history.ended, self._over = str(event.get("reason") or ""), True
@@ -236,7 +241,10 @@ def _reason(event: Event) -> str:
 
 
 def _gone_words(event: Event) -> str:
-    streams = " ".join(str(stream) for stream in event.get("streams") or [])
+    carried = event.get("streams") or []
+    if len(carried) > MANY:  # in elastic segments these are units
+        return f"{_reason(event)}; {len(carried)} units go to others"
+    streams = " ".join(str(stream) for stream in carried)
     return _reason(event) + (f"; streams {streams} go to others" if streams else "")
 
 

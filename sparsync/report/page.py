@@ -105,7 +105,7 @@ def _loss(losses: Losses) -> Section:
 
 
 def _rates(history: History) -> Section:
-    words = "Tokens of settled steps a second, each point the mean of equally many steps, and a smooth line over them."
+    words = "Tokens of settled steps a second, over equal stretches of time; a stall shows as a valley."
     return Section("Rates", words, plots=[figures.rates_svg(history)])
 
 
