@@ -20,9 +20,8 @@ from wire.config import load
 from wire.v1 import coordinator_pb2, shard_pb2
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(
-    path for pattern in ("*.md", "docs/**/*.md", "proto/*.md", "examples/*.md") for path in ROOT.glob(pattern)
-)
+PLACES = ("*.md", "docs/**/*.md", "proto/*.md", "examples/*.md", "deploy/*.md")
+PAGES = sorted(path for pattern in PLACES for path in ROOT.glob(pattern))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")

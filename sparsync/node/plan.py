@@ -96,9 +96,10 @@ class Node:
     @property
     def commands(self) -> list[str]:
         """What is left to do, as root."""
+        users = [f"systemd-sysusers {OURS['sparsync.sysusers.conf']}"] if self.user == USER else []
         return [
-            "systemd-sysusers",
-            "systemd-tmpfiles --create",
+            *users,
+            f"systemd-tmpfiles --create {OURS['sparsync.tmpfiles.conf']}",
             "systemctl daemon-reload",
             f"systemctl enable --now sparsync.target {self.unit}",
         ]
