@@ -5,55 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cluster.conftest import Start
 from tests.cluster.running import command
+from tests.deploy.prometheus import needed, prometheus, until
 from wire.trace import PATH
 
 ROOT = Path(__file__).parents[2]
 ROLES = {"coordinator", "ps-0", "worker-0", "worker-1"}
-LIMIT_S = 60.0
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(
-        shutil.which("prometheus") is None, reason="prometheus (Debian package prometheus) is not installed"
-    ),
-]
+pytestmark = [pytest.mark.cluster, needed]
 
 
-class Prometheus:
-    """One that is running."""
-
-    def __init__(self, port: int) -> None:
-        self._base = f"http://127.0.0.1:{port}/api/v1"
-
-    def get(self, path: str, **asked: str) -> Any:
-        url = f"{self._base}/{path}?{urllib.parse.urlencode(asked)}"
-        with urllib.request.urlopen(url, timeout=10) as reply:
-            return json.load(reply)["data"]
-
-    def values(self, query: str, label: str) -> dict[str, float]:
-        """The newest values, by a label."""
-        found = self.get("query", query=query)["result"]
-        return {series["metric"].get(label, ""): float(series["value"][1]) for series in found}
-
-
-@contextmanager
-def prometheus(run: Path, work: Path) -> Iterator[Prometheus]:
-    """With the configuration that is shipped, looking where `run` is, and often."""
-    work.mkdir()
+def shipped(run: Path) -> str:
+    """The configuration that is shipped, looking where `run` is, and often."""
     config = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
     for before, after in (
         ("runs/mine", str(run)),
@@ -63,44 +30,17 @@ def prometheus(run: Path, work: Path) -> Iterator[Prometheus]:
     ):
         assert before in config
         config = config.replace(before, after)
-    (work / "prometheus.yml").write_text(config)
-    shutil.copy(ROOT / "deploy/prometheus/alerts.yml", work)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    flags = [f"--config.file={work}/prometheus.yml", f"--storage.tsdb.path={work}/data"]
-    with (work / "log").open("wb") as told:
-        process = subprocess.Popen(
-            ["prometheus", *flags, f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"],
-            stdin=subprocess.DEVNULL,
-            stdout=told,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield Prometheus(port)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def until(what: str, found: Callable[[], Any]) -> Any:
-    """The first value that is not empty; Prometheus may not be up yet."""
-    deadline, value = time.monotonic() + LIMIT_S, None
-    while time.monotonic() < deadline:
-        try:
-            if value := found():
-                return value
-        except (OSError, urllib.error.URLError):
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"not within {LIMIT_S:g} s: {what}; last {value}")
+    return config
 
 
 def test_what_is_seen_of_a_run(train: Start, environ: dict[str, str], tmp_path: Path) -> None:
     flags = ["--metrics", "127.0.0.1:0", "--servers", "1", "--workers", "2", "--log-format", "json"]
     watched = {"telemetry.live": "off", "telemetry.trace": "true", "durability.ack": "disk"}
     running = train({"run.steps": 100_000, **watched}, flags=flags)
-    with prometheus(running.out, tmp_path / "prometheus") as asked:
+    work = tmp_path / "prometheus"
+    work.mkdir()
+    shutil.copy(ROOT / "deploy/prometheus/alerts.yml", work)
+    with prometheus(shipped(running.out), work) as asked:
         up = until(
             "all up", lambda: {r for r, v in asked.values("up", "instance").items() if v} >= ROLES and True
         )

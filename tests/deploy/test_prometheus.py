@@ -11,6 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Member
+from tests.deploy.prometheus import needed, prometheus, until
+from wire.exposition import Exposition
+from wire.metrics import STEP
+from wire.rpc.identity import Role, Security, server_name
+
 ROOT = Path(__file__).parents[2]
 ALERTS, DASHBOARD = ROOT / "deploy/prometheus/alerts.yml", ROOT / "deploy/grafana/sparsync.json"
 promtool = pytest.mark.skipif(
@@ -56,6 +62,42 @@ def test_the_part_of_it_that_is_commented_out_is_good(tmp_path: Path) -> None:
     path.write_text(before.partition("rule_files:")[0] + "scrape_configs:\n" + jobs + "\n")
     assert marked and "sparsync-worker" in path.read_text()
     check("check", "config", "--syntax-only", path)
+
+
+@needed
+def test_it_scrapes_with_a_viewers_certificate_and_no_other(member: Member, tmp_path: Path) -> None:
+    own, viewer, worker = member(Role.PS, "ps-3"), member(Role.VIEWER, "prometheus"), member(Role.WORKER, "w")
+    with Exposition.serving(
+        "127.0.0.1:0", own, lambda: [STEP(12)], role="ps", id="ps-3", run="r", places=[]
+    ) as exposition:
+        jobs = [
+            job("viewer", viewer, Role.PS, exposition.address),
+            job("worker", worker, Role.PS, exposition.address),
+            job("mistaken", viewer, Role.COORDINATOR, exposition.address),
+        ]
+        config = {"global": {"scrape_interval": "200ms"}, "scrape_configs": jobs}
+        with prometheus(json.dumps(config), tmp_path) as asked:
+            up = until("all were tried", lambda: len(found := asked.values("up", "job")) == 3 and found)
+            told = {t["labels"]["job"]: t["lastError"] for t in asked.get("targets")["activeTargets"]}
+            assert asked.values("sparsync_run_step", "job") == {"viewer": 12}
+    assert up == {"viewer": 1, "worker": 0, "mistaken": 0}
+    assert "403" in told["worker"] and "not coordinator.sparsync" in told["mistaken"]
+
+
+def job(name: str, own: Security, of: Role, address: str) -> dict[str, Any]:
+    """As the example has them."""
+    tls = {
+        "ca_file": str(own.tls_ca),
+        "cert_file": str(own.tls_cert),
+        "key_file": str(own.tls_key),
+        "server_name": server_name(of),
+    }
+    return {
+        "job_name": name,
+        "scheme": "https",
+        "tls_config": tls,
+        "static_configs": [{"targets": [address]}],
+    }
 
 
 def dashboard() -> dict[str, Any]:

@@ -25,7 +25,7 @@ from sparsync.authority import Authority
 from tests.conftest import Member, security
 from wire import metrics as m
 from wire.errors import ConfigError, PermissionRefused, PortTaken
-from wire.exposition import CONNECTIONS, TARGETS, Exposition, on_loop
+from wire.exposition import CONNECTIONS, TARGETS, Exposition, OwnProcess, on_loop
 from wire.metrics import Distribution, Samples
 from wire.rpc.identity import Role, Security, server_name
 
@@ -124,6 +124,19 @@ def test_both_forms_parse_and_say_the_same() -> None:
         assert [found[f"{lag}_bucket", (("le", le),)] for le in ("0.1", "1.0", "+Inf")] == [1, 3, 4]
         assert (found[f"{lag}_count", ()], found[f"{lag}_sum", ()]) == (4, 6.05)
         assert found["process_resident_memory_bytes", ()] > 1 << 20
+
+
+def test_a_process_is_told_of_where_nothing_else_is_shown(tmp_path: Path) -> None:
+    """As with ProcSubset=pid in a unit: /proc holds processes and no more."""
+    (tmp_path / "self").symlink_to("/proc/self")
+    shown, whole = OwnProcess(proc=str(tmp_path), registry=None), OwnProcess(registry=None)
+    values = [
+        {s.name: s.value for family in each.collect() for s in family.samples} for each in (shown, whole)
+    ]
+    assert values[0].keys() == values[1].keys() > {"process_cpu_seconds_total", "process_open_fds"}
+    assert values[0]["process_start_time_seconds"] == pytest.approx(
+        values[1]["process_start_time_seconds"], abs=60
+    )
 
 
 def test_only_metrics_are_served() -> None:
