@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import PackageNotFoundError, version
@@ -37,7 +37,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from wire.clock import wall_anchor
 from wire.errors import PermissionRefused, PortTaken, SparsyncError
-from wire.metrics import BUILD, METRICS, Distribution, Metric, Samples
+from wire.metrics import BUILD, CERTIFICATE_END, METRICS, Distribution, Metric, Samples
 from wire.rpc.address import format_address, parse_address
 from wire.rpc.identity import Peer, Role, Security, peer_in
 from wire.rpc.pem_files import PemFiles
@@ -130,7 +130,11 @@ class Exposition:
             return "" if own or peer.role in READERS else f"{peer} may not read the metrics of {role} {id}"
 
         build = BUILD(1, _version(), role, id)
-        exposition = cls(listen, security, lambda: (build, *samples()), refuse=refuse, refused=refused)
+
+        def all_samples() -> Samples:
+            return (build, *_certificate(security), *samples())
+
+        exposition = cls(listen, security, all_samples, refuse=refuse, refused=refused)
         told = _tell(places, id, [{"targets": [exposition.address], "labels": {"instance": id, "run": run}}])
         try:
             yield exposition
@@ -158,6 +162,13 @@ def _tell(places: Sequence[Path], id: str, targets: object) -> Path | None:
         except OSError as error:
             log.info("%s is not written: %s", path, error.strerror)
     return None
+
+
+def _certificate(security: Security) -> Samples:
+    """When our certificate ends, as the file is now; nothing while that is being replaced."""
+    if security.files is not None:
+        with suppress(OSError, ValueError):
+            yield CERTIFICATE_END(security.files.dates()[1].timestamp())
 
 
 def _version() -> str:

@@ -102,6 +102,10 @@ def _histogram(name: str, help: str, *labels: str) -> Metric:
 BUILD = _gauge(
     "build_info", "1, with the version of Sparsync, the role and its name in the run", "version", "role", "id"
 )
+CERTIFICATE_END = _gauge(
+    "certificate_end_timestamp_seconds",
+    "Unix time when the certificate in --tls-cert ends; absent in plain text",
+)
 
 # ── the run, as its coordinator knows it ────────────────────────────────────────────────────────
 

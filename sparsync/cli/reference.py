@@ -64,6 +64,7 @@ somebody for. Beside the metrics below stand those that prometheus_client knows 
 
 _GROUPS = {
     "build_": ("Every role", ""),
+    "certificate_": ("Every role, with TLS", ""),
     "run_": (
         "The run, as its coordinator tells it",
         "Counters of units, samples, tokens and members come from the journal: a coordinator that is started again\n"

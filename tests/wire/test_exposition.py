@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
@@ -258,6 +259,16 @@ def test_new_files_are_used_from_the_next_connection_on(authority: Authority, tm
         before = shown(exposition)
         security(authority, Role.PS, "ps-3", out=tmp_path / "ps")
         assert shown(exposition) != before
+
+
+def test_when_the_certificate_ends_is_told(member: Member, tmp_path: Path) -> None:
+    own = member(Role.PS, "ps-3")
+    with serving(own, tmp_path, role="ps", id="ps-3") as exposition:
+        _, _, text = ask(exposition, context=client(own, own, of=Role.PS))
+    assert own.tls_cert is not None
+    ends = x509.load_pem_x509_certificate(own.tls_cert.read_bytes()).not_valid_after_utc.timestamp()
+    (line,) = (line for line in text.splitlines() if line.startswith("sparsync_certificate_end"))
+    assert float(line.split()[1]) == ends
 
 
 def test_those_who_say_nothing_keep_nobody_else_out() -> None:

@@ -69,12 +69,19 @@ class PemFiles(NamedTuple):
         context.set_alpn_protocols(ALPN)
         return context
 
+    def dates(self) -> tuple[datetime, datetime]:
+        """From when to when our certificate is good. Raises: OSError, ValueError."""
+        from cryptography import x509
+
+        found = x509.load_pem_x509_certificate(self.cert.read_bytes())
+        return found.not_valid_before_utc, found.not_valid_after_utc
+
     def fault(self, now: datetime) -> str | None:
         """Why others that trust our authority would refuse our certificate, as far as can be seen from here."""
         from cryptography import x509
 
         chain = x509.load_pem_x509_certificates(self.cert.read_bytes())
-        begins, ends = chain[0].not_valid_before_utc, chain[0].not_valid_after_utc
+        begins, ends = self.dates()
         if not begins <= now <= ends:
             written = "{:%Y-%m-%d %H:%M}".format
             return f"is good from {written(begins)} to {written(ends)} UTC, and here it is {written(now)}"
