@@ -16,15 +16,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.figures import ROOT
+from sparsync.authority import Authority
 from sparsync.control import Control
 from sparsync.live import EventTail
-from wire.rpc.identity import Security
+from wire.rpc.identity import Role, Security
 
 SPARSYNC = (sys.executable, "-P", "-m", "sparsync")
 POLL_S = 0.005
@@ -48,12 +49,16 @@ class Cluster:
     Args:
         directory: for the run directory, the roles' directories and their logs.
         settings: `section.key` -> value.
+        tls: whether everything is under mutual TLS, with certificates of an authority made for it.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, object], *, tls: bool = False) -> None:
         self._directory = directory
+        self._now = datetime.now(UTC)
+        self._authority = Authority.create(directory / "authority", now=self._now) if tls else None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._sessions: list[int] = []
+        self._operator: Security | None = None
         self._tail = EventTail(directory / "run" / "events.jsonl")
         self._events: dict[str, list[Event]] = defaultdict(list)
         keys = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
@@ -105,9 +110,10 @@ class Cluster:
 
     def _start(self, name: str, role: str, *words: str, program: Sequence[str] = ()) -> None:
         command = [sys.executable, "-P", *program] if program else SPARSYNC
+        security = self.security(Role(role), name)
         with (self._directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [*command, role, "--parent-pid", str(os.getpid()), *words],
+                [*command, role, "--parent-pid", str(os.getpid()), *tls_words(security), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -117,6 +123,13 @@ class Cluster:
             )
         self._processes[name] = process
         self._sessions.append(process.pid)
+
+    def security(self, role: Role, name: str) -> Security:
+        """How a process of this role and name connects."""
+        if self._authority is None:
+            return Security()
+        _, files = self._authority.issue(role, name, now=self._now, again=True)
+        return Security(tls_ca=files.ca, tls_cert=files.cert, tls_key=files.key)
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
@@ -179,7 +192,9 @@ class Cluster:
 
     def status(self) -> dict[str, Any]:
         """What the coordinator says of the run now."""
-        return asyncio.run(_status(self.address))
+        if self._operator is None:
+            self._operator = self.security(Role.OPERATOR, "benchmark")
+        return asyncio.run(_status(self.address, self._operator))
 
     def story(self) -> str:
         """What a failure should show: the rarer events, and the ends of the logs."""
@@ -246,6 +261,12 @@ def _lives(session: int) -> bool:
     return True
 
 
-async def _status(address: str) -> dict[str, Any]:
-    async with Control(address, Security()) as control:
+def tls_words(security: Security) -> list[str]:
+    """The same on a command line."""
+    files = {"--tls-ca": security.tls_ca, "--tls-cert": security.tls_cert, "--tls-key": security.tls_key}
+    return [word for flag, path in files.items() if path is not None for word in (flag, str(path))]
+
+
+async def _status(address: str, security: Security) -> dict[str, Any]:
+    async with Control(address, security) as control:
         return await control.status(timeout_s=10.0)

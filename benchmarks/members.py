@@ -1,12 +1,15 @@
 """300 simulated workers against one coordinator: joining, beating, and losing it for five seconds.
 
     python benchmarks/members.py [--members 300] [--steady-s 20] [--outage-s 5] [--setting KEY=VALUE …]
+    python benchmarks/members.py --name heartbeats --tls --one-core --members 1000 --beats-per-s 3300
 
 A real coordinator and 2 real servers; the workers (benchmarks/simulated.py) hold real connections, two each, in a few
 processes. There are as many streams as workers, so that each is given one; they compute none, but report progress
 once a second, as workers with units of a second do. The coordinator is lost by SIGSTOP, and comes back by SIGCONT.
 *Back*: a status asked after that shows that every worker was heard since, with nobody dead.
-Writes benchmarks/results/members.{json,md}.
+*Late*: how much older than the interval the newest heartbeat of a worker is when the coordinator is asked, over all
+workers and all times. `--one-core` leaves the coordinator one core, and everybody else the others.
+Writes benchmarks/results/NAME.{json,md}.
 """
 
 from __future__ import annotations
@@ -20,20 +23,25 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
 
-from benchmarks.cluster import Cluster, role_environment
+from benchmarks.cluster import Cluster, role_environment, tls_words
 from benchmarks.figures import about, table, verdict, write
+from benchmarks.simulated import NAME
+from wire.rpc.identity import Role
 
 SERVERS, PROCESSES = 2, 4
 JOIN_LIMIT_S = 120.0
 BACK_S = 15.0
 MEMORY_MB = 200.0
 CORES = 1.0
+LATE_S = 0.2
+SHARES = (0.5, 0.9, 0.99, 1.0)
 AFTER_S = 15.0
 """Watched after the outage, so that a death that follows from it is seen."""
 
@@ -42,7 +50,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--members", type=int, default=300)
     options.add_argument("--steady-s", type=float, default=20.0, help="undisturbed, to measure load")
-    options.add_argument("--outage-s", type=float, default=5.0)
+    options.add_argument("--outage-s", type=float, default=5.0, help="0: none")
+    options.add_argument("--beats-per-s", type=float, help="of all together; without it one a second each")
+    options.add_argument("--report-s", type=float, default=1.0, help="between two reports of a worker")
+    options.add_argument("--tls", action="store_true", help="everything under mutual TLS")
+    options.add_argument("--one-core", action="store_true")
+    options.add_argument("--name", default="members", help="of the results")
     options.add_argument(
         "--setting", action="append", default=[], metavar="KEY=VALUE", help="such as sync.mode=async"
     )
@@ -53,16 +66,30 @@ def main() -> None:
         "run.steps": 10_000_000,
         **dict(setting.split("=", 1) for setting in chosen.setting),
     }
-    result = about(members=chosen.members, settings=chosen.setting)
-    with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), settings) as cluster:
+    interval_s = chosen.members / chosen.beats_per_s if chosen.beats_per_s else 1.0
+    settings["cluster.heartbeat_interval_s"] = interval_s
+    told = {key: getattr(chosen, key) for key in ("members", "tls", "one_core")}
+    result = about(settings=chosen.setting, interval_s=interval_s, name=chosen.name, **told)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Cluster(Path(directory), settings, tls=chosen.tls) as cluster,
+    ):
+        if chosen.one_core:
+            os.sched_setaffinity(cluster.pid("coordinator"), {0})
+            os.sched_setaffinity(
+                0, set(range(1, os.cpu_count() or 1))
+            )  # what is started from here on inherits it
         for number in range(SERVERS):
             cluster.start_server(f"ps-{number}")
         for number in range(SERVERS):
             cluster.wait_for("joined", after=number)
-        with Crowd(cluster.address, chosen.members) as crowd:
-            result |= measure(cluster, crowd, steady_s=chosen.steady_s, outage_s=chosen.outage_s)
+        words = [*tls_words(cluster.security(Role.WORKER, NAME)), "--report-s", str(chosen.report_s)]
+        with Crowd(cluster.address, chosen.members, words) as crowd:
+            result |= measure(
+                cluster, crowd, steady_s=chosen.steady_s, outage_s=chosen.outage_s, interval_s=interval_s
+            )
             result["end"] = cluster.end()
-    write("members", result, page(result))
+    write(chosen.name, result, page(result))
     print(page(result))
 
 
@@ -72,7 +99,7 @@ def main() -> None:
 class Crowd:
     """Processes full of simulated workers; what they told last."""
 
-    def __init__(self, coordinator: str, members: int) -> None:
+    def __init__(self, coordinator: str, members: int, words: Sequence[str]) -> None:
         self.members = members
         shares = [range(members)[i::PROCESSES] for i in range(PROCESSES)]
         first, self._processes = 0, []
@@ -85,6 +112,7 @@ class Crowd:
                 coordinator,
                 str(first),
                 str(len(share)),
+                *words,
             ]
             self._processes.append(
                 subprocess.Popen(
@@ -169,7 +197,9 @@ class Load:
 # --- measuring ---------------------------------------------------------------------------
 
 
-def measure(cluster: Cluster, crowd: Crowd, *, steady_s: float, outage_s: float) -> dict[str, Any]:
+def measure(
+    cluster: Cluster, crowd: Crowd, *, steady_s: float, outage_s: float, interval_s: float
+) -> dict[str, Any]:
     """All joined, a quiet time, an outage, the time after it."""
     load = Load(cluster.pid("coordinator"))
     crowd.wait_for("joined", crowd.members, JOIN_LIMIT_S)
@@ -178,7 +208,7 @@ def measure(cluster: Cluster, crowd: Crowd, *, steady_s: float, outage_s: float)
     joined = [e["at"] for e in cluster.events("joined") if e["role"] == "worker"]
     begun = cluster.wait_for("begun")["at"]
     beats, began = crowd.count("beats"), time.monotonic()
-    oldest = watch(cluster, load, steady_s)
+    ages = watch(cluster, load, steady_s)
     rate = (crowd.count("beats") - beats) / (time.monotonic() - began)
     quiet = load.lap()
     found = {
@@ -187,20 +217,15 @@ def measure(cluster: Cluster, crowd: Crowd, *, steady_s: float, outage_s: float)
         "cores_while_joining": joining,
         "beats_per_s": round(rate, 1),
         "cores": quiet,
-        "oldest_beat_s": oldest,
+        "oldest_beat_s": round(ages[-1], 3),
+        "late_s": {
+            share: round(max(0.0, ages[int(share * (len(ages) - 1))] - interval_s), 3) for share in SHARES
+        },
         "broken_before": crowd.count("broken"),
     }
-    cluster.signal("coordinator", signal.SIGSTOP)
-    time.sleep(outage_s)
-    back_s = come_back(cluster, crowd.members)
-    after = load.lap()
-    oldest_after = watch(cluster, load, AFTER_S)
+    if outage_s:
+        found |= lose(cluster, crowd, load, outage_s)
     return found | {
-        "outage_s": outage_s,
-        "back_s": back_s,
-        "cores_while_coming_back": after,
-        "cores_after": load.lap(),
-        "oldest_beat_after_s": oldest_after,
         "broken": crowd.count("broken"),
         "died": [{"name": e["name"], "reason": e["reason"]} for e in cluster.events("died")],
         "present_at_the_end": len(present(cluster)),
@@ -210,18 +235,34 @@ def measure(cluster: Cluster, crowd: Crowd, *, steady_s: float, outage_s: float)
     }
 
 
+def lose(cluster: Cluster, crowd: Crowd, load: Load, outage_s: float) -> dict[str, Any]:
+    """The coordinator is away for a while, and comes back."""
+    cluster.signal("coordinator", signal.SIGSTOP)
+    time.sleep(outage_s)
+    back_s = come_back(cluster, crowd.members)
+    after = load.lap()
+    oldest_after = watch(cluster, load, AFTER_S)[-1]
+    return {
+        "outage_s": outage_s,
+        "back_s": back_s,
+        "cores_while_coming_back": after,
+        "cores_after": load.lap(),
+        "oldest_beat_after_s": round(oldest_after, 3),
+    }
+
+
 def present(cluster: Cluster) -> list[dict[str, Any]]:
     return [w for w in cluster.status()["workers"] if w["gone"] is None]
 
 
-def watch(cluster: Cluster, load: Load, seconds: float) -> float:
-    """The oldest heartbeat that any status shows in this time."""
-    oldest, until = 0.0, time.monotonic() + seconds
+def watch(cluster: Cluster, load: Load, seconds: float) -> list[float]:
+    """Ages of the workers' newest heartbeats in all statuses of this time, the least first."""
+    ages, until = list[float](), time.monotonic() + seconds
     while time.monotonic() < until:
-        oldest = max([oldest, *(w["beat_age_s"] or 0.0 for w in present(cluster))])
+        ages += [w["beat_age_s"] or 0.0 for w in present(cluster)]
         load.look()
         time.sleep(1.0)
-    return round(oldest, 3)
+    return sorted(ages)
 
 
 def come_back(cluster: Cluster, members: int) -> float | None:
@@ -238,24 +279,27 @@ def come_back(cluster: Cluster, members: int) -> float | None:
 
 
 def page(result: dict[str, Any]) -> str:
-    back = result["back_s"] if result["back_s"] is not None else float("inf")
     rows: list[list[object]] = [
         ["from the first worker's joining to the last one's, s", result["join_all_s"], "", ""],
         ["heartbeats a second", result["beats_per_s"], "", ""],
         ["coordinator, cores", result["cores"], CORES, verdict(result["cores"], CORES)],
         ["coordinator, cores while all join", result["cores_while_joining"], "", ""],
         ["coordinator, peak memory, MB", result["peak_mb"], MEMORY_MB, verdict(result["peak_mb"], MEMORY_MB)],
-        [f"all back after {result['outage_s']:g} s, s", back, BACK_S, verdict(back, BACK_S)],
+        ["heartbeats late, s (p99)", result["late_s"][0.99], LATE_S, verdict(result["late_s"][0.99], LATE_S)],
         ["died", len(result["died"]), 0, verdict(len(result["died"]), 0)],
         ["connections that broke", result["broken"], "", ""],
-        ["oldest heartbeat afterwards, s", result["oldest_beat_after_s"], "", ""],
         ["load average of the machine at the end", result["load_average"], "", ""],
     ]
+    if "outage_s" in result:
+        back = result["back_s"] if result["back_s"] is not None else float("inf")
+        rows.append([f"all back after {result['outage_s']:g} s, s", back, BACK_S, verdict(back, BACK_S)])
+        rows.append(["oldest heartbeat afterwards, s", result["oldest_beat_after_s"], "", ""])
+    how = [", mutual TLS"] * result["tls"] + [", the coordinator on one core"] * result["one_core"]
     return (
         f"# {result['members']} workers at one coordinator\n\n"
-        f"{result['machine']}, shared by all of them, commit {result['commit']}"
+        f"{result['machine']}, shared by all of them{''.join(how)}, commit {result['commit']}"
         f"{', with ' + ', '.join(result['settings']) if result['settings'] else ''}. "
-        "Every value: [members.json](members.json); how it was made: [members.py](../members.py).\n\n"
+        f"Every value: [{result['name']}.json]({result['name']}.json); made by [members.py](../members.py).\n\n"
         + table(["figure", "found", "limit", ""], rows)
     )
 

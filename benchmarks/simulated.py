@@ -14,14 +14,17 @@ import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 
 import grpc
 
 from wire.errors import SparsyncError
 from wire.layout import BLOCK, Layout, Parameter
 from wire.messages import OptimizerSpec, layout_to_proto, optimizer_to_proto, placement_from_proto
+from wire.rpc.access import InRun
 from wire.rpc.channel import open_channel
 from wire.rpc.identity import Role, Security
+from wire.rpc.in_run import InRunChannel
 from wire.rpc.join import join
 from wire.rpc.planes import plane_chunks
 from wire.rpc.retry import Backoff
@@ -32,7 +35,8 @@ LAYOUT = Layout((Parameter("weight", (4 * BLOCK,), "float32", 0),))
 OPTIMIZER = OptimizerSpec(
     "sgd", ({"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "nesterov": 0.0, "maximize": 0.0},)
 )
-FINGERPRINT = "simulated"
+NAME = FINGERPRINT = "simulated"
+"""What a certificate for all of them must name; each goes by that and its number."""
 JOIN_LIMIT_S = 120.0
 TELL_EVERY_S = 0.25
 
@@ -46,12 +50,14 @@ class Member:
         report_s: time between two reports of progress.
     """
 
-    def __init__(self, name: str, coordinator: str, *, report_s: float) -> None:
+    def __init__(self, name: str, coordinator: str, security: Security, *, report_s: float) -> None:
         self.name = name
         self._coordinator = coordinator
+        self._security = security
         self._report_s = report_s
         self._draw = random.Random(name)
         self._incarnation = self._timeline = 0
+        self._run = InRun("", 0)
         self.beats = self.plans = self.orders = self.broken = 0
         self.stage = "joining"
         self.problem = ""
@@ -59,7 +65,7 @@ class Member:
     async def live(self) -> None:
         """From joining until the coordinator ends it; what goes wrong stands in `problem`."""
         channels = [
-            open_channel(self._coordinator, Security(), role=Role.COORDINATOR, pool="control")
+            open_channel(self._coordinator, self._security, role=Role.COORDINATOR, pool="control")
             for _ in range(2)
         ]
         beating = None
@@ -91,13 +97,14 @@ class Member:
             fingerprint=FINGERPRINT,
         )
         self._incarnation, self._timeline, self.stage = reply.incarnation, reply.timeline, "joined"
+        self._run = InRun(reply.run, reply.timeline)
         return float(json.loads(reply.config_json)["cluster"]["heartbeat_interval_s"])
 
     # --- heartbeat -----------------------------------------------------------------------
 
     async def _beat(self, channel: grpc.aio.Channel, interval_s: float) -> None:
         """Beat for ever, opening the line again when it breaks."""
-        stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+        stub = coordinator_pb2_grpc.CoordinatorStub(InRunChannel(channel, self._run))
         backoff = Backoff(self._draw, cap_s=0.5)
         while True:
             with suppress(grpc.aio.AioRpcError):
@@ -115,7 +122,7 @@ class Member:
 
     async def _take_part(self, channel: grpc.aio.Channel) -> None:
         """Declare, upload if asked to, and attend until the end."""
-        stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+        stub = coordinator_pb2_grpc.CoordinatorStub(InRunChannel(channel, self._run))
         reply = await stub.Declare(
             coordinator_pb2.DeclareRequest(
                 incarnation=self._incarnation,
@@ -133,9 +140,9 @@ class Member:
     async def _upload(self, reply: coordinator_pb2.DeclareReply) -> None:
         """The initial parameters, all zero."""
         for placed in placement_from_proto(reply.placement):
-            channel = open_channel(placed.address, Security(), role=Role.PS, pool="state")
+            channel = open_channel(placed.address, self._security, role=Role.PS, pool="state")
             try:
-                await shard_pb2_grpc.ShardStub(channel).Upload(
+                await shard_pb2_grpc.ShardStub(InRunChannel(channel, self._run)).Upload(
                     self._zeros(placed.shard, 4 * LAYOUT.elements(placed.ranges))
                 )
             finally:
@@ -208,9 +215,9 @@ def state(members: list[Member]) -> dict[str, object]:
     }
 
 
-async def run(names: list[str], coordinator: str, *, report_s: float) -> None:
+async def run(names: list[str], coordinator: str, security: Security, *, report_s: float) -> None:
     """Let them live until standard input ends."""
-    members = [Member(name, coordinator, report_s=report_s) for name in names]
+    members = [Member(name, coordinator, security, report_s=report_s) for name in names]
     lives = [asyncio.create_task(member.live()) for member in members]
     over = asyncio.create_task(_end_of_input())
     while not over.done():
@@ -234,9 +241,12 @@ def main() -> None:
     known.add_argument("first", type=int)
     known.add_argument("count", type=int)
     known.add_argument("--report-s", type=float, default=1.0)
+    for name in ("ca", "cert", "key"):
+        known.add_argument(f"--tls-{name}", type=Path)
     chosen = known.parse_args()
-    names = [f"simulated-{number}" for number in range(chosen.first, chosen.first + chosen.count)]
-    asyncio.run(run(names, chosen.coordinator, report_s=chosen.report_s))
+    names = [f"{NAME}.{number}" for number in range(chosen.first, chosen.first + chosen.count)]
+    security = Security(tls_ca=chosen.tls_ca, tls_cert=chosen.tls_cert, tls_key=chosen.tls_key)
+    asyncio.run(run(names, chosen.coordinator, security, report_s=chosen.report_s))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A simulated worker answers each plan of an elastic segment, and only those."""
 
 from benchmarks.simulated import Member, Reports, state
+from wire.rpc.identity import Security
 from wire.v1 import coordinator_pb2
 
 
@@ -10,7 +11,7 @@ def plan(*, elastic: bool) -> coordinator_pb2.Plan:
 
 
 def test_of_an_elastic_plan_nothing_was_begun() -> None:
-    member, reports = Member("simulated-0", "127.0.0.1:1", report_s=1.0), Reports()
+    member, reports = Member("simulated-0", "127.0.0.1:1", Security(), report_s=1.0), Reports()
     member._take(plan(elastic=True), reports)
     holding = reports.get_nowait().holding
     assert holding.plan == 7
@@ -18,13 +19,13 @@ def test_of_an_elastic_plan_nothing_was_begun() -> None:
 
 
 def test_an_exact_plan_is_not_answered() -> None:
-    member, reports = Member("simulated-0", "127.0.0.1:1", report_s=1.0), Reports()
+    member, reports = Member("simulated-0", "127.0.0.1:1", Security(), report_s=1.0), Reports()
     member._take(plan(elastic=False), reports)
     assert reports.empty()
 
 
 def test_their_state_together() -> None:
-    members = [Member(f"simulated-{n}", "127.0.0.1:1", report_s=1.0) for n in range(3)]
+    members = [Member(f"simulated-{n}", "127.0.0.1:1", Security(), report_s=1.0) for n in range(3)]
     members[0].stage, members[0].beats = "joined", 5
     members[1].problem = "refused"
     found = state(members)
