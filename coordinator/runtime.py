@@ -31,6 +31,7 @@ from wire.notify import Notify
 from wire.rounds import Rounds
 from wire.rpc.audit import AUDIT_FILE, Audit
 from wire.rpc.gate import Gate
+from wire.rpc.handshakes import told_handshakes
 from wire.rpc.identity import Security
 from wire.rpc.revocation import Revocations, is_revoked, open_revocations
 from wire.rpc.server import serve
@@ -171,8 +172,10 @@ async def _main(
 
 
 def _watch(engine: Engine, metrics: str | None, audit: Audit, revocations: Revocations | None) -> ExitStack:
-    """What writes spans and serves the metrics until it is closed, where they were asked for."""
+    """What until it is closed writes failed handshakes down, and where they were asked for spans and metrics."""
     watched, run = ExitStack(), engine.state.run
+    if engine.security.tls:
+        watched.enter_context(told_handshakes(audit))
     if engine.config.telemetry.trace:
         rounds = Rounds.of(engine.config, origin=engine.state.origin)
         watched.enter_context(traced(engine.out, role="coordinator", id=IN_THE_RUN, run=run, rounds=rounds))

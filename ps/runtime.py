@@ -43,6 +43,7 @@ from wire.rpc.audit import AUDIT_FILE, Audit
 from wire.rpc.channel import reach
 from wire.rpc.frames import add_shard_service
 from wire.rpc.gate import Gate
+from wire.rpc.handshakes import told_handshakes
 from wire.rpc.identity import Role, Security
 from wire.rpc.join import join
 from wire.rpc.revocation import is_revoked, open_revocations
@@ -225,6 +226,8 @@ class Server:
     ) -> int:
         """The exit code. Raises: SparsyncError."""
         service = ShardService(self._owner, self._control)
+        if self._security.tls:
+            self._watched.enter_context(told_handshakes(self._audit))
         serving = await serve(
             listen=listen,
             security=self._security,

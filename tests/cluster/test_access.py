@@ -24,6 +24,7 @@ from wire.errors import Interrupted, Unidentified
 from wire.ids import PROTOCOL_VERSION
 from wire.rpc.access import InRun
 from wire.rpc.channel import open_channel
+from wire.rpc.handshakes import METHOD
 from wire.rpc.identity import Role, Security
 from wire.v1 import common_pb2, coordinator_pb2, shard_pb2
 
@@ -45,6 +46,14 @@ FINISH = shard_pb2.ShardCommand(
 """From a coordinator whose term is higher than any."""
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 NO_CONNECTION = "UNAVAILABLE Unreachable"
+REASONS = {
+    "none": "PEER_DID_NOT_RETURN_A_CERTIFICATE",
+    "self-signed": "self signed certificate",
+    "another authority": "unable to get local issuer certificate",
+    "expired": "certificate has expired",
+    "plain text": "WRONG_VERSION_NUMBER",
+}
+"""What the handshake fails for; nobody is known yet."""
 NOBODY = "UNAUTHENTICATED Unidentified"
 FORBIDDEN = "PERMISSION_DENIED PermissionRefused"
 OTHER_RUN = "FAILED_PRECONDITION WrongRun"
@@ -170,6 +179,16 @@ class Watched:
             line = next(x for x in self.lines(method) if (x["who"], x["error"]) == (who, error))
             assert line["result"] == "refused" and line["code"] == code and line["reason"]
 
+    def check_handshakes(self, reason: str) -> None:
+        """Coordinator and server have a line of a handshake that failed for this reason."""
+        deadline = time.monotonic() + 10
+        for where, before in self._audited.items():
+            while not any(
+                reason in x["reason"] and x["method"] == METHOD for x in self._cluster.audited(where)[before:]
+            ):
+                assert time.monotonic() < deadline, self._cluster.audited(where)[before:]
+                time.sleep(0.05)
+
     def end(self) -> None:
         assert self._cluster.still("ps-0") == self._before
 
@@ -192,7 +211,7 @@ def test_who_is_in_the_run_is_served(scene: Scene, watched: Watched, member: Any
         assert ask(scene, member(role), {STATUS: [coordinator_pb2.StatusRequest()]}) == {STATUS: "OK"}
 
 
-@pytest.mark.parametrize("credential", ["none", "self-signed", "another authority", "expired", "plain text"])
+@pytest.mark.parametrize("credential", REASONS)
 def test_who_cannot_show_a_good_certificate_does_not_even_connect(
     credential: str,
     scene: Scene,
@@ -210,6 +229,7 @@ def test_who_cannot_show_a_good_certificate_does_not_even_connect(
         messages = {f"{C}/Stop": [coordinator_pb2.StopRequest()], **of_a_worker(scene.own)}
         found = ask(scene, made[credential](), messages, run=scene.run)
         assert found == dict.fromkeys(messages, NO_CONNECTION)
+        watched.check_handshakes(REASONS[credential])
         return
     ca = (authority.directory / "ca.pem").read_bytes()
     for address, name in ((scene.address, "coordinator"), (scene.server, "ps")):
@@ -222,6 +242,7 @@ def test_who_cannot_show_a_good_certificate_does_not_even_connect(
         with bare, pytest.raises(grpc.RpcError) as refused:
             bare.unary_unary(f"{C}/Stop")(b"", timeout=10)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+    watched.check_handshakes(REASONS[credential])
 
 
 def test_a_certificate_that_names_nobody(

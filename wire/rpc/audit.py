@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class _Told:
 
 
 class Audit:
-    """Appends to `path`, which only its owner may read; None: refusals are only logged.
+    """Appends to `path`, which only its owner may read; None: refusals are only logged. For all threads.
 
     Args:
         clock: for repeats; lines carry the wall clock.
@@ -46,27 +47,34 @@ class Audit:
         self._most_bytes = most_bytes
         self._told: dict[tuple[object, ...], _Told] = {}
         self._file: TextIO | None = None
+        self._lock = threading.Lock()
 
     def write(self, entry: Mapping[str, object]) -> None:
         """A call that is always written: `entry` has who, role, serial, from, method, result, and more."""
-        self._append({"t": utc_timestamp(), **entry})
+        with self._lock:
+            self._append({"t": utc_timestamp(), **entry})
 
     def refuse(self, entry: Mapping[str, object]) -> None:
         """A refusal: like `write`, but for repeats, which the next one that is written counts."""
         key = tuple(entry.get(field) for field in ("who", "role", "serial", "method", "reason"))
         now = self._clock.now()
-        told = self._told.get(key)
-        if told is not None and now - told.at < REPEAT_S:
-            told.repeats += 1
-            return
-        if len(self._told) >= MOST_REASONS:
-            self._told.clear()
-        self._told[key] = _Told(now)
-        repeats = {"repeated": told.repeats} if told is not None and told.repeats else {}
+        with self._lock:
+            told = self._told.get(key)
+            if told is not None and now - told.at < REPEAT_S:
+                told.repeats += 1
+                return
+            if len(self._told) >= MOST_REASONS:
+                self._told.clear()
+            self._told[key] = _Told(now)
+            repeats = {"repeated": told.repeats} if told is not None and told.repeats else {}
+            self._append({"t": utc_timestamp(), **entry, **repeats})
         log.warning("refused: %s", entry.get("reason"))
-        self._append({"t": utc_timestamp(), **entry, **repeats})
 
     def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -84,7 +92,7 @@ class Audit:
 
     def _open(self, path: Path) -> TextIO:
         if self._file is not None and self._file.tell() >= self._most_bytes:
-            self.close()
+            self._close()
             os.replace(path, path.with_name(path.name + ".1"))
         if self._file is None:
             self._file = open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a")  # noqa: SIM115
