@@ -217,6 +217,16 @@ def test_what_the_pages_say_of_restarts_is_what_the_launcher_does() -> None:
     assert not again & FINAL and CRASHED | {FENCED} <= again
 
 
+@pytest.mark.parametrize(
+    ("unit", "also"), [("coordinator", {FENCED}), ("ps@", set[int]()), ("worker@", set[int]())]
+)
+def test_what_the_pages_say_of_restarts_is_what_the_units_do(unit: str, also: set[int]) -> None:
+    never = {code for code, (_, restart) in exit_code_rows().items() if not restart}
+    text = (ROOT / f"deploy/systemd/sparsync-{unit}.service").read_text()
+    (found,) = re.findall(r"^RestartPreventExitStatus=(.*)$", text, re.MULTILINE)
+    assert {int(code) for code in found.split()} == never - {0, errors.Interrupted.exit_code} | also
+
+
 def python_beside(directory: Path, source: str) -> subprocess.CompletedProcess[str]:
     script = directory / "script.py"
     script.write_text(source)
