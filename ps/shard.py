@@ -301,14 +301,17 @@ class Shard:
         drain: bool = False,
     ) -> Delta:
         """Take the optimizer's step that `units` make, and publish."""
-        with span("aggregate", step=step, units=len(units)):
+        told = (
+            step if closes else clock
+        )  # of an elastic segment all deltas but the last are of its first step
+        with span("aggregate", step=told, units=len(units)):
             move = self._discipline.move(units)
         if move is not None:
-            with span("optimize", step=step):
+            with span("optimize", step=told):
                 self._optimizer.step(
                     move.gradient, move.learning_rates, share=move.share, averaged=move.averaged
                 )
-        with span("publish", step=step, version=self.deltas.version, shard=self.spec.shard) as publishing:
+        with span("publish", step=told, version=self.deltas.version, shard=self.spec.shard) as publishing:
             frame = self._publish(step)
             publishing.know(bytes=frame_bytes(frame), units=[unit.unit[1:] for unit in units])
         delta = Delta(

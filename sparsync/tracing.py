@@ -211,6 +211,8 @@ def _slice(span: Told, process: Process, pid: int, tid: int) -> Event:
     known = {key: value for key, value in span.known.items() if key not in ("step", "at")}
     if (steps := process.steps(span)) is not None:
         known = {"step": steps.start, **({"last_step": steps[-1]} if len(steps) > 1 else {}), **known}
+    if isinstance(units := known.get("units"), list):
+        known["units"] = [[process.rounds.first_step(round_), stream] for round_, stream in units]
     return {
         "name": span.name,
         "cat": "path" if span.name in PATH else "beside",

@@ -43,6 +43,11 @@ class Delta:
     move: DecodedDelta | None = None
     """The frame, decoded ahead of its turn."""
 
+    @property
+    def told_step(self) -> int:
+        """What a trace says: those that close nothing all have the first step of their segment."""
+        return self.step if self.closes else self.clock
+
 
 def delta_from_proto(header: shard_pb2.DeltaHeader, frame: tuple[Buffer, ...]) -> Delta:
     return Delta(

@@ -190,13 +190,7 @@ class ShardLink:
                         f"{place.name} sent more than the {header.frame_bytes} bytes of a delta"
                     )
                 if size == header.frame_bytes:
-                    known = {
-                        "shard": self.shard,
-                        "version": header.version,
-                        "step": header.step,
-                        "bytes": size,
-                    }
-                    trace.done("follow", began, track=f"follow {self.shard}", **known)
+                    _told(header, began)
                     yield delta_from_proto(header, tuple(frame))
 
     def _check(self, header: shard_pb2.DeltaHeader, place: Place) -> None:
@@ -349,6 +343,19 @@ class ShardLink:
 
         with _outrun():
             return await self._patiently(call)
+
+
+def _told(header: shard_pb2.DeltaHeader, began: float) -> None:
+    """A delta is here whole."""
+    trace.done(
+        "follow",
+        began,
+        track=f"follow {header.shard}",
+        shard=header.shard,
+        version=header.version,
+        step=header.step if header.closes else header.clock,
+        bytes=header.frame_bytes,
+    )
 
 
 @contextmanager

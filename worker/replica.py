@@ -82,7 +82,7 @@ class Replica:
 
     def opened(self, delta: Delta) -> Delta:
         """With its frame decoded, on whichever thread; x̂ stays as it is. Raises: DamagedFrame."""
-        with span("decode", shard=delta.shard, version=delta.version, step=delta.step):
+        with span("decode", shard=delta.shard, version=delta.version, step=delta.told_step):
             return replace(delta, move=self._codec.decode(delta.frame, self.trainable[delta.shard]))
 
     def receive(self, deltas: Sequence[Delta]) -> None:
@@ -173,7 +173,7 @@ class Replica:
             np.copyto(self._remembered, self._published)
             self.before = self._remembered
         versions = {delta.shard: delta.version for delta in deltas}
-        with span("apply", step=deltas[0].step, closes=deltas[0].closes, versions=versions):
+        with span("apply", step=deltas[0].told_step, closes=deltas[0].closes, versions=versions):
             for delta in deltas:
                 move = delta.move or self._codec.decode(delta.frame, self.trainable[delta.shard])
                 move.apply_to(self._published)

@@ -153,15 +153,17 @@ def test_steps_are_told_as_people_count_them(tmp_path: Path) -> None:
         ("evaluate", "MainThread", 1.0, 2.0, {"at": 16}),
         ("wait", "MainThread", 2.0, 3.0, {}),
         ("unit", "MainThread", 3.0, 4.0, {"step": 7, "stream": 0}),
+        ("publish", "MainThread", 4.0, 5.0, {"step": 2, "units": [[1, 3], [2, 0]]}),
     ], rounds=rounds)  # fmt: skip
     processes = read_processes([tmp_path])
     told = {e["ts"]: e["args"] for e in drawn(picture(processes)["traceEvents"], "X")}
     assert told[0.0] == {"step": 16, "last_step": 23, "stream": 0}
     assert told[1e6] == {"step": 16} and told[2e6] == {}
     assert told[3e6] == {"step": 56, "last_step": 59, "stream": 0}
+    assert told[4e6]["units"] == [[8, 3], [16, 0]]
     processes = read_processes([tmp_path])
     within(processes, range(20, 30))
-    assert [span.name for span in processes[0].spans] == ["unit"]
+    assert [span.name for span in processes[0].spans] == ["unit", "wait", "publish"]
 
 
 def test_some_steps_and_what_went_on_meanwhile(tmp_path: Path) -> None:
