@@ -61,3 +61,28 @@ def test_a_run_goes_on_under_another_authority_without_a_restart(train: Starter,
     summary = run.finish()
     assert summary["recoveries"] == 0 and not run.events("died"), run.story()
     equal_runs(summary, alone)
+
+
+@pytest.mark.slow
+def test_certificates_are_changed_and_the_older_ones_revoked_without_a_restart(
+    train: Starter, tmp_path: Path
+) -> None:
+    authority = Authority.create(tmp_path / "authority", now=datetime.now(UTC))
+    alone = train(SETTINGS, flags=["--workers", "1"], script=[PACED]).finish()
+    run = train({**SETTINGS, "security.authority": authority.directory}, script=[PACED, "--pause", "0.1"])
+    run.wait_for_step(5)
+    older = [peer_in(path.read_bytes()) for path in (run.out / "tls").glob("*/cert.pem")]
+    for peer in older:
+        assert peer.role is not None
+        authority.issue(
+            peer.role, peer.name, now=datetime.now(UTC), out=run.out / "tls" / peer.name, again=True
+        )
+    for peer in older:
+        authority.revoke(peer.serial, now=datetime.now(UTC))
+    run.wait_for_step(run.events("step")[-1]["step"] + 10)
+    (run.out / "hurry").touch()
+    summary = run.finish()
+    told = "".join(path.read_text() for path in (run.out / "logs").glob("*.log"))
+    assert told.count("an older certificate of ours was refused") > 1
+    assert summary["restarts"] == 0 and not run.events("died"), run.story()
+    equal_runs(summary, alone)

@@ -10,6 +10,7 @@ import os
 import ssl
 import stat
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +29,10 @@ class Pems(NamedTuple):
     ca: bytes
     cert: bytes
     key: bytes
+
+    def serial(self) -> str:
+        """Of our certificate, as lower-case hexadecimal digits."""
+        return _serial(self.cert)
 
 
 class PemFiles(NamedTuple):
@@ -93,6 +98,13 @@ class PemFiles(NamedTuple):
     def stamp(self) -> tuple[Stamp, ...]:
         """What differs once one of them is replaced or written."""
         return tuple(stamp_of(path) for path in self)
+
+
+@lru_cache(maxsize=64)
+def _serial(certificate: bytes) -> str:
+    from cryptography import x509
+
+    return f"{x509.load_pem_x509_certificate(certificate).serial_number:x}"
 
 
 def refuse_open_key(path: Path, *, what: str = "--tls-key") -> None:

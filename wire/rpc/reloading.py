@@ -3,6 +3,9 @@
 A server looks at its files at each handshake. A client looks at each call: where they have changed the call goes over
 a new connection, calls that are under way end on the old one. Files that do not fit together, as while they are being
 replaced, are told of once and passed over: what was good before is used until they do.
+
+Where an older certificate of ours is revoked meanwhile, the calls that still show it end as if their connection had
+broken (`is_outdated`): who made them makes them again, with the newer one.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+from weakref import WeakSet
 
 import grpc
 import grpc.aio
@@ -21,6 +25,22 @@ from wire.errors import SparsyncError
 from wire.rpc.pem_files import PemFiles, Pems
 
 log = logging.getLogger(__name__)
+
+
+_shown: set[str] = set()
+"""Serial numbers of all certificates that this process has shown, or would have."""
+_watches: WeakSet[PemWatch] = WeakSet()
+
+
+def is_outdated(refusal: str) -> bool:
+    """Whether a refusal names a certificate that this process has shown, and has another for by now. Any thread."""
+    named = {serial for serial in tuple(_shown) if serial in refusal}
+    if not named:
+        return False
+    watches = list(_watches)
+    for watch in watches:
+        watch.look()
+    return not named & {watch.pems.serial() for watch in watches}
 
 
 class PemWatch:
@@ -34,37 +54,44 @@ class PemWatch:
         self._stamp = files.stamp()
         self._looking = threading.Lock()
         self.pems: Pems = files.read()
+        _shown.add(self.pems.serial())
+        _watches.add(self)
 
-    def look(self) -> bool:
-        """Whether the files were replaced and are good; then `pems` is what stands in them. Any thread."""
+    def look(self) -> None:
+        """Has `pems` be what stands in the files, if they were replaced and are good. Any thread."""
         stamp = self._files.stamp()
         if stamp == self._stamp:
-            return False
+            return
         with self._looking:
             if stamp == self._stamp:
-                return False
+                return
             self._stamp = stamp
             try:
                 pems = self._files.read()
             except (SparsyncError, OSError) as error:
                 log.warning("new TLS files are not used, the earlier ones are: %s", error)
-                return False
-            if pems == self.pems:
-                return False
-            self.pems = pems
-            log.info("new TLS files are used from now on: %s", self._files.cert)
-            return True
+                return
+            if pems != self.pems:
+                self.pems = pems
+                _shown.add(pems.serial())
+                log.info("new TLS files are used from now on: %s", self._files.cert)
 
 
 def server_credentials(files: PemFiles) -> grpc.ServerCredentials:
     """Demands a certificate of every client, and shows the newest of ours."""
     watch = PemWatch(files)
+    used = watch.pems
 
     def look() -> grpc.ServerCertificateConfiguration | None:
-        return _server_side(watch.pems) if watch.look() else None
+        nonlocal used
+        watch.look()
+        if watch.pems is used:
+            return None
+        used = watch.pems
+        return _server_side(used)
 
     return grpc.dynamic_ssl_server_credentials(
-        _server_side(watch.pems),
+        _server_side(used),
         look,  # type: ignore[arg-type]  # None means: as before
         require_client_authentication=True,
     )
@@ -81,13 +108,7 @@ def channel_credentials(pems: Pems) -> grpc.ChannelCredentials:
     )
 
 
-if TYPE_CHECKING:
-    _Channel = grpc.aio.Channel
-else:  # not abstract in the stubs
-    _Channel = grpc.aio._base_channel.Channel
-
-
-class ReloadingChannel(_Channel):
+class ReloadingChannel(grpc.aio.Channel):
     """A channel whose calls go over connections that are made with the newest files; on one event loop.
 
     Args:
@@ -96,7 +117,8 @@ class ReloadingChannel(_Channel):
 
     def __init__(self, watch: PemWatch, dial: Callable[[Pems], grpc.aio.Channel]) -> None:
         self._watch, self._dial = watch, dial
-        self._channel = dial(watch.pems)
+        self._pems = watch.pems
+        self._channel = dial(self._pems)
         self._calls: dict[grpc.aio.Channel, int] = {self._channel: 0}
         """Of every channel that is open, how many are under way."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -104,8 +126,10 @@ class ReloadingChannel(_Channel):
 
     def newest(self) -> grpc.aio.Channel:
         """The channel for calls that begin now."""
-        if not self._closed and self._watch.look():
-            older, self._channel = self._channel, self._dial(self._watch.pems)
+        self._watch.look()
+        if not self._closed and self._watch.pems is not self._pems:
+            self._pems = self._watch.pems
+            older, self._channel = self._channel, self._dial(self._pems)
             self._calls[self._channel] = 0
             self._leave(older)
         return self._channel

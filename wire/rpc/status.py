@@ -29,6 +29,7 @@ from wire.errors import (
 )
 from wire.ids import PROTOCOL_VERSION
 from wire.rpc.handlers import Behavior, behavior_of, with_behavior
+from wire.rpc.reloading import is_outdated
 from wire.version import VERSION
 
 ERROR_KEY = "sparsync-error"
@@ -188,7 +189,12 @@ def to_error(rpc_error: grpc.RpcError, *, peer: str) -> SparsyncError:
     code = rpc_error.code() if callable(getattr(rpc_error, "code", None)) else grpc.StatusCode.UNKNOWN
     details = (rpc_error.details() if callable(getattr(rpc_error, "details", None)) else None) or ""
     trailing = _trailing(rpc_error)
-    if ERROR_KEY in trailing:
+    error: SparsyncError
+    if code is grpc.StatusCode.UNAUTHENTICATED and is_outdated(details):
+        error = Unreachable(
+            f"{peer}: an older certificate of ours was refused; calling again with the newer one"
+        )
+    elif ERROR_KEY in trailing:
         error = by_name(trailing[ERROR_KEY])(details)
     elif code is grpc.StatusCode.INTERNAL and details == BROKEN_HERE:
         error = Unreachable(f"{peer}: the connection broke while the call was running")

@@ -15,6 +15,7 @@ import grpc.aio
 import pytest
 
 from sparsync.authority import Authority
+from wire.errors import Unidentified, Unreachable
 from wire.rpc.access import Rule
 from wire.rpc.channel import open_channel
 from wire.rpc.gate import Gate
@@ -22,6 +23,7 @@ from wire.rpc.identity import Role, Security, peer_of
 from wire.rpc.pem_files import PemFiles
 from wire.rpc.reloading import PemWatch
 from wire.rpc.server import Serving, serve
+from wire.rpc.status import to_error
 
 NOW = datetime.now(UTC)
 GATE = Gate(rules={f"/test.Serial/{method}": Rule(frozenset(Role)) for method in ("Who", "Watch")})
@@ -220,6 +222,37 @@ def test_a_key_that_is_opened_to_others_is_not_taken_up(here: Files) -> None:
     before = watch.pems
     here.replace()
     here.files.key.chmod(0o644)
-    assert not watch.look() and watch.pems == before
+    watch.look()
+    assert watch.pems is before
     here.replace()
-    assert watch.look() and watch.pems != before and not watch.look()
+    watch.look()
+    assert watch.pems is not before and watch.pems.serial() == here.serial
+
+
+def test_what_is_refused_for_an_older_certificate_is_called_again(here: Files, there: Files) -> None:
+    async def main() -> None:
+        gate = Gate(
+            rules={"/test.Serial/Who": Rule(frozenset(Role)), "/test.Serial/Watch": Rule(frozenset(Role))}
+        )
+        serving = await serve(
+            listen="127.0.0.1:0", security=there.security, add=answer_with_serial, services=[], gate=gate
+        )
+        async with dialled(serving.address, here.security) as channel:
+            who = channel.unary_unary("/test.Serial/Who")
+            for newer in (True, False):
+                stream = channel.stream_stream("/test.Serial/Watch")()
+                await stream.write(b"")
+                assert (await stream.read()).decode() == here.serial
+                older = here.serial
+                if newer:
+                    here.replace()
+                gate.deny(frozenset({older}))
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stream.read()
+                refusal = to_error(caught.value, peer="server")
+                assert isinstance(refusal, Unreachable if newer else Unidentified)
+                if newer:
+                    assert refusal.retry and (await who(b"")).decode() == here.serial
+        await serving.stop(0)
+
+    asyncio.run(main())
