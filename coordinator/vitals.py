@@ -59,7 +59,7 @@ def status_line(told: Mapping[str, Any], workers: int) -> str:
         f"step {told['step']}" if running else told["state"],
         f"{present}/{workers} workers",
     ]
-    if told["tokens_per_s"] is not None:
+    if told["tokens_per_s"]:
         words.append(f"{short(told['tokens_per_s'])} tok/s")
     if told["staleness"]:
         words.append(f"staleness p99 {percentile(told['staleness'], 0.99)}")
