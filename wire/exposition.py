@@ -321,7 +321,11 @@ class _Server(HTTPServer):
             if self._contexts is not None:
                 request = self._contexts.newest().wrap_socket(request, server_side=True)
             self.finish_request(request, client_address)
-        except (OSError, ssl.SSLError) as error:
+        except ssl.SSLError as error:
+            self.refused(
+                _refusal(None, client_address[0], f"the TLS handshake failed: {error.reason or error}")
+            )
+        except OSError as error:
             log.info("a scrape from %s came to nothing: %s", client_address[0], error)
         finally:
             self.shutdown_request(request)

@@ -226,12 +226,14 @@ def test_a_certificate_is_demanded_and_has_to_be_of_the_authority(
 ) -> None:
     own = member(Role.PS, "ps-3")
     foreign = security(foreign_authority, Role.VIEWER, "prometheus", out=tmp_path)
-    with serving(own, tmp_path, role="ps", id="ps-3") as exposition:
+    refused: list[Mapping[str, object]] = []
+    with serving(own, tmp_path, role="ps", id="ps-3", refused=refused.append) as exposition:
         for caller in (None, foreign):
             with pytest.raises(OSError):
                 ask(exposition, context=client(caller, own, of=Role.PS))
         with pytest.raises(OSError):
             ask(exposition)
+    assert [str(line["reason"]).startswith("the TLS handshake failed") for line in refused] == [True] * 3
 
 
 def test_a_revoked_certificate_reads_nothing(member: Member, tmp_path: Path) -> None:
