@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OPERATOR = "launcher"
 """The name of the operator's certificate, which also the commands that are given the run directory use."""
+DAYS = 365.0
+"""Longer than a run: they are issued anew at each start."""
 
 
 def check_authority(at: SecurityConfig) -> None:
@@ -42,7 +44,7 @@ def issue_certificates(at: SecurityConfig, run: RunDirectory, roles: Mapping[str
         return
     authority, now = _authority(at.authority), datetime.now(UTC)
     for name, role in {**roles, OPERATOR: Role.OPERATOR}.items():
-        authority.issue(Role(role), name, now=now, out=run.tls / name, again=True)
+        authority.issue(Role(role), name, now=now, days=DAYS, out=run.tls / name, again=True)
 
 
 def security_of(at: SecurityConfig, run: RunDirectory, process: str) -> Security:

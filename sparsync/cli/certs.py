@@ -279,7 +279,7 @@ def show(file: Path | None, directory: Path, as_json: bool) -> None:
 def _state(one: Issued, now: datetime) -> str:
     if one.revoked is not None:
         return f"revoked {one.revoked:%Y-%m-%d %H:%M}"
-    left = (one.ends - now).days
+    left = round((one.ends - now).total_seconds() / 86_400)
     when = f"until {one.ends:%Y-%m-%d}"
     if one.ends <= now:
         return f"ended {one.ends:%Y-%m-%d}"

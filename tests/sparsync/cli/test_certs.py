@@ -54,7 +54,7 @@ def test_from_nothing_to_a_certificate_that_names_its_holder(there: Path) -> Non
         "cert.pem": 0o644,
         "key.pem": 0o600,
     }
-    assert "worker/node1" in talk("show") and "364 days" in talk("show")
+    assert "worker/node1" in talk("show") and "(365 days)" in talk("show")
 
 
 def test_several_names_and_a_place_of_their_own(there: Path) -> None:
