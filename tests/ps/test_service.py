@@ -27,6 +27,7 @@ from tests.ps.serving import (
     play_stub,
     push,
     received,
+    state_of,
     upload,
     workers,
 )
@@ -236,3 +237,53 @@ def test_nothing_is_revealed_unheard_while_the_state_is_told(tmp_path: Path) -> 
         await again.hear("published")
 
     play_server(scene, tmp_path)
+
+
+def test_initial_planes_are_fixed_once_the_run_has_begun(tmp_path: Path) -> None:
+    """Whoever uploads or restores then, by mistake or not, is refused before anything is loaded."""
+
+    async def scene(server: Serving) -> None:
+        line = Line(server.stub)
+        await line.attach()
+        await line.configure(ARRIVAL)
+        await upload(server.stub)
+        assert await push(server.stub, workers()[0], 1) == "ACCEPTED"
+        await line.hear("accepted")
+        await line.hear("published")
+        before = state_of(server.owner)
+        with pytest.raises(grpc.aio.AioRpcError, match="initial planes are fixed"):
+            await upload(server.stub)
+        with pytest.raises(grpc.aio.AioRpcError, match="initial planes are fixed"):
+            await server.stub.Restore(restoring(shard_pb2.RestoreHeader(term=TERM, scalars={"step": 7})))
+        assert state_of(server.owner) == before
+
+    play_server(scene, tmp_path)
+
+
+def test_planes_without_a_header_are_refused_before_they_are_loaded(tmp_path: Path) -> None:
+    """The header says by whom, and under which term: nothing counts that comes before it."""
+
+    async def scene(server: Serving) -> None:
+        line = Line(server.stub)
+        await line.attach()
+        await line.configure(ARRIVAL)
+        before = state_of(server.owner)
+        with pytest.raises(grpc.aio.AioRpcError, match="a checkpoint without a header"):
+            await server.stub.Restore(restoring(None))
+
+        async def uploading() -> AsyncIterator[shard_pb2.UploadChunk]:
+            for chunk in plane_chunks("x", X):
+                yield shard_pb2.UploadChunk(plane=chunk)
+
+        with pytest.raises(grpc.aio.AioRpcError, match="an upload without a header"):
+            await server.stub.Upload(uploading())
+        assert state_of(server.owner) == before
+
+    play_server(scene, tmp_path)
+
+
+async def restoring(header: shard_pb2.RestoreHeader | None) -> AsyncIterator[shard_pb2.RestoreChunk]:
+    if header is not None:
+        yield shard_pb2.RestoreChunk(header=header)
+    for chunk in plane_chunks("x", X):
+        yield shard_pb2.RestoreChunk(plane=chunk)

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from tests.worker.far_end import serving
-from wire.errors import Interrupted, RunOver, StaleIncarnation
+from wire.errors import Interrupted, RunOver, StaleIncarnation, WrongRun
 from wire.layout import Layout, Parameter
 from wire.messages import OptimizerSpec
 from wire.rpc.access import InRun
@@ -266,3 +266,35 @@ def test_who_is_to_go_tells_it_at_once_and_waits_for_an_absent_server_ten_second
         assert transfer._do_there(asyncio.sleep(0.5, "answered")) == "answered"
     finally:
         transfer.close()
+
+
+class AnotherRun(coordinator_pb2_grpc.CoordinatorServicer):
+    """What a coordinator of another run answers, at the address of this worker's."""
+
+    async def Declare(
+        self, request: coordinator_pb2.DeclareRequest, context: Any
+    ) -> coordinator_pb2.DeclareReply:
+        raise WrongRun("the call belongs to run a run/1, this is run another")
+
+    async def Attend(
+        self, request_iterator: AsyncIterator[coordinator_pb2.WorkerReport], context: Any
+    ) -> AsyncIterator[coordinator_pb2.WorkerOrder]:
+        raise WrongRun("the call belongs to run a run/1, this is run another")
+        yield coordinator_pb2.WorkerOrder()
+
+
+def test_where_another_run_is_by_now_this_workers_is_over() -> None:
+    with serving(AnotherRun()) as address:
+        transfer = Transfer(
+            coordinator=address, security=Security(), run=InRun("a run", 1), incarnation=INCARNATION
+        )
+        try:
+            with pytest.raises(RunOver, match=r"this worker's run is gone.*this is run another"):
+                transfer.do_declare(Layout(()), OptimizerSpec("sgd", ()))
+            transfer.begin_attending()
+            with pytest.raises(RunOver, match="this worker's run is gone"):
+                while True:
+                    transfer.mailbox.check()
+                    time.sleep(0.01)
+        finally:
+            transfer.close()
