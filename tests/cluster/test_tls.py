@@ -20,7 +20,7 @@ from wire.errors import Unreachable
 from wire.rpc.identity import peer_in
 
 SETTINGS = {"run.steps": 40, "cluster.servers": 2, "durability.stream_state_every": 5}
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 def test_over_tls_a_run_computes_the_same_bits(
