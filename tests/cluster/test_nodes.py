@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -131,12 +132,13 @@ def nodes(environ: dict[str, str]) -> Iterator[Nodes]:
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.root
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_three_machines_from_nothing_to_a_run(nodes: Nodes) -> None:
     compile_once(nodes)
     set_up(nodes)
     start_all(nodes)
     all_are_at_work(nodes)
+    the_coordinator_is_away(nodes)
     one_is_drained_and_comes_back(nodes)
     one_is_lost(nodes)
     one_is_revoked(nodes)
@@ -200,6 +202,21 @@ def all_are_at_work(nodes: Nodes) -> None:
     assert sorted(w["name"] for w in nodes.status()["workers"]) == [f"{name}.w0" for name in NAMES]
     plain = nodes.first.run(PROGRAM, "status", "--coordinator", "node1:7700", environ=nodes.environ)
     assert plain.returncode != 0
+
+
+def the_coordinator_is_away(nodes: Nodes) -> None:
+    """As at a reboot: whoever waits for it is not taken for stuck, and the run goes on with the next one."""
+    step = step_in(nodes.first.units[COORDINATOR].told("STATUS")[-1])
+    gone = nodes.first.units[COORDINATOR].process
+    gone.send_signal(signal.SIGUSR1)
+    assert gone.wait(60) == 0, nodes.story()
+    for name in NAMES:
+        worker = nodes.machines[name].units[WORKER]
+        for _ in range(3):
+            worker.wait_more("WATCHDOG")
+    assert not (nodes.first.root / "var/lib/sparsync/runs/first/summary.json").exists()
+    nodes.first.start(COORDINATOR, nodes.environ).wait_told("READY")
+    nodes.wait_for_step(step + 5)
 
 
 def one_is_drained_and_comes_back(nodes: Nodes) -> None:

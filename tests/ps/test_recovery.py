@@ -14,6 +14,7 @@ from ps import recovery
 from ps.log_files import list_files
 from ps.records import Deposit, Mark, Record
 from ps.recovery import load_identity, recover, save_identity
+from ps.snapshots import Snapshots
 from tests.ps.histories import ARRIVAL, EXACT, NAMED, History, outcome
 from tests.ps.lives import Life, digest_of, replayed
 from tests.ps.serving import ROOM, identity_of, owning, play
@@ -36,6 +37,19 @@ async def first_life(life: Life, history: History, *, records: int, level: str =
         life.witness(owner)
         await life.live(owner, history, records=records)
         life.die("in the end")
+
+
+def test_recovery_tells_of_each_record_that_it_has_replayed(tmp_path: Path) -> None:
+    """As its service manager waits for: an image, then one record after the other."""
+    history = history_of(1)
+    life = Life(tmp_path / "life", [], random.Random(1))
+    play(first_life(life, history, records=20, level="os"))
+    told: list[None] = []
+    recovered = recover(life.home, progressed=lambda: told.append(None))
+    assert recovered is not None
+    image = Snapshots(life.home).newest_good(print)
+    assert image is not None
+    assert len(told) == 1 + recovered.position - image[0]
 
 
 async def next_life(life: Life, history: History, *, records: int, level: str) -> None:
