@@ -1,4 +1,4 @@
-"""Who may enter the run: one process a name, workers that compute alike. Servers: `servers`."""
+"""Who may enter the run: one process a name, workers that compute alike, words that can be kept. Servers: `servers`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from coordinator import actions as a
 from coordinator import events as e
 from coordinator.desk import Desk
 from coordinator.records import Admitted
-from wire.errors import ModelMismatch, NameTaken, RunOver, SparsyncError
+from wire.errors import ModelMismatch, NameTaken, RunOver, SparsyncError, UsageError
+from wire.rpc.address import parse_address
+
+MOST_NAME, MOST_FINGERPRINT = 255, 4096
+"""Characters. What a joiner says of itself is journaled, and told to every server on each line."""
+SHOWN = 40
+"""Characters of what is refused."""
 
 
 def admit(desk: Desk, event: e.Join) -> int | None:
@@ -34,6 +40,37 @@ def enter(desk: Desk, event: e.Join) -> int:
     desk.note("joined", role=event.role, name=event.name, incarnation=incarnation, pid=event.pid)
     desk.answer(event.key, a.Joined(incarnation))
     return incarnation
+
+
+def check_words(role: str, name: str, fingerprint: str) -> None:
+    """Whether what a joiner says of itself can be kept, told on and shown on a terminal. Raises: UsageError."""
+    if not name or not _is_plain(name, MOST_NAME):
+        raise UsageError(
+            f"{name[:SHOWN]!a}{'…' * (len(name) > SHOWN)} ({len(name)} characters) is no name for a process of a run; "
+            f"give --name up to {MOST_NAME} printable ASCII characters"
+        )
+    if not _is_plain(fingerprint, MOST_FINGERPRINT):
+        raise UsageError(
+            f"{role} {name} tells a fingerprint of {len(fingerprint)} characters; expected up to {MOST_FINGERPRINT} "
+            "printable ASCII ones"
+        )
+
+
+def address_of(role: str, address: str) -> str:
+    """Where a joiner is to be dialled: a server. Raises: ConfigError where that is no address."""
+    if role != "ps":
+        return ""
+    parse_address(address[: 2 * MOST_NAME])
+    return address
+
+
+def shown(host: str) -> str:
+    """A host's name, which only people read, as a terminal may have it."""
+    return "".join(character if _is_plain(character, 1) else "?" for character in host[:MOST_NAME])
+
+
+def _is_plain(text: str, most: int) -> bool:
+    return len(text) <= most and text.isascii() and text.isprintable()
 
 
 def _check(desk: Desk, event: e.Join) -> None:

@@ -46,7 +46,7 @@ from wire import trace
 from wire.clock import Clock, Deadline
 from wire.config import Config
 from wire.crash import crash_point
-from wire.errors import Busy, DamagedFile, SparsyncError, StaleIncarnation, Unreachable
+from wire.errors import Busy, DamagedFile, PermissionRefused, SparsyncError, StaleIncarnation, Unreachable
 from wire.metrics import Distribution
 from wire.rounds import Rounds
 from wire.rpc.access import InRun, check_owner
@@ -355,6 +355,22 @@ class Engine:
         member = self.state.members.get(incarnation)
         if member is not None:
             check_owner(peer, incarnation, role=member.role, name=member.name)
+
+    def check_held(self, peer: Peer, held: InRun, incarnation: int) -> None:
+        """Whether a server may go on as who it says that it was, while the run counts on that one.
+
+        Its name may be another one than it was; its certificate covers both. Raises: PermissionRefused.
+        """
+        member = (
+            self.state.members.get(incarnation) if held == (self.state.run, self.state.timeline) else None
+        )
+        counts = member is not None and member.role == "ps" and member.present
+        if member is None or not counts or peer.covers(member.name):
+            return
+        raise PermissionRefused(
+            f"{peer} brings the shard of server {member.name!r} (incarnation {incarnation}), whose name its "
+            "certificate does not cover; start it with that one's certificate, or with an empty --data-dir"
+        )
 
     def check_present(self, incarnation: int) -> None:
         """Raises: StaleIncarnation where nobody in the run goes by it."""

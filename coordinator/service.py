@@ -12,6 +12,7 @@ import grpc
 
 from coordinator import actions as a
 from coordinator import events as e
+from coordinator.admission import address_of, check_words, shown
 from coordinator.engine import Engine
 from coordinator.records import switching_to
 from coordinator.report import status
@@ -19,7 +20,7 @@ from wire.config import amend, toml_value
 from wire.errors import ProtocolMismatch, StaleIncarnation, UsageError
 from wire.ids import PROTOCOL_VERSION
 from wire.messages import layout_from_proto, optimizer_from_proto, placement_to_proto
-from wire.rpc.access import check_name
+from wire.rpc.access import InRun, check_name
 from wire.rpc.identity import peer_of
 from wire.rpc.revocation import Revocations
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
@@ -46,23 +47,28 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
             self.looked = status(self._engine)
 
     async def Join(self, request: coordinator_pb2.JoinRequest, context: Context) -> coordinator_pb2.JoinReply:
+        if request.role not in ("worker", "ps"):
+            raise ProtocolMismatch(f"role {request.role[:20]!a} joins no run; expected worker or ps")
+        check_words(request.role, request.name, request.fingerprint)
         if request.protocol_version != PROTOCOL_VERSION:
             raise ProtocolMismatch(
                 f"{request.role} {request.name} speaks protocol version {request.protocol_version}, this coordinator "
                 f"{PROTOCOL_VERSION}; install the same version of Sparsync on both machines"
             )
-        if request.role not in ("worker", "ps"):
-            raise ProtocolMismatch(f"role {request.role!r} joins no run; expected worker or ps")
-        check_name(peer_of(context), role=request.role, name=request.name)
+        peer = peer_of(context)
+        check_name(peer, role=request.role, name=request.name)
+        address = address_of(request.role, request.address)
+        if request.role == "ps":
+            self._engine.check_held(peer, InRun(request.run, request.timeline), request.incarnation)
         joined = await self._engine.ask(
             lambda key: e.Join(
                 key,
                 request.role,
                 request.name,
-                request.address,
+                address,
                 request.fingerprint,
                 request.pid,
-                request.host,
+                shown(request.host),
                 request.run,
                 request.timeline,
                 request.incarnation,

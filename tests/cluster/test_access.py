@@ -288,6 +288,24 @@ def test_an_incarnation_that_is_not_the_certificates(scene: Scene, watched: Watc
         watched.check(ask(scene, node2, messages, run=scene.run), FORBIDDEN, who="node2")
 
 
+def test_a_server_does_not_go_on_as_another(scene: Scene, watched: Watched, member: Any) -> None:
+    """It brings the shard of ps-0, or so it says; ps-0 itself is there, and its name is waited for."""
+    (server,) = scene.cluster.status()["servers"]
+    join = joining("ps-9", "ps")
+    join.address, join.incarnation = "127.0.0.1:9", server["incarnation"]
+    join.run, join.timeline = scene.run
+    watched.check(ask(scene, member(Role.PS, "ps-9"), {f"{C}/Join": [join]}), FORBIDDEN, who="ps-9")
+    join.name = "ps-0"
+    found = ask(scene, member(Role.PS, "ps-0"), {f"{C}/Join": [join]})
+    assert found == {f"{C}/Join": "ALREADY_EXISTS NameTaken"}
+
+
+@pytest.mark.parametrize("name", ["node2." + "x" * (17 << 20), "node2.\x1b[2J"])
+def test_a_name_that_nobody_could_be_told(name: str, scene: Scene, watched: Watched, member: Any) -> None:
+    found = ask(scene, member(Role.WORKER, "node2"), {f"{C}/Join": [joining(name)]})
+    assert found == {f"{C}/Join": "INVALID_ARGUMENT UsageError"}
+
+
 def test_a_server_is_no_standby_under_anothers_incarnation(
     scene: Scene, watched: Watched, member: Any
 ) -> None:
