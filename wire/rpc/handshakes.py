@@ -18,7 +18,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import Any, TextIO
 
 from wire.rpc.audit import Audit
 
@@ -62,12 +63,12 @@ def told_handshakes(audit: Audit) -> Iterator[None]:
 
 
 def _copy(reading: int, own: int, tell: Callable[[str], None]) -> None:
-    """Hand on what comes, and tell its lines."""
+    """Hand on what comes, and tell its lines, to the end: native code would wait for whoever reads no more."""
     rest = b""
+    out = _dropping(own)
     while data := os.read(reading, MOST_BYTES):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(own, view) :]
+        out.write(data)
+        out.flush()
         *lines, rest = (rest + data).split(b"\n")
         rest = rest[-MOST_BYTES:]
         for line in lines:
@@ -78,7 +79,7 @@ def _copy(reading: int, own: int, tell: Callable[[str], None]) -> None:
 def _python_writes_to(descriptor: int) -> Iterator[None]:
     """`sys.stderr`, and whatever logs to it, is this file within."""
     before = sys.stderr
-    with open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False) as stream:
+    with TextIOWrapper(_dropping(descriptor), errors="backslashreplace", line_buffering=True) as stream:
         sys.stderr = stream
         handlers = _redirect(before, stream)
         try:
@@ -87,6 +88,20 @@ def _python_writes_to(descriptor: int) -> Iterator[None]:
             sys.stderr = before
             for handler in handlers:
                 handler.setStream(before)
+
+
+class _Dropping(FileIO):
+    """What cannot be written, on a full disk or to a reader that went, is dropped: nobody fails or waits for it."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or len(data)  # None where it would have to wait
+        except OSError:
+            return len(data)
+
+
+def _dropping(descriptor: int) -> BufferedWriter:
+    return BufferedWriter(_Dropping(descriptor, "w", closefd=False))
 
 
 def _redirect(before: TextIO, stream: TextIO) -> list[logging.StreamHandler[TextIO]]:

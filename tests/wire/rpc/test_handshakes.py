@@ -32,11 +32,13 @@ from wire.rpc.handshakes import told_handshakes
 logging.basicConfig(stream=sys.stderr, format="%(message)s")
 with told_handshakes(Audit(Path(sys.argv[1]))):
     logging.warning("logged within")
-    print("printed within", file=sys.stderr)
+    if len(sys.argv) == 2:
+        print("printed within", file=sys.stderr)
     os.write(2, b"native within\\n" + b"x" * 200_000 + b"\\nHandshake failed with error SSL_ERROR_SSL: no\\n")
     os.write(2, b"no end")
-logging.warning(" logged behind")
-os.write(2, b"native behind\\n")
+if len(sys.argv) == 2:
+    logging.warning(" logged behind")
+    os.write(2, b"native behind\\n")
 """
 
 
@@ -63,6 +65,20 @@ def test_nothing_on_standard_error_is_lost_or_said_twice(tmp_path: Path) -> None
     assert max(map(done.stderr.index, within)) < min(map(done.stderr.index, behind))
     (line,) = [json.loads(told) for told in (tmp_path / AUDIT_FILE).read_text().splitlines()]
     assert (line["method"], line["reason"], line["result"]) == (METHOD, "no", "refused")
+
+
+def test_where_standard_error_takes_nothing_native_code_goes_on(tmp_path: Path) -> None:
+    """More than a pipe holds is written while the disk is full."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(tmp_path / AUDIT_FILE), "full"],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+            stderr=full,
+            timeout=60,
+            check=False,
+        )
+    (line,) = [json.loads(told) for told in (tmp_path / AUDIT_FILE).read_text().splitlines()]
+    assert (line["method"], done.returncode) == (METHOD, 0)
 
 
 @pytest.mark.parametrize(
