@@ -362,13 +362,13 @@ class Server:
             )
 
     def _deny(self, crl: bytes) -> None:
-        """Certificates were revoked. A list that cannot be read here is no reason to end the run."""
+        """Certificates were revoked. A list that cannot be read or kept here is no reason to end the run."""
         if self._revocations is None:
             return
         try:
             self._revocations.take(crl)
-        except SparsyncError as error:
-            log.error("the coordinator's list of revoked certificates is not taken: %s", error)
+        except (SparsyncError, OSError) as error:
+            log.error("the coordinator's list of revoked certificates: %s", error)
 
     def _leave(self) -> None:
         """A signal: end, whatever is waited for."""

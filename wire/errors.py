@@ -76,7 +76,7 @@ class PortTaken(SparsyncError):
 
 
 class NotWritten(SparsyncError):
-    """A checkpoint that could not be written whole: the disk is full, or a server went away meanwhile."""
+    """What was asked for is not on the disk: that is full, or a server went away before a checkpoint was whole."""
 
     exit_code = 73
 

@@ -2,8 +2,9 @@
 
 A list is a CRL in PEM form (`sparsync certs revoke` makes it; any authority can). Of one authority the list with the
 greatest number holds, wherever it came from: handed over in a call, or found in a file that is looked at each second.
-What was taken is kept, so that a role that is started again knows it before it answers anybody. Dates in a list are
-not looked at: the newest one holds until there is a newer one.
+What was taken holds at once, and is kept, so that a role that is started again knows it before it answers anybody;
+a full disk delays the second, never the first. Dates in a list are not looked at: the newest one holds until there is
+a newer one.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from wire.errors import ConfigError, DamagedFile, PermissionRefused, SparsyncError
+from wire.errors import ConfigError, DamagedFile, NotWritten, PermissionRefused, SparsyncError
 from wire.files import replace_durably
 from wire.rpc.identity import Security
-from wire.rpc.pem_files import stamp_of
+from wire.rpc.pem_files import Stamp, stamp_of
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----\s*", re.DOTALL)
 KEPT = "revoked.pem"
 MOST_BYTES = 4 << 20
-"""Of a list: about fifty thousand certificates."""
+"""Of one authority's list: about fifty thousand certificates."""
 log = logging.getLogger(__name__)
 
 
@@ -47,13 +48,13 @@ def read_lists(pem: bytes, ca: bytes) -> list[RevocationList]:
     """The lists in `pem` that one of the authorities in `ca` has signed; what others have signed is nothing to us.
 
     Raises:
-        ConfigError: there is none, it is longer than `MOST_BYTES`, or one has no number.
+        ConfigError: there is none, one is longer than `MOST_BYTES`, or has no number.
         PermissionRefused: none is signed by anybody known.
     """
     from cryptography import x509
 
-    blocks = _BLOCK.findall(pem) if len(pem) <= MOST_BYTES else []
-    if not blocks:
+    blocks = _BLOCK.findall(pem)
+    if not blocks or len(max(blocks, key=len)) > MOST_BYTES:
         raise ConfigError(
             f"no revocation list in PEM form of at most {MOST_BYTES} bytes; expected what "
             "`sparsync certs revoke` leaves in crl.pem"
@@ -108,7 +109,8 @@ class Revocations:
         """Raises: DamagedFile where what was kept cannot be read; what is wrong with `given`."""
         self._ca, self._kept, self._given, self._tell = ca, kept, given, tell
         self._lists: dict[str, RevocationList] = {}
-        self._stamp = stamp_of(given) if given else None
+        self._stamp: Stamp | None = None
+        self._problems: list[str] = []
         if kept.exists():
             try:
                 self._merge(read_lists(kept.read_bytes(), ca.read_bytes()))
@@ -121,9 +123,10 @@ class Revocations:
                     f"{kept}: {error}; put the authority's newest list there instead, or remove the file if nothing "
                     "was ever revoked"
                 ) from error
-        if given is not None:
-            self.take(_read_given(given))
+        self._on_disk = True
+        self._look_at_given()
         tell(self.serials)
+        self.look()
 
     @property
     def pem(self) -> bytes:
@@ -136,26 +139,60 @@ class Revocations:
         return frozenset().union(*(known.serials for known in self._lists.values()))
 
     def take(self, pem: bytes) -> bool:
-        """Takes what is newer than what is known, keeps it and tells it; whether there was anything.
+        """Takes what is newer than what is known and tells it, then keeps it; whether there was anything.
 
-        Raises: ConfigError, PermissionRefused as `read_lists`; then nothing has changed.
+        Raises:
+            ConfigError, PermissionRefused: as `read_lists`; then nothing has changed.
+            NotWritten: it holds, but not beyond a restart; the next `take` or `look` tries again.
         """
-        if not self._merge(read_lists(pem, self._ca.read_bytes())):
+        self._merge(read_lists(pem, self._ca.read_bytes()))
+        if self._on_disk:
             return False
-        replace_durably(self._kept, self.pem)
         log.info("%d certificates are revoked", len(self.serials))
         self._tell(self.serials)
+        self._keep()
         return True
 
     def look(self) -> None:
-        """Takes what stands in the given file, if that has changed; what cannot be taken is logged, once."""
+        """Takes what stands in the given file, if that has changed, and keeps what could not be kept before.
+
+        What cannot be taken or kept is logged, once.
+        """
+        problems = []
+        for attempt in (self._take_given, self._keep):
+            try:
+                attempt()
+            except (SparsyncError, OSError) as error:
+                problems.append(str(error))
+        if problems != self._problems:
+            for problem in problems:
+                log.warning("%s; what was revoked before stays so", problem)
+        self._problems = problems
+
+    def _take_given(self) -> None:
+        if self._look_at_given():
+            log.info("%d certificates are revoked", len(self.serials))
+            self._tell(self.serials)
+
+    def _look_at_given(self) -> bool:
+        """Whether the given file has changed and has what is newer; one that cannot be taken is looked at again."""
         if self._given is None or (stamp := stamp_of(self._given)) == self._stamp:
-            return
+            return False
+        newer = self._merge(_lists_in(self._given, self._ca.read_bytes()))
         self._stamp = stamp
+        return newer
+
+    def _keep(self) -> None:
+        if self._on_disk:
+            return
         try:
-            self.take(_read_given(self._given))
-        except (SparsyncError, OSError) as error:
-            log.warning("%s: %s; what was revoked before stays so", self._given, error)
+            replace_durably(self._kept, self.pem)
+        except OSError as error:
+            raise NotWritten(
+                f"{self._kept} cannot be written ({error.strerror}): what is revoked is refused from now on, but would "
+                "be good again after a restart; make room, then hand the list over again"
+            ) from error
+        self._on_disk = True
 
     def _merge(self, found: Iterable[RevocationList]) -> bool:
         newer = [
@@ -164,6 +201,8 @@ class Revocations:
             if one.issuer not in self._lists or one.number > self._lists[one.issuer].number
         ]
         self._lists |= {one.issuer: one for one in sorted(newer, key=lambda one: one.number)}
+        if newer:
+            self._on_disk = False
         return bool(newer)
 
 
@@ -183,10 +222,13 @@ def is_revoked(known: Revocations | None, serial: str) -> bool:
     return known is not None and serial in known.serials
 
 
-def _read_given(path: Path) -> bytes:
+def _lists_in(path: Path, ca: bytes) -> list[RevocationList]:
+    """As `read_lists`, of a file that is named in what is raised."""
     try:
-        return path.read_bytes()
+        return read_lists(path.read_bytes(), ca)
     except OSError as error:
         raise PermissionRefused(
             f"--tls-crl {path} cannot be read ({error.strerror}); expected the authority's crl.pem"
         ) from error
+    except (ConfigError, PermissionRefused) as error:
+        raise type(error)(f"--tls-crl {path}: {error}") from error

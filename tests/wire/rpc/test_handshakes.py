@@ -32,8 +32,7 @@ from wire.rpc.handshakes import told_handshakes
 logging.basicConfig(stream=sys.stderr, format="%(message)s")
 with told_handshakes(Audit(Path(sys.argv[1]))):
     logging.warning("logged within")
-    if len(sys.argv) == 2:
-        print("printed within", file=sys.stderr)
+    print("printed within", file=sys.stderr)
     os.write(2, b"native within\\n" + b"x" * 200_000 + b"\\nHandshake failed with error SSL_ERROR_SSL: no\\n")
     os.write(2, b"no end")
 if len(sys.argv) == 2:

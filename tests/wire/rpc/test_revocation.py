@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from sparsync.authority import Authority
 from sparsync.certificates import load_signed
-from wire.errors import ConfigError, DamagedFile, PermissionRefused
+from wire.errors import ConfigError, DamagedFile, NotWritten, PermissionRefused
 from wire.rpc.identity import Role
-from wire.rpc.revocation import Revocations, read_lists
+from wire.rpc.revocation import MOST_BYTES, Revocations, read_lists
 
 NOW = datetime.now(UTC)
 
@@ -184,3 +184,88 @@ def test_a_file_is_looked_at_when_it_changes(office: Office, caplog: pytest.LogC
 def test_a_file_that_is_not_there_at_the_start_is_named(office: Office, tmp_path: Path) -> None:
     with pytest.raises(PermissionRefused, match=r"--tls-crl .*nowhere\.pem cannot be read"):
         office.role(tmp_path / "nowhere.pem")
+
+
+@pytest.fixture
+def full_disk(office: Office) -> Callable[[bool], None]:
+    """Nothing can be kept while it is: there is a directory in the place of the file that is written."""
+    partial = office.kept.with_name(office.kept.name + ".partial")
+    return lambda full: partial.mkdir() if full else partial.rmdir()
+
+
+def test_what_cannot_be_kept_holds_already(office: Office, full_disk: Callable[[bool], None]) -> None:
+    serial, pem = office.revoke("node1")
+    role = office.role()
+    office.told.clear()
+    full_disk(True)
+    for _ in range(2):  # a repeat is no success either
+        with pytest.raises(NotWritten, match=r"kept\.pem cannot be written .*: what is revoked is refused"):
+            role.take(pem)
+    assert office.told == [frozenset({serial})] * 2 and not office.kept.exists()
+    full_disk(False)
+    assert role.take(pem)
+    assert office.role().serials == {serial}
+    assert not role.take(pem)
+
+
+def test_what_could_not_be_kept_is_kept_later(
+    office: Office, full_disk: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    serial, pem = office.revoke("node1")
+    role = office.role()
+    full_disk(True)
+    with pytest.raises(NotWritten):
+        role.take(pem)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            role.look()
+    assert len(caplog.records) == 1
+    full_disk(False)
+    role.look()
+    assert office.role().serials == {serial}
+
+
+def test_a_given_file_holds_though_it_cannot_be_kept(
+    office: Office, full_disk: Callable[[bool], None]
+) -> None:
+    first, _ = office.revoke("node1")
+    full_disk(True)
+    role = office.role(office.list)  # as at the start of a role whose disk is full
+    second, _ = office.revoke("node2")
+    role.look()
+    assert office.told == [frozenset({first}), frozenset({first, second})]
+    full_disk(False)
+    role.look()
+    assert office.role().serials == {first, second}
+
+
+def test_a_given_file_that_could_not_be_read_is_looked_at_again(office: Office) -> None:
+    """It is the same file then: only whether it can be read has changed."""
+    role = office.role(office.list)
+    serial, _ = office.revoke("node1")
+    ca = office.ca.read_bytes()
+    office.ca.unlink()
+    role.look()
+    assert role.serials == frozenset()
+    office.ca.write_bytes(ca)
+    role.look()
+    assert role.serials == {serial}
+
+
+def test_each_authoritys_list_may_be_as_long_as_one_may_be(
+    office: Office, make_office: Callable[[str], Office]
+) -> None:
+    def padded(pem: bytes) -> bytes:
+        return pem.rstrip() + b"\n" * (MOST_BYTES * 3 // 5)
+
+    other = make_office("other")
+    office.ca.write_bytes(office.ca.read_bytes() + other.ca.read_bytes())
+    first, ours = office.revoke("node1")
+    second, theirs = other.revoke("node1")
+    role = office.role()
+    for pem in (ours, theirs):
+        role.take(padded(pem))
+    assert len(role.pem) > MOST_BYTES
+    assert role.serials == office.role().serials == {first, second}
+    with pytest.raises(ConfigError, match="no revocation list"):
+        role.take(2 * padded(ours).replace(b"\n-----END", b"\n" * MOST_BYTES + b"-----END"))
