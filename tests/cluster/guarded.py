@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +19,7 @@ import grpc.aio
 from sparsync.control import Control
 from tests.cluster.roles import COORDINATOR, Cluster
 from tests.cluster.roles import Role as Started
+from wire.errors import Unreachable
 from wire.ids import PROTOCOL_VERSION
 from wire.rpc.access import InRun
 from wire.rpc.audit import AUDIT_FILE
@@ -56,7 +58,15 @@ class Guarded(Cluster):
         return super()._start(name, [words[0], *flags(bearer), *words[1:]], environ)
 
     def status(self) -> dict[str, Any]:
-        return asyncio.run(self._status())
+        """Waited for, where the coordinator is just being started."""
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                return asyncio.run(self._status())
+            except Unreachable:
+                if self.over() or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     async def _status(self) -> dict[str, Any]:
         async with Control(self.address, self._member(Role.OPERATOR, "ann")) as control:
