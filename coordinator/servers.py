@@ -74,6 +74,7 @@ class Servers:
         shard = None if member is None else state.shard_of(member.incarnation)
         if member is not None and not self.presence.broken(member.incarnation):
             raise _taken(member)
+        self._check_address(event)
         if shard is not None and self.standbys.may_take_over(shard):
             self.standbys.promote(shard, "its server was started again")
         elif member is not None:
@@ -88,6 +89,19 @@ class Servers:
         if heir_of is not None:
             self._inherit(heir_of, incarnation, event.address)
         self._desk.actions.append(a.Dial(incarnation))
+
+    def _check_address(self, event: e.Join) -> None:
+        """Whoever comes to an address ends the line to who is there: nobody may, while that one is reached.
+
+        Raises: NameTaken, which is asked again: one that is gone is known to be within seconds.
+        """
+        for member in self._desk.state.present("ps"):
+            here = member.address == event.address and not self.presence.broken(member.incarnation)
+            if here and member.name != event.name:
+                raise NameTaken(
+                    f"server {member.name!r} is at {event.address} already (pid {member.pid} on {member.host}); give "
+                    "this one another --listen or --advertise, or wait until the other is given up"
+                )
 
     def _holder(self, event: e.Join) -> Member | None:
         """The member whose shard this process has on its disk, while the run still counts on it."""

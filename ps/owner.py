@@ -170,9 +170,12 @@ class Owner:
             )
         self._holdings, self.serves = holdings, True
 
-    async def begin(self) -> None:
-        """The initial planes are in: make them safe, keep x̂ as the first base and open the shard to followers."""
-        await self.read(self._begin)
+    async def begin(self, load: Callable[[], None] = lambda: None) -> None:
+        """The initial planes are in, or `load` fills them: make them safe, keep x̂ as the first base, open the shard.
+
+        Between two records, so that what is safe and what is served are one; later planes replace them until the first.
+        """
+        await self.read(lambda: self._begin(load))
         await self._open()
 
     def check_fresh(self) -> None:
@@ -180,8 +183,9 @@ class Owner:
         if self.archive.position:
             raise ProtocolMismatch("the run has begun, its initial planes are fixed")
 
-    def _begin(self) -> None:
+    def _begin(self, load: Callable[[], None]) -> None:
         self.check_fresh()
+        load()
         self.holdings.begin()
         self.archive.begin(self.holdings.image())
 

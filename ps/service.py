@@ -22,6 +22,7 @@ from ps.publish import Delta
 from ps.records import Deposit
 from ps.replication import Copy, Image
 from ps.tally import Tally
+from ps.uploads import Uploads
 from wire.codec.base import Buffer, DamagedFrame, frame_bytes
 from wire.codec.dense import pack
 from wire.errors import PermissionRefused, ProtocolMismatch, StaleIncarnation, Unreachable
@@ -47,6 +48,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
     def __init__(self, owner: Owner, control: Control) -> None:
         self._owner = owner
         self._control = control
+        self._uploads = Uploads()
         self.tally = Tally()
 
     # --- coordinator ---------------------------------------------------------------------
@@ -146,14 +148,17 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self._check_shard(header.shard)
         self._owner.check_fresh()
         reader = PlaneReader(lambda name: 4 * shard.blocks.elements if name == "x" else None)
+        x: bytes | None = None
         async for message in chunks:
             complete = reader.feed(message.plane)
             if complete is not None:
-                data = complete[1]
-                await self._owner.read(lambda data=data: shard.load("x", data))  # type: ignore[misc]
-                await self._owner.read(lambda data=data: shard.load("published", data))  # type: ignore[misc]
+                x = complete[1]
         reader.finish()
-        await self._owner.begin()
+        if x is None:
+            raise ProtocolMismatch("the upload ended without plane 'x'; send it again")
+        # another one may have been asked meanwhile
+        await self._control.callers.check_uploader(peer_of(context), header.incarnation)
+        await self._owner.begin(self._uploads.loading(shard, header.incarnation, x))
         return shard_pb2.UploadReply()
 
     async def Push(

@@ -82,6 +82,26 @@ def test_another_process_at_the_address_of_a_server_is_not_that_server() -> None
     assert run.error == "" and "started anew" in run.core.servers.waits_for(run.now)
 
 
+def test_nobody_comes_to_the_address_of_a_server_that_is_there() -> None:
+    """Its line would end. Where that one is gone, another may have its place: as the machine's other instance."""
+    run = working(replicas=1)
+    for name, held in (("s0", 0), ("ps0", 1)):
+        assert isinstance(run.answer(run.server(name, "h:1", held=held)), NameTaken)
+    assert run.spare("s0") == 5
+    run.hear(e.LineBroken(2, "refused"))
+    taking = run.server("s1", "h:1")
+    assert run.answer(taking) == a.Joined(6) and a.Dial(6) in taking
+
+
+def test_a_server_may_come_back_to_its_own_address() -> None:
+    run = working()
+    run.lose(2)
+    assert run.answer(run.server("ps1", "h:1", held=2)) == a.Joined(2)
+    run.attach(1)
+    run.hear(e.LineBroken(2, "reset"))
+    assert run.answer(run.server("ps1", "h:1", held=2)) == a.Joined(2)
+
+
 def test_the_run_waits_for_a_server_and_says_so() -> None:
     run = working()
     actions = run.lose(2)

@@ -218,11 +218,25 @@ class Line:
 # --- what its clients do ------------------------------------------------------------------------
 
 
-async def upload(stub: shard_pb2_grpc.ShardStub) -> None:
+async def upload(
+    stub: shard_pb2_grpc.ShardStub,
+    x: bytes | None = X,
+    *,
+    incarnation: int = 1,
+    goes_on: Sequence[Awaitable[object]] = (),
+) -> None:
+    """The initial parameters; None: a header alone. goes_on: waited for before the last message."""
+
     async def chunks() -> AsyncIterator[shard_pb2.UploadChunk]:
-        yield shard_pb2.UploadChunk(header=shard_pb2.UploadHeader(timeline=1))
-        for chunk in plane_chunks("x", X):
-            yield shard_pb2.UploadChunk(plane=chunk)
+        header = shard_pb2.UploadHeader(timeline=1, incarnation=incarnation)
+        yield shard_pb2.UploadChunk(header=header)
+        messages = [shard_pb2.UploadChunk(plane=chunk) for chunk in plane_chunks("x", x)] if x else []
+        for message in messages[:-1]:
+            yield message
+        for event in goes_on:
+            await event
+        for message in messages[-1:]:
+            yield message
 
     await stub.Upload(chunks())
 

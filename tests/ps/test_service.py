@@ -10,10 +10,7 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.ps.models import (
-    LAYOUT,
-    STREAMS,
-)
+from tests.ps.models import LAYOUT, STREAMS, plane
 from tests.ps.serving import (
     ARRIVAL,
     BLOCKS,
@@ -35,6 +32,8 @@ from wire.codec.dense import pack, unpack
 from wire.layout import BLOCK
 from wire.rpc.planes import plane_chunks
 from wire.v1 import shard_pb2, shard_pb2_grpc
+
+LIVE = shard_pb2.SnapshotRequest(timeline=1, plane="published", live=True)
 
 
 def test_an_elastic_segment_as_a_coordinator_hears_it(tmp_path: Path) -> None:
@@ -256,6 +255,47 @@ def test_initial_planes_are_fixed_once_the_run_has_begun(tmp_path: Path) -> None
         with pytest.raises(grpc.aio.AioRpcError, match="initial planes are fixed"):
             await server.stub.Restore(restoring(shard_pb2.RestoreHeader(term=TERM, scalars={"step": 7})))
         assert state_of(server.owner) == before
+
+    play_server(scene, tmp_path)
+
+
+def test_a_later_upload_of_one_worker_changes_nothing(tmp_path: Path) -> None:
+    """What was made safe when the first one ended is what is served, before any record too."""
+    other = pack(plane(2), BLOCKS)
+
+    async def scene(server: Serving) -> None:
+        line, whole = Line(server.stub), asyncio.Event()
+        await line.attach()
+        await line.configure(ARRIVAL)
+        late = asyncio.create_task(upload(server.stub, other, goes_on=[whole.wait()]))
+        await upload(server.stub)
+        before = state_of(server.owner)
+        await upload(server.stub)  # the answer was lost
+        for data in (other, None):
+            with pytest.raises(grpc.aio.AioRpcError, match=r"uploads other|without plane"):
+                await upload(server.stub, data)
+        whole.set()
+        with pytest.raises(grpc.aio.AioRpcError, match="uploads other initial parameters than it did"):
+            await late
+        assert state_of(server.owner) == before
+        assert await received(server.stub.Snapshot(LIVE)) == (["published/0/0"], X)
+
+    play_server(scene, tmp_path)
+
+
+def test_who_is_asked_next_uploads_anew(tmp_path: Path) -> None:
+    """The one before is gone, and some shards have all of its parameters."""
+    other = pack(plane(2), BLOCKS)
+
+    async def scene(server: Serving) -> None:
+        line = Line(server.stub)
+        await line.attach()
+        await line.configure(ARRIVAL)
+        await upload(server.stub)
+        await upload(server.stub, other, incarnation=2)
+        assert await received(server.stub.Snapshot(LIVE)) == (["published/0/0"], other)
+        base = shard_pb2.SnapshotRequest(timeline=1, plane="published", step=0)
+        assert await received(server.stub.Snapshot(base)) == (["published/0/0"], other)
 
     play_server(scene, tmp_path)
 
