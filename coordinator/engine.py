@@ -42,6 +42,7 @@ from coordinator.shards import ShardLine
 from coordinator.stall import Stall
 from coordinator.state import State
 from coordinator.tensorboard import Board
+from coordinator.worker_messages import event_of, message_of
 from wire import trace
 from wire.clock import Clock, Deadline
 from wire.config import Config
@@ -282,55 +283,19 @@ class Engine:
         """A worker's report."""
         account = self.accounts.of(incarnation)
         match report.WhichOneof("report"):
-            case "uploaded":
-                self.hear(e.Uploaded(incarnation))
             case "ready":
                 account.activity = "ready"
-                r = report.ready
-                self.hear(
-                    e.Ready(
-                        incarnation,
-                        r.samples,
-                        r.data_digest,
-                        r.batch_size,
-                        r.accumulate,
-                        r.evaluates,
-                        r.evaluate_every,
-                        r.keeps,
-                    )
-                )
+            case "announce":
+                account.activity = report.announce.activity
             case "progress":
                 self.accounts.report(incarnation, report.progress, self.clock.now())
-                p = report.progress
-                self.hear(e.Progressed(incarnation, p.unit_s, p.residual_norm, p.dropped_norm))
-            case "holding":
-                h = report.holding
-                leases = tuple((held.lease, held.next) for held in h.leases)
-                self.hear(e.Holding(incarnation, h.plan, leases))
-            case "flushed":
-                flushed = report.flushed
-                self.hear(e.Flushed(incarnation, flushed.segment, flushed.residual_norm))
-            case "handed_over":
-                self.hear(e.HandedOver(incarnation, report.handed_over.step))
-            case "deposited":
-                d = report.deposited
-                self.hear(e.StreamDeposited(incarnation, d.stream, d.step, d.released, d.attempt))
-            case "evaluated":
-                v = report.evaluated
-                self.hear(e.LossEvaluated(incarnation, v.step, v.model, v.loss, v.seconds))
             case "scalars":
                 values = dict(report.scalars.values)
                 self._events.write("scalars", {"step": report.scalars.step, **values})
                 drawn = {f"user/{name}": value for name, value in values.items()}
                 self.board.write(report.scalars.step, drawn, self.clock.now())
-            case "failed":
-                f = report.failed
-                self.hear(e.WorkerFailed(incarnation, f.error, f.message, f.ends_run))
-            case "leaving":
-                self.hear(e.WorkerLeaving(incarnation, report.leaving.reason))
-            case "announce":
-                account.activity = report.announce.activity
-                self.hear(e.Announced(incarnation, report.announce.activity))
+        if (event := event_of(incarnation, report)) is not None:
+            self.hear(event)
 
     def attach(self, incarnation: int) -> Orders:
         """A worker's line is open; orders go into the queue from now on. An older line of it ends.
@@ -441,7 +406,7 @@ class Engine:
         orders = self._orders.get(action.incarnation)
         if orders is not None:
             orders.put_nowait(
-                _order(
+                message_of(
                     action.order,
                     self.rounds,
                     first_step=self.state.segment.step,
@@ -579,57 +544,3 @@ class Engine:
         self._journal.close()
         self._events.close()
         self.board.close()
-
-
-def _order(
-    order: a.Plan | a.End | a.Redirect, rounds: Rounds, *, first_step: int, handed: int | None
-) -> coordinator_pb2.WorkerOrder:
-    """`first_step`: the one that a stream without a deposit starts from; `handed`: as `State.handed_here`."""
-    if isinstance(order, a.End):
-        return coordinator_pb2.WorkerOrder(end=coordinator_pb2.End(reason=order.reason, error=order.error))
-    if isinstance(order, a.Redirect):
-        redirect = coordinator_pb2.Redirect(
-            shard=order.shard, address=order.address, incarnation=order.incarnation, term=order.term
-        )
-        return coordinator_pb2.WorkerOrder(redirect=redirect)
-    return coordinator_pb2.WorkerOrder(
-        plan=coordinator_pb2.Plan(
-            number=order.number,
-            assignments=[_assignment(s, first_step) for s in order.assignments],
-            total_steps=rounds.first_step(order.total_steps),
-            segment=order.segment,
-            begins=order.begins,
-            elastic=order.elastic,
-            leases=[_lease(lease) for lease in order.leases],
-            ahead=order.ahead,
-            first=order.first,
-            leave=order.leave,
-            lag=order.lag,
-            drained=order.drained,
-            hand_over=order.hand_over,
-            handed=handed,
-        )
-    )
-
-
-def _assignment(s: a.Assignment, first_step: int) -> coordinator_pb2.Assignment:
-    return coordinator_pb2.Assignment(
-        stream=s.stream,
-        attempt=s.attempt,
-        step=s.step,
-        deposit_step=first_step if s.deposit is None else s.deposit,
-        has_deposit=s.deposit is not None,
-        send_to=s.send_to,
-        release=s.release,
-    )
-
-
-def _lease(order: a.LeaseOrder) -> coordinator_pb2.Lease:
-    partial = [coordinator_pb2.PartialUnit(number=n, send_to=shards) for n, shards in order.partial]
-    return coordinator_pb2.Lease(
-        number=order.lease,
-        start=order.span.start,
-        stop=order.span.stop,
-        stride=order.span.stride,
-        partial=partial,
-    )
