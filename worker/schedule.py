@@ -7,6 +7,8 @@ kept: a unit has the rates of *its own* step, whoever computes it and whenever.
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,14 +16,14 @@ import torch
 
 from wire.errors import UsageError
 
-DRIVEN = ("lr", "momentum", "betas")
-"""The options of a parameter group that torch's schedulers change."""
-Options = tuple[tuple[Any, ...], ...]
-"""Of each group those of `DRIVEN`; None where it has no such option."""
+OTHERS = ("momentum", "betas")
+"""The options of a parameter group that torch's schedulers may change beside its learning rate."""
 
 
 class Schedule:
     """What `scheduler` makes of the options of `inner`'s groups, by step; without one they are the loop's own affair.
+
+    All steps are kept, a number a group: a run may take millions.
 
     Args:
         scheduler: as it was made, at step 0.
@@ -29,35 +31,47 @@ class Schedule:
 
     def __init__(self, inner: torch.optim.Optimizer, scheduler: Any) -> None:
         self._inner, self._scheduler = inner, scheduler
-        self._of_step: list[Options] = [_options(inner)]
+        self._rates = array("d")
+        self._others: list[tuple[int, list[dict[str, Any]]]] = []
+        self._keep()
         self._shown = 0
+
+    @property
+    def _newest(self) -> int:
+        return len(self._rates) // len(self._inner.param_groups) - 1
+
+    def _keep(self) -> None:
+        """The options of the step behind the newest one, as they stand."""
+        groups = self._inner.param_groups
+        self._rates.extend(float(group["lr"]) for group in groups)
+        others = [{name: _plain(group[name]) for name in OTHERS if name in group} for group in groups]
+        if not self._others or self._others[-1][1] != others:
+            self._others.append((self._newest, others))
 
     def stand_at(self, step: int) -> None:
         """Give `inner` the options of `step`; a new process is brought from 0 to there."""
         if self._scheduler is None:
             return
-        newest = len(self._of_step) - 1
+        newest = self._newest
         self._show(min(step, newest))
         for _ in range(step - newest):
             self._scheduler.step()
-            options = _options(self._inner)
-            self._of_step.append(self._of_step[-1] if options == self._of_step[-1] else options)
+            self._keep()
         self._shown = step
 
     def _show(self, step: int) -> None:
         """Options that stand there already are not touched: what a loop adds to the newest stays, as in plain torch."""
         if step == self._shown:
             return
-        for group, values in zip(self._inner.param_groups, self._of_step[step], strict=True):
-            for name, value in zip(DRIVEN, values, strict=True):
-                if isinstance(group.get(name), torch.Tensor):
+        groups = self._inner.param_groups
+        rates = self._rates[step * len(groups) : (step + 1) * len(groups)]
+        _, others = self._others[bisect_right(self._others, step, key=lambda kept: kept[0]) - 1]
+        for group, rate, more in zip(groups, rates, others, strict=True):
+            for name, value in {"lr": rate, **more}.items():
+                if isinstance(group[name], torch.Tensor):
                     group[name].fill_(value)
-                elif name in group:
+                else:
                     group[name] = value
-
-
-def _options(inner: torch.optim.Optimizer) -> Options:
-    return tuple(tuple(_plain(group.get(name)) for name in DRIVEN) for group in inner.param_groups)
 
 
 def _plain(value: Any) -> Any:
