@@ -24,8 +24,8 @@ from wire.config import Config
 from wire.errors import ConfigError, DamagedFile, NoInput, UsageError
 from wire.rounds import Rounds
 
-OF_THE_PROCESS = frozenset({"telemetry"})
-"""Sections that say how this process is watched: whoever continues a run may have other ones."""
+OF_THE_PROCESS = frozenset({"security", "telemetry"})
+"""Sections that say how this process is watched and whom it trusts: whoever continues a run may have other ones."""
 
 
 @dataclass(frozen=True)

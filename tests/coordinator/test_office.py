@@ -15,13 +15,18 @@ def configured(*settings: str) -> Config:
     return load(None, settings, {}).config
 
 
-def test_a_run_may_be_continued_with_another_log_and_other_metrics(tmp_path: Path) -> None:
+def test_a_run_may_be_continued_with_another_log_other_metrics_and_other_certificates(tmp_path: Path) -> None:
     first = take_office(configured("run.steps=5"), tmp_path, None)
     first.journal.close()
-    other = configured("run.steps=5", "telemetry.log_format=json", "telemetry.metrics=127.0.0.1:0")
+    other = configured(
+        "run.steps=5",
+        "telemetry.log_format=json",
+        "telemetry.metrics=127.0.0.1:0",
+        "security.insecure=true",
+    )
     second = take_office(other, tmp_path, None)
     assert (first.again, second.again) == (False, True)
-    assert second.config.telemetry == other.telemetry
+    assert (second.config.telemetry, second.config.security) == (other.telemetry, other.security)
     second.journal.close()
 
 
