@@ -32,15 +32,18 @@ from coordinator.records import (
     Admitted,
     Closed,
     Counted,
+    Departed,
     Dismissed,
     Evaluated,
+    Promoted,
     Record,
+    Stood,
     Uploading,
 )
 from coordinator.retention import Retention
 from coordinator.shards import ShardLine
 from coordinator.stall import Stall
-from coordinator.state import State
+from coordinator.state import NOBODY, State
 from coordinator.tensorboard import Board
 from coordinator.worker_messages import event_of, message_of
 from wire import trace
@@ -59,6 +62,9 @@ TICK_S = 0.1
 LATE_S = 1.0
 FINISH_S = 5.0
 """A server may take so long to hear of the end."""
+
+ROLES = Uploading | Stood | Promoted | Departed
+"""Records by which somebody is to do what others may not, or is to do it no more."""
 
 Orders = asyncio.Queue[coordinator_pb2.WorkerOrder | None]
 
@@ -103,6 +109,7 @@ class Engine:
         self._answers: dict[str, asyncio.Future[object]] = {}
         self._keys = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._evaluator = NOBODY
         self._open_since = 0.0
         """When the open step became that, where spans are told."""
         self.tick_lag_s = Distribution()
@@ -366,9 +373,9 @@ class Engine:
             self.board.write(record.step, {f"loss/{record.model}": record.loss}, now)
 
     def _introduce(self, record: Record) -> None:
-        """Tell the servers who is who before anybody hears that he joined, or is asked to upload."""
+        """Tell the servers who is who before anybody hears that he joined, or is asked to upload or to stand by."""
         members = [self.state.members[record.incarnation]] if isinstance(record, Admitted) else []
-        if members or isinstance(record, Uploading):
+        if members or isinstance(record, ROLES):
             for line in self.servers.values():
                 line.introduce(members)
 
@@ -403,6 +410,8 @@ class Engine:
             future.set_result(action.value)
 
     def _tell(self, action: a.Tell) -> None:
+        if isinstance(action.order, a.Plan) and action.order.first:
+            self._ask_to_evaluate(action.incarnation)
         orders = self._orders.get(action.incarnation)
         if orders is not None:
             orders.put_nowait(
@@ -413,6 +422,13 @@ class Engine:
                     handed=self.state.handed_here,
                 )
             )
+
+    def _ask_to_evaluate(self, incarnation: int) -> None:
+        """A worker hears that it evaluates: the servers may give it x at the end."""
+        if incarnation != self._evaluator:
+            self._evaluator = incarnation
+            for line in self.servers.values():
+                line.introduce(())
 
     @property
     def lines(self) -> list[ShardLine]:
@@ -446,6 +462,7 @@ class Engine:
             hear=self.hear,
             seq=lambda: self._journal.seq,
             revoked=lambda: self.revoked(),
+            evaluator=lambda: self._evaluator,
             clock=self.clock,
         )
 

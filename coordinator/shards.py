@@ -16,7 +16,7 @@ import grpc
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.desk import begin_of
-from coordinator.state import Member, State
+from coordinator.state import NOBODY, Member, State
 from wire.clock import Clock, Deadline
 from wire.errors import SparsyncError, StaleIncarnation
 from wire.ids import Term
@@ -56,6 +56,7 @@ class ShardLine:
         hear: takes the core's events.
         seq: the journal's position now; every command carries it beside the term.
         revoked: the lists of revoked certificates that are known now.
+        evaluator: the worker that was told last that it evaluates, or nobody.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ShardLine:
         hear: Callable[[e.Event], None],
         seq: Callable[[], int],
         revoked: Callable[[], bytes],
+        evaluator: Callable[[], int] = lambda: NOBODY,
         clock: Clock,
     ) -> None:
         self.incarnation = incarnation
@@ -75,6 +77,7 @@ class ShardLine:
         self._hear = hear
         self._seq = seq
         self._revoked = revoked
+        self._evaluator = evaluator
         self._clock = clock
         self._channels = [
             open_channel(self.address, security, role=Role.PS, pool=pool) for pool in ("control", "state")
@@ -115,8 +118,19 @@ class ShardLine:
         self._commands.put_nowait(self._encode(command))
 
     def introduce(self, members: Iterable[Member]) -> None:
-        """Tell the server who joined, or that a worker was asked to upload; a new line begins with all of that."""
-        self._commands.put_nowait(self._command(meet=_meet(self._state, members)))
+        """Tell the server who joined, and who was asked to do what; a new line begins with all of that."""
+        self._commands.put_nowait(self._command(meet=self._meet(members)))
+
+    def _meet(self, members: Iterable[Member]) -> shard_pb2.Meet:
+        state, shard = self._state, self._serves
+        told = [shard_pb2.Member(incarnation=m.incarnation, role=m.role, name=m.name) for m in members]
+        standby = None if shard is None else state.standbys.get(shard)
+        return shard_pb2.Meet(
+            members=told,
+            uploader=state.uploader,
+            evaluator=self._evaluator(),
+            standby=NOBODY if standby is None else standby.incarnation,
+        )
 
     def deny(self) -> None:
         """Hand on which certificates are revoked; a new line begins with that too."""
@@ -237,7 +251,7 @@ class ShardLine:
             low=state.low,
             shard_term=NONE if shard is None else state.placement[shard].term,
             standby=self._recorded,
-            members=_meet(state, state.members.values()),
+            members=self._meet(state.members.values()),
         )
         self._commands.put_nowait(self._command(attach=attach))
         self.deny()
@@ -317,11 +331,6 @@ class ShardLine:
     async def close(self) -> None:
         for channel in self._channels:
             await channel.close(None)
-
-
-def _meet(state: State, members: Iterable[Member]) -> shard_pb2.Meet:
-    told = [shard_pb2.Member(incarnation=m.incarnation, role=m.role, name=m.name) for m in members]
-    return shard_pb2.Meet(members=told, uploader=state.uploader)
 
 
 def _segment(command: a.BeginSegment) -> shard_pb2.Segment:

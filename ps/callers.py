@@ -31,7 +31,9 @@ class Callers:
     def meet(self, message: shard_pb2.Meet) -> None:
         """The coordinator tells of members."""
         members = (Member(m.incarnation, m.role, m.name) for m in message.members)
-        self._members.meet(members, uploader=message.uploader)
+        self._members.meet(
+            members, uploader=message.uploader, evaluator=message.evaluator, standby=message.standby
+        )
         self._told.set()
         self._told = asyncio.Event()
 
@@ -64,6 +66,35 @@ class Callers:
             raise PermissionRefused(
                 f"{peer} (incarnation {incarnation}) uploads initial parameters, but "
                 f"{self._members.uploader or 'nobody'} was asked to"
+            )
+
+    async def check_standby(self, peer: Peer, incarnation: int) -> None:
+        """Whether a server that goes by this incarnation is the standby of the shard here.
+
+        Raises: PermissionRefused; a standby calls again whatever it is refused with.
+        """
+        if peer.role is None:
+            return
+        if not await self._when(lambda: self._members.standby == incarnation or None):
+            raise PermissionRefused(
+                f"{peer} (incarnation {incarnation}) follows this shard, but its standby is "
+                f"{self._members.standby or 'nobody'}"
+            )
+
+    async def check_evaluator(self, peer: Peer, incarnation: int) -> None:
+        """Whether a worker that goes by this incarnation was asked to evaluate x.
+
+        One that was asked may ask here before that is told, for as long as the line to the coordinator is broken.
+
+        Raises: Unreachable, which it takes for a reason to ask again.
+        """
+        if peer.role is not Role.WORKER:
+            return
+        if not await self._when(lambda: incarnation in self._members.evaluators or None):
+            asked = ", ".join(map(str, sorted(self._members.evaluators))) or "nobody"
+            raise Unreachable(
+                f"{peer} (incarnation {incarnation}) asks for x, which is for the worker that evaluates it; "
+                f"{asked} was asked to: call again"
             )
 
     async def _when(self, ask: Callable[[], T | None]) -> T | None:

@@ -25,16 +25,21 @@ class Members:
 
     Attributes:
         uploader: the worker that uploads the initial parameters; 0: none was asked.
+        evaluators: the workers that were ever asked to evaluate x at the end.
+        standby: of the shard that is served here; 0: it has none.
     """
 
     def __init__(self) -> None:
         self._members: dict[int, Member] = {}
         self.uploader = 0
+        self.evaluators: set[int] = set()
+        self.standby = 0
 
-    def meet(self, members: Iterable[Member], *, uploader: int) -> None:
+    def meet(self, members: Iterable[Member], *, uploader: int, evaluator: int = 0, standby: int = 0) -> None:
         """More, or the same again."""
         self._members.update((member.incarnation, member) for member in members)
-        self.uploader = uploader
+        self.uploader, self.standby = uploader, standby
+        self.evaluators |= {evaluator} - {0}
 
     def find(self, incarnation: int) -> Member | None:
         """Who goes by it; None: nobody yet, as far as this server was told.

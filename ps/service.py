@@ -93,6 +93,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             raise ProtocolMismatch(
                 f"standby of shard {hello.shard}, this is shard {self._owner.shard.spec.shard}"
             )
+        await self._control.callers.check_standby(peer_of(context), hello.incarnation)
         replication = self._owner.replication
         call = replication.begin(hello.incarnation)
         acknowledged = asyncio.create_task(self._take_acks(reports, call))
@@ -275,6 +276,8 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         self._control.check_timeline(request.timeline)
         self._check_shard(request.shard)
         await self._owner.followers.reach(0 if request.live else request.step)
+        if request.plane != "published":
+            await self._control.callers.check_evaluator(peer, request.incarnation)
         name, data = await self._owner.reveal(lambda: self._snapshot(request))
         for chunk in plane_chunks(name, data):
             yield chunk

@@ -63,12 +63,16 @@ class Attach(_message.Message):
     def __init__(self, run: _Optional[str] = ..., timeline: _Optional[int] = ..., low: _Optional[int] = ..., shard_term: _Optional[int] = ..., standby: _Optional[int] = ..., members: _Optional[_Union[Meet, _Mapping]] = ...) -> None: ...
 
 class Meet(_message.Message):
-    __slots__ = ("members", "uploader")
+    __slots__ = ("members", "uploader", "evaluator", "standby")
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     UPLOADER_FIELD_NUMBER: _ClassVar[int]
+    EVALUATOR_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
     members: _containers.RepeatedCompositeFieldContainer[Member]
     uploader: int
-    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., uploader: _Optional[int] = ...) -> None: ...
+    evaluator: int
+    standby: int
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., uploader: _Optional[int] = ..., evaluator: _Optional[int] = ..., standby: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("incarnation", "role", "name")
