@@ -16,6 +16,10 @@ from wire.rpc.identity import Peer, Role
 
 RUN_KEY = "sparsync-run"
 """Metadata of a call: the run that it belongs to, as `InRun` writes it."""
+MOST_DIGITS = 18
+"""Of a timeline: 64 bits, and far less than what `int` refuses."""
+SHOWN = 100
+"""Characters of what a caller says, in a refusal."""
 
 
 class Rule(NamedTuple):
@@ -94,7 +98,7 @@ class InRun(NamedTuple):
     def parse(cls, text: str) -> Self | None:
         """What `str` wrote; None for anything else."""
         run, slash, timeline = text.rpartition("/")
-        number = timeline.isascii() and timeline.isdigit()
+        number = timeline.isascii() and timeline.isdigit() and len(timeline) <= MOST_DIGITS
         return cls(unquote(run), int(timeline)) if slash and run and number else None
 
 
@@ -129,7 +133,7 @@ def check_run(peer: Peer, told: str | None, ours: InRun) -> None:
     its = InRun.parse(told)
     if its is None or its.run != ours.run:
         raise WrongRun(
-            f"the call belongs to run {told if its is None else its.run}, this is run {ours.run}; "
+            f"the call belongs to run {_quoted(told if its is None else its.run)}, this is run {ours.run}; "
             "check the address, or join this run anew"
         )
     if its.timeline != ours.timeline:
@@ -147,8 +151,8 @@ def check_name(peer: Peer, *, role: str, name: str) -> None:
         return
     if peer.role not in (role, Role.OPERATOR) or not peer.covers(name):
         raise PermissionRefused(
-            f"{peer} may not go by {role} {name!r}; its certificate covers {peer.name!r} and names that begin with "
-            f"{peer.name + '.'!r}"
+            f"{peer} may not go by {role} {_quoted(name)}; its certificate covers {peer.name!r} and names that begin "
+            f"with {peer.name + '.'!r}"
         )
 
 
@@ -158,3 +162,8 @@ def check_owner(peer: Peer, incarnation: int, *, role: str, name: str) -> None:
         raise PermissionRefused(
             f"{peer} speaks as incarnation {incarnation}, which is {role} {name!r}; everybody speaks for itself alone"
         )
+
+
+def _quoted(said: str) -> str:
+    """What a caller says, in words of ours: some of it, and nothing that could be taken for another line."""
+    return repr(said if len(said) <= SHOWN else said[:SHOWN] + "…")

@@ -24,13 +24,14 @@ from wire.errors import PermissionRefused, SparsyncError, StaleIncarnation, Unid
 from wire.rpc.access import RULES, InRun, Rule, check_role, check_run, told_run
 from wire.rpc.audit import Audit
 from wire.rpc.handlers import Behavior, behavior_of, with_behavior
-from wire.rpc.identity import Peer, peer_of
+from wire.rpc.identity import Peer, Role, peer_of
 
 log = logging.getLogger(__name__)
 REFUSALS = (PermissionRefused, Unidentified, WrongRun, StaleIncarnation)
 """What a handler may find only when it reads a message; written down like what is found here."""
 CUT_S = 1.0
 """So long a reply that is on its way to somebody who is denied may take."""
+OPERATORS = frozenset({Role.OPERATOR})
 MOST_ASKED = 500
 """Letters of a request in the audit log."""
 
@@ -124,7 +125,7 @@ class Gate(_Interceptor):
                 self._failed(call, request, error)
                 raise
             if call.audited:
-                self._audit.write(call.entry("ok", asked=_asked(request)))
+                self._audit.write(call.entry("ok", asked=_asked(request)), operators=call.steers)
             return reply
 
         return guarded
@@ -169,8 +170,10 @@ class Gate(_Interceptor):
             told |= {"error": Unidentified.__name__}
         if isinstance(error, (*REFUSALS, _Unheard)):
             self._audit.refuse(call.entry("refused", **told))
+        elif call.steers:
+            self._audit.write(call.entry("failed", asked=_asked(request), **told), operators=True)
         elif call.audited:
-            self._audit.write(call.entry("failed", asked=_asked(request), **told))
+            self._audit.refuse(call.entry("failed", asked=_asked(request), **told))
 
 
 @dataclass
@@ -185,6 +188,11 @@ class _Call:
     @property
     def audited(self) -> bool:
         return self.rule is not None and self.rule.audited
+
+    @property
+    def steers(self) -> bool:
+        """Whether it is audited and operators' alone."""
+        return self.rule is not None and self.rule.audited and self.rule.roles == OPERATORS
 
     def entry(self, result: str, **more: object) -> dict[str, object]:
         """A line of the audit log."""

@@ -80,7 +80,7 @@ def test_a_run_survives_being_told() -> None:
     assert text.isascii() and InRun.parse(text) == OURS
     assert told_run([("user-agent", "x"), (RUN_KEY, text)]) == text
     assert told_run([(RUN_KEY + "-bin", b"x"), ("user-agent", "x")]) is None
-    for nonsense in ("", "run", "run/", "run/-1", "run/1.5", "run/²"):
+    for nonsense in ("", "run", "run/", "run/-1", "run/1.5", "run/²", "run/" + "9" * 5000):
         assert InRun.parse(nonsense) is None
 
 
@@ -89,11 +89,21 @@ def test_calls_of_the_run_pass_whoever_makes_them() -> None:
         check_run(caller, str(OURS), OURS)
 
 
-@pytest.mark.parametrize("told", [str(InRun("other", 3)), "nonsense", ""])
+@pytest.mark.parametrize("told", [str(InRun("other", 3)), "nonsense", "", "run/" + "9" * 5000])
 def test_calls_of_another_run_are_refused_in_plain_text_too(told: str) -> None:
     for caller in (peer("worker"), Peer.anyone()):
         with pytest.raises(WrongRun, match="this is run läufe/of 2026"):
             check_run(caller, told, OURS)
+
+
+def test_what_a_caller_says_is_quoted_in_a_refusal() -> None:
+    forged = str(InRun("x\n2026-11-22 INFO all is well " + "x" * 5000, 3))
+    with pytest.raises(WrongRun, match=r"to run 'x\\n2026.*x…', this is run") as refused:
+        check_run(peer("worker"), forged, OURS)
+    with pytest.raises(PermissionRefused, match=r"may not go by worker 'y\\ny") as named:
+        check_name(peer("worker"), role="worker", name="y\n" + "y" * 5000)
+    for error in (refused, named):
+        assert str(error.value).isprintable() and len(str(error.value)) < 300
 
 
 def test_another_timeline_is_an_older_part_of_the_same_run() -> None:

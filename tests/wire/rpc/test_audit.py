@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from wire.clock import ManualClock
-from wire.rpc.audit import MOST_REASONS, REPEAT_S, Audit
+from wire.rpc.audit import MOST_CALLERS, MOST_REASON, MOST_REFUSALS, OPERATORS_FILE, REPEAT_S, Audit
 
 
 def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def refusal(reason: str = "no") -> dict[str, object]:
-    who = {"who": "w", "role": "worker", "serial": "1f"}
+def refusal(reason: str = "no", serial: str = "1f") -> dict[str, object]:
+    who = {"who": "w", "role": "worker", "serial": serial}
     return {**who, "method": "/s/M", "result": "refused", "reason": reason}
 
 
@@ -58,12 +58,51 @@ def test_the_same_refusal_is_counted_not_written_again(tmp_path: Path) -> None:
     ]
 
 
-def test_reasons_are_not_remembered_without_end(tmp_path: Path) -> None:
-    audit = Audit(tmp_path / "audit.jsonl", ManualClock())
-    for number in range(3 * MOST_REASONS):
+def test_one_certificate_gets_so_many_lines_whatever_its_reasons(tmp_path: Path) -> None:
+    clock = ManualClock()
+    audit = Audit(tmp_path / "audit.jsonl", clock)
+    for number in range(1000):
         audit.refuse(refusal(str(number)))
-    assert len(audit._told) <= MOST_REASONS
+    audit.refuse(refusal("of another", serial="2f"))
+    clock.advance(REPEAT_S)
+    audit.refuse(refusal("later"))
     audit.close()
+    found = lines(tmp_path / "audit.jsonl")
+    assert [line["reason"] for line in found] == [*map(str, range(MOST_REFUSALS)), "of another", "later"]
+    assert [line["repeated"] for line in found if "repeated" in line] == [1000 - MOST_REFUSALS]
+
+
+def test_callers_are_not_remembered_without_end(tmp_path: Path) -> None:
+    audit = Audit(tmp_path / "audit.jsonl", ManualClock())
+    for number in range(3 * MOST_CALLERS):
+        audit.refuse(refusal(serial=str(number)))
+    assert len(audit._refused) <= MOST_CALLERS
+    audit.close()
+
+
+def test_a_reason_is_one_line_and_not_of_any_length(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    audit = Audit(tmp_path / "audit.jsonl", ManualClock())
+    with caplog.at_level(logging.WARNING):
+        audit.refuse(refusal("no\n2026-11-22T12:00:00Z INFO forged\x1b[2J"))
+        audit.refuse(refusal("x" * 100_000))
+    audit.close()
+    forged, long = lines(tmp_path / "audit.jsonl")
+    assert str(forged["reason"]).isprintable() and len(str(long["reason"])) == MOST_REASON
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_what_operators_did_is_pushed_out_by_nobody_else(tmp_path: Path) -> None:
+    clock = ManualClock()
+    audit = Audit(tmp_path / "audit.jsonl", clock, most_bytes=1000)
+    audit.write({"who": "ann", "method": "Stop"}, operators=True)
+    for number in range(100):
+        audit.write({"who": "eve", "number": number})
+        audit.refuse(refusal(str(number)))
+        clock.advance(REPEAT_S)
+    audit.close()
+    assert "ann" not in (tmp_path / "audit.jsonl").read_text() + (tmp_path / "audit.jsonl.1").read_text()
+    assert [line["who"] for line in lines(tmp_path / OPERATORS_FILE)] == ["ann"]
+    assert os.stat(tmp_path / OPERATORS_FILE).st_mode & 0o777 == 0o600
 
 
 def test_two_files_of_bounded_size_are_all_there_ever_is(tmp_path: Path) -> None:

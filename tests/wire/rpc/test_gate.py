@@ -24,7 +24,7 @@ from tests.credentials import expired, foreign, of_nobody, revoked_list, self_si
 from tests.wire.rpc.test_access import DESIGN, SERVED
 from wire.errors import Busy, PermissionRefused, SparsyncError, StaleIncarnation, Unidentified, WrongRun
 from wire.rpc.access import RUN_KEY, InRun
-from wire.rpc.audit import AUDIT_FILE, Audit
+from wire.rpc.audit import AUDIT_FILE, OPERATORS_FILE, Audit
 from wire.rpc.channel import open_channel
 from wire.rpc.gate import Gate
 from wire.rpc.identity import Role, Security
@@ -386,6 +386,25 @@ def test_what_an_operator_does_is_written_down_with_its_result(member: Any, tmp_
         assert (failed["result"], failed["code"], failed["error"]) == ("failed", "RESOURCE_EXHAUSTED", "Busy")
         assert (bug["result"], bug["error"]) == ("failed", "PermissionError")
         assert len(bug["asked"]) < 600
+        assert (tmp_path / OPERATORS_FILE).read_text() == (tmp_path / AUDIT_FILE).read_text()
+
+    run(main())
+
+
+def test_who_fails_to_join_again_and_again_is_counted(member: Any, tmp_path: Path) -> None:
+    """A worker cannot wash the log away with calls that are written down whatever comes of them."""
+
+    async def main() -> None:
+        async with server(member(Role.COORDINATOR), tmp_path) as (serving, _):
+            channel = open_channel(
+                serving.address, member(Role.WORKER), role=Role.COORDINATOR, pool="control"
+            )
+            for _ in range(5):
+                assert await outcome(channel, "/sparsync.v1.Coordinator/Join") == "reached"
+            await channel.close(None)
+        (line,) = audited(tmp_path)
+        assert (line["result"], line["error"]) == ("failed", "Busy")
+        assert not (tmp_path / OPERATORS_FILE).exists()
 
     run(main())
 
