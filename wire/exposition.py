@@ -36,7 +36,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from wire.clock import wall_anchor
-from wire.errors import PermissionRefused, PortTaken, SparsyncError
+from wire.errors import PermissionRefused, PortTaken, SparsyncError, Unidentified
 from wire.metrics import BUILD, CERTIFICATE_END, METRICS, Distribution, Metric, Samples
 from wire.rpc.address import format_address, parse_address
 from wire.rpc.identity import Peer, Role, Security, peer_in
@@ -242,7 +242,9 @@ def _cumulative(of: Distribution) -> list[tuple[str, float]]:
     return buckets
 
 
-def _refusal(peer: Peer | None, address: str, reason: str) -> Refusal:
+def _refusal(
+    peer: Peer | None, address: str, reason: str, *, error: type[SparsyncError] = PermissionRefused
+) -> Refusal:
     """As the gate writes them (wire/rpc/gate.py)."""
     return {
         "who": peer.name if peer else "",
@@ -251,8 +253,8 @@ def _refusal(peer: Peer | None, address: str, reason: str) -> Refusal:
         "from": address,
         "method": PATH,
         "result": "refused",
-        "code": "PERMISSION_DENIED",
-        "error": PermissionRefused.__name__,
+        "code": error.status,
+        "error": error.__name__,
         "reason": reason,
     }
 
@@ -361,13 +363,12 @@ class _Handler(BaseHTTPRequestHandler):
             return ""
         certificate = self.connection.getpeercert(binary_form=True)
         assert certificate is not None  # the handshake demands one
-        peer: Peer | None = None
         try:
             peer = peer_in(ssl.DER_cert_to_PEM_cert(certificate).encode())
-            reason = self.server.refuse(peer)
-        except PermissionRefused as error:
-            reason = str(error)
-        if reason:
+        except Unidentified as error:
+            self.server.refused(_refusal(None, self.client_address[0], str(error), error=Unidentified))
+            return str(error)
+        if reason := self.server.refuse(peer):
             self.server.refused(_refusal(peer, self.client_address[0], reason))
         return reason
 

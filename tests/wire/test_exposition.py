@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from sparsync.authority import Authority
 from tests.conftest import Member, security
+from tests.credentials import of_nobody
 from wire import metrics as m
 from wire.errors import ConfigError, PermissionRefused, PortTaken
 from wire.exposition import CONNECTIONS, TARGETS, Exposition, OwnProcess, on_loop
@@ -234,6 +235,19 @@ def test_a_certificate_is_demanded_and_has_to_be_of_the_authority(
         with pytest.raises(OSError):
             ask(exposition)
     assert [str(line["reason"]).startswith("the TLS handshake failed") for line in refused] == [True] * 3
+
+
+def test_a_certificate_that_names_nobody_reads_nothing(
+    member: Member, authority: Authority, tmp_path: Path
+) -> None:
+    own, refused = member(Role.PS, "ps-3"), list[Mapping[str, object]]()
+    with serving(own, tmp_path, role="ps", id="ps-3", refused=refused.append) as exposition:
+        context = client(of_nobody(authority, tmp_path / "nobody"), own, of=Role.PS)
+        status, _, text = ask(exposition, context=context)
+    assert (status, "names nobody" in text) == (403, True)
+    assert [(line["who"], line["method"], line["result"]) for line in refused] == [
+        ("", "/metrics", "refused")
+    ]
 
 
 def test_a_revoked_certificate_reads_nothing(member: Member, tmp_path: Path) -> None:
