@@ -112,8 +112,8 @@ class Gate(_Interceptor):
             call = _Call(method, context.peer())
             try:
                 call.peer = peer_of(context)
-                call.rule = await self._admit(call.peer, method, told)
                 with self._visiting(call.peer) as visit:
+                    call.rule = await self._admit(call.peer, method, told)
                     if not pours:
                         reply = await behavior(request, context)
                     else:
@@ -132,8 +132,6 @@ class Gate(_Interceptor):
 
     async def _admit(self, peer: Peer, method: str, told: str | None) -> Rule | None:
         """Raises: what the caller is refused with."""
-        if peer.serial in self._denied:
-            raise _revoked(peer)
         rule = check_role(peer, method, self._rules)
         if rule is not None and rule.of_run and self._run is not None:
             check_run(peer, told, await self._run())
@@ -141,7 +139,9 @@ class Gate(_Interceptor):
 
     @contextmanager
     def _visiting(self, peer: Peer) -> Iterator[_Visit]:
-        """The call runs within. Raises: Unidentified as soon as its certificate is denied."""
+        """The call runs within. Raises: Unidentified as soon as its certificate is denied, or where it was before."""
+        if peer.serial in self._denied:
+            raise _revoked(peer)
         visit = _Visit(asyncio.current_task())
         if not peer.serial:
             yield visit

@@ -329,6 +329,30 @@ def test_who_is_denied_and_does_not_read_gets_nothing_more(member: Any, tmp_path
     run(main())
 
 
+def test_who_is_denied_while_the_gate_makes_up_its_mind_is_not_let_in(member: Any, tmp_path: Path) -> None:
+    """As while a server waits to be told of which run it is."""
+
+    async def main() -> None:
+        asked, known = asyncio.Event(), asyncio.Event()
+
+        async def later() -> InRun:
+            asked.set()
+            await known.wait()
+            return RUN
+
+        async with server(member(Role.PS), tmp_path) as (serving, gate):
+            gate._run = later
+            channel = open_channel(serving.address, member(Role.WORKER), role=Role.PS, pool="data")
+            found = asyncio.create_task(outcome(channel, "/sparsync.v1.Shard/Push"))
+            await asked.wait()
+            gate.deny(frozenset({member(Role.WORKER).own().serial}))
+            known.set()
+            assert await found == "UNAUTHENTICATED Unidentified"
+            await channel.close(None)
+
+    run(main())
+
+
 def test_a_denied_serial_that_is_let_in_again_is_let_in(member: Any, tmp_path: Path) -> None:
     """A list is whole: what a newer one has no more is good again."""
 
