@@ -1,7 +1,7 @@
 """A run's certificate authority as a directory: what it has issued, and what it has revoked.
 
 DIR/ca.pem, DIR/ca.key        its certificate; its key, for its owner alone
-DIR/crl.pem                   its signed list of the revoked, whole from the beginning
+DIR/crl.pem, DIR/lock         its signed list of the revoked, whole from the beginning; held by who adds to it
 DIR/issued/SERIAL.pem         every certificate that it ever signed: there is no index that could differ from them
 DIR/ROLE-NAME/                ca.pem, cert.pem and key.pem, to be copied to where that role runs
 
@@ -11,6 +11,7 @@ read the pair keep what they have until both fit.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from wire.rpc.pem_files import PemFiles, refuse_open_key
 
 CA, CERT, KEY, LIST = "ca.pem", "cert.pem", "key.pem", "crl.pem"
 AUTHORITY_KEY = "ca.key"
+LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -144,17 +146,25 @@ class Authority:
 
         Raises: NoInput where there is none.
         """
-        meant = [i for i in find(self.issued(), which) if i.good(now)]
-        if not meant:
-            raise NoInput(
-                f"{which}: no good certificate of that name or serial number; look at `sparsync certs show`"
+        with self._alone():
+            meant = [i for i in find(self.issued(), which) if i.good(now)]
+            if not meant:
+                raise NoInput(
+                    f"{which}: no good certificate of that name or serial number; look at `sparsync certs show`"
+                )
+            revoked = _revoked(self.directory) | {int(i.peer.serial, 16): now for i in meant}
+            number = _number(read_list(self.directory)) + 1
+            write_public(
+                self.directory / LIST, _pem(revocation_list(self._signed, revoked, number=number, now=now))
             )
-        revoked = _revoked(self.directory) | {int(i.peer.serial, 16): now for i in meant}
-        number = _number(read_list(self.directory)) + 1
-        write_public(
-            self.directory / LIST, _pem(revocation_list(self._signed, revoked, number=number, now=now))
-        )
         return find(self.issued(), *(i.peer.serial for i in meant))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else adds to the list meanwhile: one of two would be lost."""
+        with open(os.open(self.directory / LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
 def issued_in(directory: Path) -> list[Issued]:

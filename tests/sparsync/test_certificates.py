@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from sparsync.authority import Authority, expiring
+from sparsync.authority import Authority, expiring, read_list
 from sparsync.certificates import BACK, DAYS, issue, new_authority
 from wire.errors import ConfigError, UsageError
 from wire.rpc.identity import Peer, Role, Security
@@ -98,6 +100,24 @@ def test_which_end_soon(tmp_path: Path) -> None:
     authority.revoke("revoked", now=NOW)
     soon = expiring(authority.issued(), now=NOW + timedelta(days=1), days=10)
     assert [one.peer.name for one in soon] == ["week"]
+
+
+def test_who_revoke_at_a_time_all_do(tmp_path: Path) -> None:
+    names = [f"node{number}" for number in range(6)]
+    authority = Authority.create(tmp_path, now=NOW)
+    for name in names:
+        authority.issue(Role.WORKER, name, now=NOW)
+    together = threading.Barrier(len(names))
+
+    def revoke(name: str) -> None:
+        mine = Authority(tmp_path)
+        together.wait(20)
+        mine.revoke(name, now=NOW)
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(revoke, names))
+    assert [one.peer.name for one in authority.issued() if one.revoked] == names
+    assert read_list(tmp_path).extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == 7
 
 
 def test_an_authority_and_the_key_of_another_do_not_fit(tmp_path: Path) -> None:
