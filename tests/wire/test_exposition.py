@@ -245,8 +245,8 @@ def test_a_certificate_that_names_nobody_reads_nothing(
         context = client(of_nobody(authority, tmp_path / "nobody"), own, of=Role.PS)
         status, _, text = ask(exposition, context=context)
     assert (status, "names nobody" in text) == (403, True)
-    assert [(line["who"], line["method"], line["result"]) for line in refused] == [
-        ("", "/metrics", "refused")
+    assert [(line["who"], line["method"], line["code"]) for line in refused] == [
+        ("", "/metrics", "UNAUTHENTICATED")
     ]
 
 
