@@ -76,6 +76,11 @@ def wall_anchor() -> Anchor:
     return Anchor((before + time.monotonic()) / 2, utc_s)
 
 
+def utc_now() -> datetime:
+    """The wall clock, for what has dates of its own: certificates."""
+    return datetime.now(UTC)
+
+
 def utc_timestamp() -> str:
     """The wall clock for human eyes, as `2026-11-22T01:30:30.123Z`. Never compared, never subtracted."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

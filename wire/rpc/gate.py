@@ -1,8 +1,9 @@
 """The gate: every call to a server passes here before its handler runs, health and reflection included.
 
 It asks who calls (wire/rpc/identity.py), whether the role may and the run is right (wire/rpc/access.py), writes down
-what is to be (wire/rpc/audit.py), and ends the calls of certificates that are denied while they run. All of this once
-a call or stream: the messages of a stream pass without being looked at.
+what is to be (wire/rpc/audit.py), and ends the calls of certificates that are denied while they run, or end: a
+handshake looks at dates, and a connection outlives it. All of this once a call or stream: the messages of a stream
+pass without being looked at.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -20,6 +22,7 @@ import grpc.aio
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from wire.clock import utc_now
 from wire.errors import PermissionRefused, SparsyncError, StaleIncarnation, Unidentified, WrongRun
 from wire.rpc.access import RULES, InRun, Rule, check_role, check_run, told_run
 from wire.rpc.audit import Audit
@@ -49,11 +52,12 @@ class _Visit:
     """
 
     task: asyncio.Task[Any] | None
-    denied: bool = False
+    ended: Unidentified | None = None
     writing: bool = False
 
-    def deny(self) -> None:
-        self.denied = True
+    def end(self, error: Unidentified) -> None:
+        """Whose call it is may call no more."""
+        self.ended = error
         if self.writing:
             asyncio.get_running_loop().call_later(CUT_S, self._cut)
         else:
@@ -71,6 +75,7 @@ class Gate(_Interceptor):
         audit: where refusals and what operators do is written.
         run: the run that is served, once that is known; absent: calls of any run are let through.
         rules: by full method name.
+        now: the date, which certificates have as well.
     """
 
     def __init__(
@@ -79,19 +84,21 @@ class Gate(_Interceptor):
         audit: Audit | None = None,
         run: Callable[[], Awaitable[InRun]] | None = None,
         rules: Mapping[str, Rule] = RULES,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._audit = audit or Audit(None)
         self._run = run
         self._rules = rules
+        self._now = now
         self._denied: frozenset[str] = frozenset()
-        self._visits: dict[str, set[_Visit]] = {}
+        self._visits: dict[Peer, set[_Visit]] = {}
 
     def deny(self, serials: frozenset[str]) -> None:
         """From now on refuse the certificates of these serial numbers, and end their calls that run."""
         self._denied = serials
-        for serial in serials & self._visits.keys():
-            for visit in list(self._visits[serial]):
-                visit.deny()
+        for peer in [peer for peer in self._visits if peer.serial in serials]:
+            for visit in list(self._visits[peer]):
+                visit.end(_revoked(peer))
 
     async def intercept_service(
         self,
@@ -119,8 +126,8 @@ class Gate(_Interceptor):
                     else:
                         reply = None
                         await _pour(behavior(request, context), context, visit)
-                        if visit.denied:
-                            raise _revoked(call.peer)
+                        if visit.ended:
+                            raise visit.ended
             except (Exception, asyncio.CancelledError) as error:
                 self._failed(call, request, error)
                 raise
@@ -139,30 +146,34 @@ class Gate(_Interceptor):
 
     @contextmanager
     def _visiting(self, peer: Peer) -> Iterator[_Visit]:
-        """The call runs within. Raises: Unidentified as soon as its certificate is denied, or where it was before."""
-        if peer.serial in self._denied:
-            raise _revoked(peer)
+        """The call runs within. Raises: Unidentified as soon as its certificate holds no more."""
         visit = _Visit(asyncio.current_task())
-        if not peer.serial:
+        if peer.ends is None:
             yield visit
             return
-        visits = self._visits.setdefault(peer.serial, set())
+        if peer.serial in self._denied:
+            raise _revoked(peer)
+        left_s = (peer.ends - self._now()).total_seconds()
+        if left_s <= 0:
+            raise _over(peer)
+        timer = asyncio.get_running_loop().call_later(left_s, visit.end, _over(peer))
+        visits = self._visits.setdefault(peer, set())
         visits.add(visit)
         try:
             yield visit
         except asyncio.CancelledError:
-            if not visit.denied:
+            if visit.ended is None:
                 raise
-            error = _revoked(peer)
             if visit.writing:  # a reader who does not read: nothing can be said to him any more
-                raise _Unheard(str(error)) from None
+                raise _Unheard(str(visit.ended)) from None
             assert visit.task is not None
             visit.task.uncancel()
-            raise error from None
+            raise visit.ended from None
         finally:
+            timer.cancel()
             visits.discard(visit)
             if not visits:
-                self._visits.pop(peer.serial, None)
+                self._visits.pop(peer, None)
 
     def _failed(self, call: _Call, request: Any, error: BaseException) -> None:
         told = {"code": _code(error), "error": type(error).__name__, "reason": str(error)}
@@ -209,17 +220,17 @@ class _Call:
 
 
 class _Unheard(asyncio.CancelledError):
-    """A call whose certificate was denied ends without a status."""
+    """A call whose certificate holds no more ends without a status."""
 
 
 async def _pour(replies: AsyncGenerator[Any, None], context: Any, visit: _Visit) -> None:
-    """Write the replies, until the call is denied."""
+    """Write the replies, until the call is ended."""
     async with aclosing(replies):
         async for reply in replies:
             visit.writing = True
             await context.write(reply)
             visit.writing = False
-            if visit.denied:
+            if visit.ended:
                 return
 
 
@@ -233,6 +244,13 @@ def _code(error: BaseException) -> str:
 def _revoked(peer: Peer) -> Unidentified:
     return Unidentified(
         f"the certificate of {peer} (serial {peer.serial}) is revoked; have another one issued"
+    )
+
+
+def _over(peer: Peer) -> Unidentified:
+    return Unidentified(
+        f"the certificate of {peer} (serial {peer.serial}) was good until {peer.ends:%Y-%m-%d %H:%M:%S} UTC; "
+        f"have the next one issued: `sparsync certs renew {peer}`"
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -61,11 +62,13 @@ class Peer:
     Attributes:
         role: None is anyone in plain text, to whom everything is open.
         serial: of the certificate, as lower-case hexadecimal digits.
+        ends: when the certificate does.
     """
 
     role: Role | None
     name: str
     serial: str
+    ends: datetime | None = field(default=None, compare=False)
 
     @classmethod
     def anyone(cls) -> Self:
@@ -116,7 +119,7 @@ def peer_in(certificate: bytes) -> Peer:
             f"certificate {serial} names {' and '.join(ours) or 'nobody'}; expected exactly one URI "
             f"sparsync://{roles}/NAME among its alternative names: issue one with `sparsync certs issue`"
         )
-    return Peer(Role(match["role"]), match["name"], serial)
+    return Peer(Role(match["role"]), match["name"], serial, found.not_valid_after_utc)
 
 
 @dataclass(frozen=True)

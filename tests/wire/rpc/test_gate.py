@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +225,7 @@ class Streams:
     METHODS = ("Control", "Push", "Follow", "Declare")
 
     def __init__(self) -> None:
-        self.running = 0
+        self.running = self.begun = 0
 
     def add(self, server: grpc.aio.Server) -> None:
         shard = {
@@ -240,6 +240,7 @@ class Streams:
 
     async def _waits(self, request: Any, context: Any) -> bytes:
         self.running += 1
+        self.begun += 1
         try:
             await asyncio.Event().wait()
         finally:
@@ -253,6 +254,7 @@ class Streams:
     async def _pours(self, request: Any, context: Any) -> AsyncIterator[bytes]:
         """More than a reader takes who does not read: it hangs while a message is on its way."""
         self.running += 1
+        self.begun += 1
         try:
             while True:
                 yield bytes(1 << 20)
@@ -349,6 +351,42 @@ def test_who_is_denied_while_the_gate_makes_up_its_mind_is_not_let_in(member: An
             known.set()
             assert await found == "UNAUTHENTICATED Unidentified"
             await channel.close(None)
+
+    run(main())
+
+
+@pytest.mark.parametrize("method", Streams.METHODS)
+def test_a_call_ends_with_its_certificate_and_no_other_begins(
+    method: str, authority: Authority, member: Any, tmp_path: Path
+) -> None:
+    """The connection was made while it was good, and lives on."""
+    service = "Coordinator" if method == "Declare" else "Shard"
+    role = Role.COORDINATOR if method == "Control" else Role.WORKER
+
+    async def main() -> None:
+        streams = Streams()
+        ends = member(role).own().ends
+        async with server(member(Role.PS), tmp_path, streams.add) as (serving, gate):
+            gate._now = lambda: ends - timedelta(seconds=0.5)
+            channel = open_channel(serving.address, member(role), role=Role.PS, pool="data")
+            begin = InRunChannel(channel, RUN).stream_stream(f"/sparsync.v1.{service}/{method}")
+            for _ in range(2):
+                with pytest.raises(grpc.aio.AioRpcError) as cut:
+                    call = begin(asking())
+                    while await call.read() is not grpc.aio.EOF:
+                        pass
+                assert cut.value.code() is grpc.StatusCode.UNAUTHENTICATED
+                assert isinstance(to_error(cut.value, peer="it"), Unidentified)
+                assert "was good until" in str(cut.value.details()) and not streams.running
+                gate._now = lambda: ends
+            assert streams.begun == 1
+            await channel.close(None)
+        assert {line["error"] for line in audited(tmp_path)} == {"Unidentified"}
+
+    async def asking() -> AsyncIterator[bytes]:
+        yield b""
+        if method in ("Control", "Push"):
+            await asyncio.Event().wait()
 
     run(main())
 
