@@ -41,6 +41,8 @@ from wire.v1 import coordinator_pb2_grpc
 
 log = logging.getLogger(__name__)
 SERVICE = "sparsync.v1.Coordinator"
+MOST_MESSAGE_BYTES = 8 << 20
+"""Received: the longest are the layout of a model, a hundred bytes a tensor, and an authority's list of the revoked."""
 FAREWELL_S = 10.0
 LOOK_S = 1.0
 GO_AWAY = signal.SIGUSR1
@@ -125,7 +127,14 @@ async def _main(
     gate = Gate(audit=audit, run=engine.run)
     service.revocations = revocations = _open_revocations(engine, gate, out)
     watched = _watch(engine, metrics, audit, revocations)
-    serving = await serve(listen=listen, security=security, add=add, services=[SERVICE], gate=gate)
+    serving = await serve(
+        listen=listen,
+        security=security,
+        add=add,
+        services=[SERVICE],
+        gate=gate,
+        most_message_bytes=MOST_MESSAGE_BYTES,
+    )
     engine.address = advertise or serving.address
     if not office.again:
         (out / "config.toml").write_text(config.to_toml())

@@ -31,7 +31,6 @@ from wire.rpc.status import ErrorInterceptor
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),  # a half-open client sends no reset (P6)
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -84,12 +83,13 @@ async def serve(
     add: Callable[[grpc.aio.Server], None],
     services: Sequence[str],
     gate: Gate | None = None,
+    most_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> Serving:
     """Starts a server on `listen` (port 0: any free one) with the servicers that `add` adds.
 
     `services` are their full names, for health and reflection. `gate` lets calls through; without one what the table
-    of access says is all that is asked. Health says NOT_SERVING until
-    `Serving.serving()`.
+    of access says is all that is asked. `most_message_bytes`: of what is received, which is whole in memory before the
+    gate sees the call. Health says NOT_SERVING until `Serving.serving()`.
 
     Raises:
         ConfigError: `listen` is no address.
@@ -105,7 +105,7 @@ async def serve(
     check_bindable(host, port)
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor(), gate or Gate()],
-        options=list(OPTIONS),
+        options=[*OPTIONS, ("grpc.max_receive_message_length", most_message_bytes)],
         maximum_concurrent_rpcs=MOST_CALLS,
     )
     add(server)

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from coordinator.runtime import MOST_MESSAGE_BYTES
 from wire.errors import Busy, ProtocolMismatch
 from wire.rpc import server as listening
 from wire.rpc.access import Rule
@@ -217,10 +218,31 @@ def test_bytes_of_a_message_and_of_metadata(member: Any) -> None:
     asyncio.run(main())
 
 
+def test_a_server_of_small_messages_takes_no_long_ones() -> None:
+    async def main() -> None:
+        serving = await serve(
+            listen="127.0.0.1:0",
+            security=Security(),
+            add=add_echo,
+            services=[],
+            most_message_bytes=MOST_MESSAGE_BYTES,
+        )
+        try:
+            async with dialled(serving, Security()) as channel:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await echo(channel, bytes(MOST_MESSAGE_BYTES + 1))
+                assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert await echo(channel, bytes(1 << 20)) == bytes(1 << 20)
+        finally:
+            await serving.stop(0)
+
+    asyncio.run(main())
+
+
 def test_limits_are_set() -> None:
     set_there = dict(listening.OPTIONS)
     assert set_there["grpc.max_allowed_incoming_connections"] == 4096
     assert set_there["grpc.server_handshake_timeout_ms"] == 10_000
     assert set_there["grpc.max_concurrent_streams"] == 256
-    assert set_there["grpc.max_receive_message_length"] == 32 << 20
+    assert MAX_MESSAGE_BYTES == 32 << 20
     assert set_there["grpc.so_reuseport"] == 0
