@@ -119,7 +119,7 @@ class WrongRun(SparsyncError):
 
 
 class Unidentified(SparsyncError):
-    """A certificate that says of nobody in the run whose it is, or one that was revoked."""
+    """A certificate that says of nobody in the run whose it is, or one that was revoked or has ended."""
 
     status = "UNAUTHENTICATED"
     exit_code = 87
