@@ -81,7 +81,7 @@ class Holdings:
 
         Returns:
             What `Shard.apply` returns. Of a deposit its verdict: ADMIT, or what refuses it, and changed nothing:
-            FENCED (a newer attempt holds the stream), OVER (of no use any more), FOREIGN.
+            FENCED (a newer attempt holds the stream), OVER (of no use any more), EARLY, FOREIGN.
 
         Raises: what `Shard.apply` raises; Busy for a deposit while the disk is full. Nothing has changed then.
         """
@@ -109,6 +109,8 @@ class Holdings:
             return Verdict.FOREIGN
         if attempt < shard.ledger.fences.get(stream, 0):
             return Verdict.FENCED
+        if not shard.segment.elastic and step > shard.ledger.step + shard.segment.lag + 1:
+            return Verdict.EARLY  # x̂ of that step is not there to compute on
         over = shard.segment.elastic or step < shard.segment.step
         return Verdict.OVER if over else Verdict.ADMIT
 

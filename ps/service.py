@@ -136,6 +136,11 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         if shard != found:
             raise Unreachable(f"shard {shard} is not served here, this is shard {found}")
 
+    def _check_present(self, incarnation: int) -> None:
+        """Raises: StaleIncarnation for a worker that was given up, or has left: its streams are others'."""
+        if self._owner.served().is_retired(incarnation):
+            raise StaleIncarnation(f"incarnation {incarnation} is out of the run; join it anew")
+
     # --- workers -----------------------------------------------------------------------
 
     async def Upload(
@@ -304,7 +309,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         await self._check_caller(context, header.incarnation)
         self._control.check_timeline(header.timeline)
         self._check_shard(header.shard)
-        self._owner.served()
+        self._check_present(header.incarnation)
         _refuse_fenced(header, self._owner.holdings.judge_deposit(header.stream, header.step, header.attempt))
         reader = PlaneReader(self._expected_deposit)
         planes: dict[str, bytes] = {}
@@ -317,6 +322,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             raise ProtocolMismatch(
                 f"the deposit of stream {header.stream} at step {header.step} ended without {missing}: send it again"
             )
+        self._check_present(header.incarnation)
         verdict = await self._owner.apply(Deposit(header.stream, header.step, header.attempt, planes))
         assert isinstance(verdict, Verdict)
         _refuse_fenced(header, verdict)  # its holder may have been fenced while it was on its way
@@ -331,20 +337,24 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         await self._check_caller(context, request.incarnation)
         self._control.check_timeline(request.timeline)
         self._check_shard(request.shard)
-        self._owner.served()
+        self._check_present(request.incarnation)
         for name, path in self._owner.holdings.store.deposit(request.stream, request.step).items():
             for chunk in plane_chunks(name, await self._owner.read(path.read_bytes)):
                 yield chunk
 
 
 def _refuse_fenced(header: shard_pb2.DepositHeader, verdict: Verdict) -> None:
-    """Raises: StaleIncarnation for a deposit of an attempt that is fenced, ProtocolMismatch for one of no stream."""
+    """Raises: StaleIncarnation where the attempt is fenced, ProtocolMismatch where there is no such stream or step."""
     if verdict is Verdict.FENCED:
         raise StaleIncarnation(
             f"stream {header.stream}: a deposit of attempt {header.attempt}, but a newer attempt holds it now"
         )
     if verdict is Verdict.FOREIGN:
         raise ProtocolMismatch(f"a deposit of stream {header.stream}, which this run does not have")
+    if verdict is Verdict.EARLY:
+        raise ProtocolMismatch(
+            f"stream {header.stream}: a deposit of step {header.step}, which is not open yet; steps come one by one"
+        )
 
 
 def _unit_in(header: shard_pb2.PushHeader) -> dict[str, int]:

@@ -181,6 +181,10 @@ class Shard:
             return Verdict.FENCED
         return verdict
 
+    def is_retired(self, incarnation: int) -> bool:
+        """Whether a worker is out of the run: nothing of it counts any more."""
+        return incarnation in self._retired
+
     def judge_flush(self, incarnation: int, segment: int) -> Verdict:
         """What to do with a flush; changes nothing. None is taken once a close has ended the segment."""
         open_segment = None if self._segment_over else self.segment.number

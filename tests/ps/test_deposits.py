@@ -39,7 +39,7 @@ def test_a_deposit_counts_whole_and_from_its_holder_only(tmp_path: Path) -> None
         async def deposit(attempt: int, state: bytes, goes_on: asyncio.Event) -> None:
             async def chunks() -> AsyncIterator[shard_pb2.DepositChunk]:
                 header = shard_pb2.DepositHeader(
-                    timeline=1, stream=2, step=4, attempt=attempt, planes=["extra"]
+                    timeline=1, stream=2, step=1, attempt=attempt, planes=["extra"]
                 )
                 yield shard_pb2.DepositChunk(header=header)
                 for chunk in plane_chunks("extra", state) if state else ():
@@ -49,7 +49,7 @@ def test_a_deposit_counts_whole_and_from_its_holder_only(tmp_path: Path) -> None
             await stub.Deposit(chunks())
 
         async def kept() -> bytes:
-            asked = shard_pb2.WithdrawRequest(timeline=1, stream=2, step=4)
+            asked = shard_pb2.WithdrawRequest(timeline=1, stream=2, step=1)
             return (await received(stub.Withdraw(asked)))[1]
 
         now, later = asyncio.Event(), asyncio.Event()
@@ -130,3 +130,55 @@ def test_what_is_handed_over_in_an_elastic_segment_is_kept_until_the_next_close(
             await received(stub.Withdraw(asked))
 
     play_stub(scene, tmp_path)
+
+
+@pytest.mark.parametrize(("lag", "far"), [(0, 2), (1, 3)])
+def test_a_deposit_of_a_step_that_nobody_can_have_reached_is_refused(
+    lag: int, far: int, tmp_path: Path
+) -> None:
+    """Else a worker could fill the disk, step by step."""
+
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        line = Line(stub)
+        await line.attach()
+        await line.configure(shard_pb2.Segment(lag=lag))
+        await upload(stub)
+        for step in range(far):
+            await deposit_extra(stub, step)
+        for step in (far, 1 << 60):
+            with pytest.raises(grpc.aio.AioRpcError, match=f"a deposit of step {step}, which is not open"):
+                await deposit_extra(stub, step)
+
+    play_stub(scene, tmp_path)
+
+
+def test_who_is_out_of_the_run_deposits_and_fetches_nothing(tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        line = Line(stub)
+        await line.attach()
+        await line.configure(shard_pb2.Segment())
+        await upload(stub)
+        await deposit_extra(stub, 0, incarnation=1)
+        line.send(retire=shard_pb2.Retire(incarnation=1))
+        await line.hear("retired")
+        with pytest.raises(grpc.aio.AioRpcError, match="incarnation 1 is out of the run"):
+            await deposit_extra(stub, 0, incarnation=1)
+        withdrawing = shard_pb2.WithdrawRequest(timeline=1, stream=0, step=0, incarnation=1)
+        with pytest.raises(grpc.aio.AioRpcError, match="incarnation 1 is out of the run"):
+            await received(stub.Withdraw(withdrawing))
+        withdrawing.incarnation = 2
+        assert (await received(stub.Withdraw(withdrawing)))[1] == b"state"
+
+    play_stub(scene, tmp_path)
+
+
+async def deposit_extra(stub: shard_pb2_grpc.ShardStub, step: int, *, incarnation: int = 0) -> None:
+    """Of stream 0, under its first attempt."""
+
+    async def chunks() -> AsyncIterator[shard_pb2.DepositChunk]:
+        header = shard_pb2.DepositHeader(timeline=1, incarnation=incarnation, step=step, planes=["extra"])
+        yield shard_pb2.DepositChunk(header=header)
+        for chunk in plane_chunks("extra", b"state"):
+            yield shard_pb2.DepositChunk(plane=chunk)
+
+    await stub.Deposit(chunks())
