@@ -38,7 +38,9 @@ from wire.rpc.identity import Role
 SERVERS, PROCESSES = 2, 4
 JOIN_LIMIT_S = 120.0
 BACK_S = 15.0
+MEMBERS = 300
 MEMORY_MB = 200.0
+"""For so many."""
 CORES = 1.0
 LATE_S = 0.2
 SHARES = (0.5, 0.9, 0.99, 1.0)
@@ -48,7 +50,7 @@ AFTER_S = 15.0
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--members", type=int, default=300)
+    options.add_argument("--members", type=int, default=MEMBERS)
     options.add_argument("--steady-s", type=float, default=20.0, help="undisturbed, to measure load")
     options.add_argument("--outage-s", type=float, default=5.0, help="0: none")
     options.add_argument("--beats-per-s", type=float, help="of all together; without it one a second each")
@@ -75,7 +77,7 @@ def main() -> None:
         Cluster(Path(directory), settings, tls=chosen.tls) as cluster,
     ):
         if chosen.one_core:
-            os.sched_setaffinity(cluster.pid("coordinator"), {0})
+            pin(cluster.pid("coordinator"), {0})
             os.sched_setaffinity(
                 0, set(range(1, os.cpu_count() or 1))
             )  # what is started from here on inherits it
@@ -91,6 +93,12 @@ def main() -> None:
             result["end"] = cluster.end()
     write(chosen.name, result, page(result))
     print(page(result))
+
+
+def pin(pid: int, cores: set[int]) -> None:
+    """Leave these cores to all threads of a process, and to those that they start."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(thread), cores)
 
 
 # --- the workers -------------------------------------------------------------------------
@@ -279,12 +287,13 @@ def come_back(cluster: Cluster, members: int) -> float | None:
 
 
 def page(result: dict[str, Any]) -> str:
+    memory = [MEMORY_MB, verdict(result["peak_mb"], MEMORY_MB)] if result["members"] <= MEMBERS else ["", ""]
     rows: list[list[object]] = [
         ["from the first worker's joining to the last one's, s", result["join_all_s"], "", ""],
         ["heartbeats a second", result["beats_per_s"], "", ""],
         ["coordinator, cores", result["cores"], CORES, verdict(result["cores"], CORES)],
         ["coordinator, cores while all join", result["cores_while_joining"], "", ""],
-        ["coordinator, peak memory, MB", result["peak_mb"], MEMORY_MB, verdict(result["peak_mb"], MEMORY_MB)],
+        ["coordinator, peak memory, MB", result["peak_mb"], *memory],
         ["heartbeats late, s (p99)", result["late_s"][0.99], LATE_S, verdict(result["late_s"][0.99], LATE_S)],
         ["died", len(result["died"]), 0, verdict(len(result["died"]), 0)],
         ["connections that broke", result["broken"], "", ""],
