@@ -19,7 +19,7 @@ import errno
 import hashlib
 import logging
 import shutil
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -237,15 +237,17 @@ class CheckpointTaker:
 
 
 async def take_checkpoint(
-    directory: Path, state: State, lines: Sequence[ShardLine], *, config: Config, step: int
+    directory: Path, state: State, lines: Callable[[], Sequence[ShardLine]], *, config: Config, step: int
 ) -> tuple[Path, dict[str, str]]:
     """As `CheckpointTaker.take`, begun again while a server is away: it may come back, and the run waits for it anyway.
+
+    lines: to the primaries, by shard, as they are when it is asked: who comes back has another.
 
     Raises: OSError, SparsyncError.
     """
     while True:
         try:
-            return await CheckpointTaker(directory, state, lines, config, step).take()
+            return await CheckpointTaker(directory, state, lines(), config, step).take()
         except SparsyncError as error:
             if not error.retry or state.ended is not None:
                 raise

@@ -512,7 +512,7 @@ class Engine:
             path, digests = await take_checkpoint(
                 self.out / "checkpoints",
                 self.state,
-                self.lines,
+                lambda: self.lines,
                 config=self.config,
                 step=self.rounds.first_step(step),
             )

@@ -18,7 +18,7 @@ from coordinator import events as e
 from coordinator.desk import begin_of
 from coordinator.state import NOBODY, Member, State
 from wire.clock import Clock, Deadline
-from wire.errors import SparsyncError, StaleIncarnation
+from wire.errors import SparsyncError, StaleIncarnation, Unreachable
 from wire.ids import Term
 from wire.messages import (
     commit_from_proto,
@@ -85,13 +85,22 @@ class ShardLine:
         run = InRun(state.run, state.timeline)
         control, planes = (InRunChannel(channel, run) for channel in self._channels)
         self._control = shard_pb2_grpc.ShardStub(control)
-        self.stub = shard_pb2_grpc.ShardStub(planes)
-        """For checkpoints: planes that would hold up a fence on the line of commands."""
+        self._planes = shard_pb2_grpc.ShardStub(planes)
         self._commands: Commands = asyncio.Queue()
         self._over = False
         self._recorded = NONE
         self.version = 0
         self.delta_bytes = 0
+
+    @property
+    def stub(self) -> shard_pb2_grpc.ShardStub:
+        """For checkpoints: planes that would hold up a fence on the line of commands.
+
+        Raises: Unreachable where the line has ended; another one leads to who serves now.
+        """
+        if self._over:
+            raise Unreachable(f"{self._peer}: its line was opened anew meanwhile")
+        return self._planes
 
     @property
     def _serves(self) -> int | None:
