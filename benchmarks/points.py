@@ -1,7 +1,6 @@
 """What the frontier is made of: one run as a value, and the sweeps that lead to it.
 
-Every method has the same grid of learning rates. Sweeps are small enough to be read as a list of questions; what
-one of them finds is fixed in the next (`CHOSEN`).
+Every method has the same grid of learning rates. Sweeps are small enough to be read as a list of questions.
 """
 
 from __future__ import annotations

@@ -154,20 +154,12 @@ async def _main(
     _write_address(out, engine.address)
     vitals.begin(service.looked)
     try:
-        finished = asyncio.create_task(engine.finished.wait())
-        await asyncio.wait({finished, ticking}, return_when=asyncio.FIRST_COMPLETED)
-        if not finished.done():  # a journal that cannot be written: nothing may be decided any more
-            finished.cancel()
-            await ticking
-        if engine.failure is not None:
-            raise engine.failure
-        if engine.away:
-            return 0
-        chronicle.end()
-        if not (office.again and (out / "summary.json").exists()):  # the earlier coordinator knew more
-            (out / "summary.json").write_text(json.dumps(summary(engine), indent=2) + "\n")
-        await engine.farewell(FAREWELL_S)
-        await engine.dismissed()
+        await _until_over(engine, ticking)
+        if not engine.away:
+            chronicle.end()
+            _write_summary(engine, out, again=office.again)
+            await engine.farewell(FAREWELL_S)
+            await engine.dismissed()
     finally:
         notify.stopping("this coordinator ends")
         watched.close()
@@ -177,7 +169,25 @@ async def _main(
         await serving.stop(1.0)
         await engine.close()
         audit.close()
-    return _outcome(state)
+    return 0 if engine.away else _outcome(state)
+
+
+async def _until_over(engine: Engine, ticking: asyncio.Task[None]) -> None:
+    """Wait for the end of the run, or of this process alone. Raises: what ended it before that."""
+    finished = asyncio.create_task(engine.finished.wait())
+    await asyncio.wait({finished, ticking}, return_when=asyncio.FIRST_COMPLETED)
+    if not finished.done():  # a journal that cannot be written: nothing may be decided any more
+        finished.cancel()
+        await ticking
+    if engine.failure is not None:
+        raise engine.failure
+
+
+def _write_summary(engine: Engine, out: Path, *, again: bool) -> None:
+    """How it ended; one that an earlier coordinator wrote stays, which knew more."""
+    path = out / "summary.json"
+    if not (again and path.exists()):
+        path.write_text(json.dumps(summary(engine), indent=2) + "\n")
 
 
 def _watch(engine: Engine, metrics: str | None, audit: Audit, revocations: Revocations | None) -> ExitStack:

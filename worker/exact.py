@@ -43,7 +43,7 @@ class ExactSegment:
         held: what the segment before held back; the first stream without a deposit begins with it.
         inner: the optimizer that units step here; None: the servers do.
         clips: whether pushes may count in part.
-        look_ahead: where units lag, how many of its last moves x̂ is taken to make meanwhile.
+        look_ahead: where units lag, how many of its last moves x̂ is taken to make meanwhile; the replica remembers it.
     """
 
     elastic = False
@@ -80,8 +80,6 @@ class ExactSegment:
         self._inherited = held if self._residual else None
         self._carrier = Carrier(begins=begins, lag=lag)
         self._look_ahead = look_ahead
-        if lag and look_ahead:
-            replica.remember()
         self._states: dict[int, StreamState] = {}
         self._returned = Returned(codec, replica.trainable, on=clips)
         if lag and replica.step > begins:

@@ -36,7 +36,7 @@ class Replica:
 
     Attributes:
         step: every earlier step is closed in x̂, on all shards; -1 before the first pull.
-        before: x̂ as it was before its last move, once `remember` was called; None where it has not moved since a pull.
+        before: x̂ as it was before its last move, where that is remembered; None where it has not moved since a pull.
         versions: of each shard's part.
         clocks: of each shard, as its newest applied delta told.
     """
@@ -94,10 +94,10 @@ class Replica:
         self._ahead.append(deltas)
         self.newest = max(self.newest, _step_after(deltas))
 
-    def remember(self) -> None:
-        """From now on keep `before`."""
-        if self._remembered is None:
-            self._remembered = np.empty_like(self._published)
+    def remember(self, *, on: bool) -> None:
+        """From now on keep `before`, or no more."""
+        self.before = None
+        self._remembered = np.empty_like(self._published) if on else None
 
     def pull(self) -> Sequence[int]:
         """Take x̂ as it is on each shard now; each shard's step."""
