@@ -1,6 +1,6 @@
 """What an image of a live server costs: how much longer steps take while one is taken and written.
 
-    python benchmarks/snapshots.py [--steps 300] [--eager-s 0.1]
+    python benchmarks/snapshots.py [--steps 300] [--eager-s 0.4]
 
 The default run, its two servers made to take images far more often than they would (scripts/eager_server.py). A step
 during which an image was taken is compared with the steps around it, all of one run. An image is seen from
@@ -55,7 +55,7 @@ class Watch(threading.Thread):
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--steps", type=int, default=300)
-    options.add_argument("--eager-s", type=float, default=0.1)
+    options.add_argument("--eager-s", type=float, default=0.4)
     chosen = options.parse_args()
     settings = {"run.steps": chosen.steps, "run.eval_every": 0}
     server = [str(ROOT / "benchmarks" / "scripts" / "eager_server.py"), str(chosen.eager_s)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 from ps.image import Tree, digest, encode
 from ps.log import Log, MemoryLog
@@ -49,6 +50,7 @@ class Archive:
         self._log: Log | MemoryLog | None = None
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="saving")
         self._saving: Future[Saved] | None = None
+        self._closing = Event()
         self._spent_s = 0.0
         self._saved = 0
 
@@ -159,13 +161,14 @@ class Archive:
         if not self.keeps:
             header, blobs = encode(tree)
             return Saved(digest(header), len(header) + sum(map(len, blobs)))
-        saved = self.snapshots.save(position, tree)
+        saved = self.snapshots.save(position, tree, rest=self._closing.wait)
         assert self._log is not None
         self._log.trim(self.snapshots.oldest + 1)
         return saved
 
     def close(self) -> None:
         """Write what was appended."""
+        self._closing.set()
         self._saver.shutdown()
         if self._log is not None:
             self._log.close()

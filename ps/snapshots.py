@@ -10,17 +10,23 @@ newest two are kept, so that one damaged image costs nothing but a longer replay
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ps.image import Tree, decode, digest, encode
+from wire.clock import monotonic_clock
 from wire.codec.base import Buffer
 from wire.crash import crash_point
 from wire.errors import DamagedFile
 from wire.files import fsync_directory
 
 KEPT = 2
+CUT_BYTES = 1 << 20
+RESTS = 15.0
+"""A piece takes a sixteenth of the time that it is given: images are seldom, and steps beside one hardly wait."""
+LONGEST_REST_S = 0.02
+"""Where the disk is what takes long, resting lets nobody go first."""
 _DIGITS = 20
 
 
@@ -29,6 +35,16 @@ class Saved(NamedTuple):
 
     digest: bytes
     bytes: int
+
+
+def unhurried(pieces: Iterable[Buffer], rest: Callable[[float], object]) -> Iterator[Buffer]:
+    """The same bytes in small pieces, with a rest after each that has been written."""
+    for piece in pieces:
+        view = memoryview(piece).cast("B")
+        for start in range(0, len(view), CUT_BYTES):
+            began = monotonic_clock.now()
+            yield view[start : start + CUT_BYTES]
+            rest(min(RESTS * (monotonic_clock.now() - began), LONGEST_REST_S))
 
 
 class Snapshots:
@@ -43,16 +59,18 @@ class Snapshots:
         for path in self._home.glob("*.partial"):
             path.unlink()
 
-    def save(self, position: int, tree: Tree) -> Saved:
+    def save(self, position: int, tree: Tree, rest: Callable[[float], object] | None = None) -> Saved:
         """Write the image of the state at `position`, durable when this returns, and drop what is too old.
 
+        rest: sleeps for so many seconds, so that an image beside a training takes a share of a core only.
         Raises: OSError, as where the disk is full; nothing is left of the image then.
         """
         crash_point("ps.snapshot.before")
         header, blobs = encode(tree)
         receiver = self.receive(position)
         try:
-            receiver.write_all([header, *blobs])
+            pieces = [header, *blobs]
+            receiver.write_all(unhurried(pieces, rest) if rest else pieces)
             receiver.seal()
         except BaseException:
             receiver.abandon()

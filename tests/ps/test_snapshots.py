@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ps.image import decode, digest, encode
-from ps.snapshots import Snapshots
+from ps.snapshots import CUT_BYTES, LONGEST_REST_S, Snapshots
 from wire.crash import VARIABLE
 from wire.errors import DamagedFile, ProtocolMismatch
 
@@ -53,6 +53,16 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     assert (snapshots.positions(), snapshots.oldest) == ([100, 90_000], 100)
     found = snapshots.newest_good(silent)
     assert found is not None and found[0] == 90_000 and found[1]["position"] == 90_000  # type: ignore[index, call-overload]
+
+
+def test_an_unhurried_one_is_the_same_file(tmp_path: Path) -> None:
+    rests: list[float] = []
+    large = {"x": np.arange(CUT_BYTES, dtype=np.float32), "position": 1}
+    Snapshots(tmp_path / "a").save(1, large, rest=rests.append)
+    Snapshots(tmp_path / "b").save(1, large)
+    assert file_of(tmp_path / "a", 1).read_bytes() == file_of(tmp_path / "b", 1).read_bytes()
+    assert len(rests) == 5, "one after the header, and one after each quarter of the array"
+    assert all(0 < rest <= LONGEST_REST_S for rest in rests)
 
 
 def test_a_damaged_one_is_told_passed_over_and_counts_no_more(tmp_path: Path) -> None:
@@ -146,7 +156,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from pathlib import Path
-from ps.snapshots import Snapshots
+from ps.snapshots import CUT_BYTES, LONGEST_REST_S, Snapshots
 from tests.ps.test_snapshots import tree
 snapshots = Snapshots(Path(sys.argv[1]))
 snapshots.save(1, tree(1))
@@ -165,7 +175,7 @@ except OSError as error:
 SAVE = """
 import sys
 from pathlib import Path
-from ps.snapshots import Snapshots
+from ps.snapshots import CUT_BYTES, LONGEST_REST_S, Snapshots
 from tests.ps.test_snapshots import tree
 snapshots = Snapshots(Path(sys.argv[1]))
 for position in (1, 2, 3):
