@@ -19,6 +19,7 @@ from sparsync.bench.modes.results import Measured
 
 REFERENCES = ("ddp", ONE)
 SLACK = 0.01
+MOVED = ("bytes_pushed", "bytes_pulled", "bytes_state", "bytes_control")
 Best = Mapping[tuple[str, str, int], float]
 
 
@@ -59,6 +60,8 @@ class Row:
     waiting: Spread | None
     bytes_up: Spread | None
     bytes_down: Spread | None
+    bytes_state: Spread | None
+    bytes_control: Spread | None
     fewer_bytes: float | None
     staleness: Spread | None
     recoveries: float
@@ -166,6 +169,8 @@ class _Context:
             waiting=own.over(lambda r: r["shares"]["waited"] if r["shares"] else None),
             bytes_up=own.over(lambda r: r["bytes_pushed"]),
             bytes_down=own.over(lambda r: r["bytes_pulled"]),
+            bytes_state=own.over(lambda r: r["bytes_state"]),
+            bytes_control=own.over(lambda r: r["bytes_control"]),
             fewer_bytes=ratio(_mean(self.reference.over(_bytes)) or None, _mean(moved)),
             staleness=own.over(lambda r: mean_staleness(r["staleness"])),
             recoveries=sum(run.result["recoveries"] for run in own.runs) / len(own.runs),
@@ -192,7 +197,8 @@ def _rate(result: Mapping[str, Any]) -> float | None:
 
 
 def _bytes(result: Mapping[str, Any]) -> float:
-    return float(result["bytes_pushed"] + result["bytes_pulled"])
+    """Through all sockets of the workers, both ways: stream state that is deposited is as much traffic as a push."""
+    return float(sum(result[key] for key in MOVED))
 
 
 def _mean(found: Spread | None) -> float | None:

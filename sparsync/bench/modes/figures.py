@@ -11,11 +11,13 @@ from typing import Any
 
 Point = Mapping[str, Any]
 AXES = ("seconds", "tokens", "bytes")
+BYTES = ("bytes_up", "bytes_down", "bytes_state", "bytes_control")
+"""Of a point; together all that went through the workers' sockets."""
 
 
 def along(point: Point, axis: str) -> float:
-    """Where a point lies on one of `AXES`; bytes are those of both ways."""
-    return float(point["bytes_up"] + point["bytes_down"] if axis == "bytes" else point[axis])
+    """Where a point lies on one of `AXES`; bytes are those of all sockets, both ways."""
+    return float(sum(point[key] for key in BYTES) if axis == "bytes" else point[axis])
 
 
 def line(curve: Sequence[Point], axis: str) -> list[tuple[float, float]]:

@@ -3,7 +3,9 @@
 Seconds are counted from the moment that the first unit begins, on the machine's monotonic clock: start of processes,
 imports and the upload of the model are left out, for all alike. `s` of an event is put on that clock by the copies,
 which tell their moment themselves. Tokens are those of the steps that events.jsonl has closed; bytes those at the
-workers' sockets, between two looks in proportion to time, and in the end those of the summary.
+workers' sockets, between two looks in proportion to time, and in the end those of the summary: `bytes_up` and
+`bytes_down` of pushes and deltas; `bytes_state` of deposits and the upload, and `bytes_control` with the coordinator,
+both ways.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ KEPT = (
         "restarts",
     ),
 )
+WAYS = ("up", "down", "state", "control")
 SPENT = ("computed_s", "slept_s", "sent_s", "waited_s", "kept_s")
 
 Event = Mapping[str, Any]
@@ -67,12 +70,15 @@ def result(
         "tokens": summary["tokens"],
         "bytes_up": summary["bytes_pushed"],
         "bytes_down": summary["bytes_pulled"],
+        "bytes_state": summary["bytes_state"],
+        "bytes_control": sum(told[-1]["control"] for told in lines.values()),
         "loss": summary["val_loss"],
     }
     return {
         **{name: summary.get(name) for name in KEPT},
         "curve": [*curve, final],
         "train": thinned(steps),
+        "bytes_control": final["bytes_control"],
         "seconds": steps[-1][0],
         "tokens_per_s": rate(steps),
         "shares": shares(lines.values()),
@@ -123,8 +129,7 @@ def points(
             {
                 "seconds": round(max(0.0, seconds), 3),
                 "tokens": steps[before - 1][1] if before else 0,
-                "bytes_up": moved(lines.values(), event["copied_at"], "up"),
-                "bytes_down": moved(lines.values(), event["copied_at"], "down"),
+                **{f"bytes_{way}": moved(lines.values(), event["copied_at"], way) for way in WAYS},
                 "loss": losses[int(event["copy"])],
             }
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from wire.rpc.meter import SocketMeter
 
 LOOK_EVERY_S = 0.25
 """Between two lines; each takes a look at the sockets, under a millisecond."""
-DATA = "data"
+DATA, STATE = "data", "state"
+"""Classes of sockets: pushes and deltas; deposits and the upload. All others are told as `control`."""
 COPY = "copy-{}.safetensors"
 MOST_COPIES = 100_000
 """Of one worker: what parts their numbers."""
@@ -43,7 +45,7 @@ class Recorder:
     """Lines of cumulative figures in DIRECTORY/worker-N.jsonl.
 
     Args:
-        meter: of this process; the class `DATA` is counted.
+        meter: of this process.
     """
 
     def __init__(self, directory: Path, pace: Pace, meter: SocketMeter) -> None:
@@ -102,9 +104,8 @@ class Recorder:
     def look(self) -> None:
         """One more line."""
         self._looked = now = monotonic_clock.now()
-        up, down = self._meter.sample().get(DATA, (0, 0))
-        line = {"at": now, "units": self.units, "tokens": self.tokens, **self.spent, "up": up, "down": down}
-        self._file.write(json.dumps(line) + "\n")
+        line = {"at": now, "units": self.units, "tokens": self.tokens, **self.spent}
+        self._file.write(json.dumps(line | by_way(self._meter.sample())) + "\n")
 
     def close(self) -> None:
         """With a last line."""
@@ -141,6 +142,13 @@ class Copies:
         save_file(parameters(model), beside)
         beside.replace(path)
         return told | {"copy": self._id}
+
+
+def by_way(pools: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    """Of (sent, received) by class: `up` and `down` of the data, and both ways together of all else."""
+    up, down = pools.get(DATA, (0, 0))
+    control = sum(sum(moved) for pool, moved in pools.items() if pool not in (DATA, STATE))
+    return {"up": up, "down": down, "state": sum(pools.get(STATE, (0, 0))), "control": control}
 
 
 def parameters(model: nn.Module) -> dict[str, Tensor]:

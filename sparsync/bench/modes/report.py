@@ -44,7 +44,11 @@ SHARES = {
     "kept": "copies for evaluation",
 }
 STALE = ((0, 0, "0"), (1, 1, "1"), (2, 2, "2"), (3, 4, "3 to 4"), (5, 8, "5 to 8"), (9, math.inf, "over 8"))
-AXES = {"seconds": "seconds since the first unit began", "tokens": "tokens", "bytes": "bytes, both ways"}
+AXES = {
+    "seconds": "seconds since the first unit began",
+    "tokens": "tokens",
+    "bytes": "bytes of all sockets, both ways",
+}
 
 Result = Mapping[str, Any]
 
@@ -90,8 +94,8 @@ def moved(row: Row) -> list[object]:
     return [
         *(row.label, whole(row.tokens_per_s), percent(row.efficiency), percent(row.of_unlimited)),
         f"{waiting.mean:.1%}" if waiting else None,
-        show_bytes(row.bytes_up.mean) if row.bytes_up else None,
-        show_bytes(row.bytes_down.mean) if row.bytes_down else None,
+        *(show_bytes(found.mean) if found else None for found in (row.bytes_up, row.bytes_down)),
+        *(show_bytes(found.mean) if found else None for found in (row.bytes_state, row.bytes_control)),
         *(times(row.fewer_bytes), row.staleness, row.recoveries, row.shaped),
     ]
 
@@ -103,7 +107,7 @@ def tables_of(group: Group) -> tuple[Table, Table]:
         f"loss at {group.seconds:.3g} s",
     )
     second = (
-        *("method", "tokens/s", "efficiency", "of unlimited", "waiting", "up", "down"),
+        *("method", "tokens/s", "efficiency", "of unlimited", "waiting", "up", "down", "state", "control"),
         *("fewer bytes", "staleness", "recoveries", "shaped by"),
     )
     return Table(first, [*map(reached, group.rows)]), Table(second, [*map(moved, group.rows)])
@@ -277,8 +281,9 @@ def words(group: Group) -> str:
         f"Mean and standard deviation over {seeds} seeds." if seeds > 1 else "One seed: no spread is known.",
         "Losses at equal tokens and at equal time lie on straight lines between evaluated copies of the model; "
         "nobody evaluates while the clock runs. Seconds count from the first unit's begin; rates and shares leave out "
-        "the first tenth. Efficiency is against so many times the one process. Waiting of DDP is communication that "
-        "no computing hides.",
+        "the first tenth. Bytes are those at all sockets of the workers: up and down of pushes and deltas; state "
+        "(deposits of streams, the first upload) and control (the coordinator) both ways; fewer bytes counts all four. "
+        "Efficiency is against so many times the one process. Waiting of DDP is communication that no computing hides.",
     ]
     shaped = {row.shaped for row in group.rows}
     if PROXY in shaped or NOT_SHAPED in shaped:

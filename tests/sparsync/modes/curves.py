@@ -40,9 +40,11 @@ def case(method: str = "sync", **other: Any) -> Case:
 
 
 def curve(*points: tuple[float, float, float | None]) -> list[dict[str, Any]]:
-    """Of (seconds, tokens, loss); 3 bytes a token up and 1 down."""
+    """Of (seconds, tokens, loss); 3 bytes a token up and 1 down, no deposits."""
+    none = {"bytes_state": 0, "bytes_control": 0}
     return [
-        {"seconds": s, "tokens": n, "bytes_up": 3 * n, "bytes_down": n, "loss": loss} for s, n, loss in points
+        {"seconds": s, "tokens": n, "bytes_up": 3 * n, "bytes_down": n, **none, "loss": loss}
+        for s, n, loss in points
     ]
 
 
@@ -56,6 +58,8 @@ def measured(of: Case, points: list[dict[str, Any]], **other: Any) -> Measured:
         "tokens_per_s": last["tokens"] / last["seconds"],
         "bytes_pushed": last["bytes_up"],
         "bytes_pulled": last["bytes_down"],
+        "bytes_state": last["bytes_state"],
+        "bytes_control": last["bytes_control"],
         "shares": {"computed": 0.5, "slept": 0.0, "sent": 0.1, "waited": 0.4, "kept": 0.0},
         "staleness": {"0": 10},
         "recoveries": 0,

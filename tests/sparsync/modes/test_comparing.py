@@ -45,6 +45,14 @@ def test_a_method_stands_beside_ddp() -> None:
     assert found["one"].fewer_bytes is None
 
 
+def test_deposits_and_the_coordinator_count_as_bytes() -> None:
+    ddp, sync, one = example()
+    own = sync.result | {"bytes_state": 300, "bytes_control": 100}
+    found = rows([ddp, Measured(sync.case, own), one])["sync"]
+    assert found.bytes_state is not None and found.bytes_state.mean == 300
+    assert found.fewer_bytes == pytest.approx(4000.0 / (400 + 300 + 100))
+
+
 def test_equal_time_is_the_end_of_the_fastest_that_has_company() -> None:
     assert {name: row.loss_at_time.mean for name, row in rows(example()).items() if row.loss_at_time} == {
         "sync": pytest.approx(4.04),

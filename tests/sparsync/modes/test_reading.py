@@ -29,12 +29,21 @@ def look(at: float, units: int, up: int = 0, **spent: float) -> dict[str, Any]:
         "tokens": 50 * units,
         "up": up,
         "down": 2 * up,
+        "state": 10 * units,
+        "control": units,
         **kinds,
         **spent,
     }
 
 
-SUMMARY = {"tokens": 300, "bytes_pushed": 900, "bytes_pulled": 1800, "val_loss": 2.5, "staleness": {"0": 6}}
+SUMMARY = {
+    "tokens": 300,
+    "bytes_pushed": 900,
+    "bytes_pulled": 1800,
+    "bytes_state": 77,
+    "val_loss": 2.5,
+    "staleness": {"0": 6},
+}
 
 
 def example() -> dict[str, Any]:
@@ -63,6 +72,8 @@ def test_points_lie_where_the_copies_were_made_and_the_last_at_the_end() -> None
     assert [point["seconds"] for point in curve] == pytest.approx([0.0, 1.01, 4.0], abs=0.005)
     assert [(point["tokens"], point["loss"]) for point in curve] == [(0, 6.0), (100, 4.0), (300, 2.5)]
     assert (curve[-1]["bytes_up"], curve[-1]["bytes_down"]) == (900, 1800)
+    assert (curve[-1]["bytes_state"], curve[-1]["bytes_control"]) == (77, 6)
+    assert (curve[1]["bytes_state"], curve[1]["bytes_control"]) == (17, 2)
 
 
 def test_bytes_at_a_copy_lie_between_two_looks() -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sparsync.bench.modes.recorder import Copies, Pace, Recorder, loads
+from sparsync.bench.modes.recorder import Copies, Pace, Recorder, by_way, loads
 from sparsync.bench.modes.stragglers import pattern
 from wire.rpc.meter import SocketMeter
 
@@ -28,6 +28,12 @@ def test_copies_are_made_by_own_units_and_never_replace_one(tmp_path: Path) -> N
     assert later.keep(model, 5)["copy"] == 100_004
     kept = load_file(tmp_path / "copy-100002.safetensors")
     assert set(kept) == {"weight", "bias"} and kept["weight"][0, 0] == 20.0
+
+
+def test_every_socket_is_counted_somewhere() -> None:
+    pools = {"data": (5, 7), "state": (100, 20), "control": (3, 4)}
+    assert by_way(pools) == {"up": 5, "down": 7, "state": 120, "control": 7}
+    assert by_way({}) == {"up": 0, "down": 0, "state": 0, "control": 0}
 
 
 def test_time_goes_to_what_it_was_spent_on(tmp_path: Path) -> None:
