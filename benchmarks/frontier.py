@@ -57,6 +57,7 @@ class Servers:
             codec=up.kind,
             density=up.density,
             values=up.values,
+            coarse=up.coarse,
             feedback=up.feedback,
             decay=up.decay,
             classes=Classes.by_policy(layout, up.policy),
@@ -65,6 +66,7 @@ class Servers:
             codec=down.kind,
             density=down.density,
             values=down.values,
+            coarse=down.coarse,
             classes=Classes.by_policy(layout, down.policy),
         )
         self.x = model.published.copy()

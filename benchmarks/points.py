@@ -26,6 +26,7 @@ class Codec:
     feedback: str = "none"
     decay: float = 1.0
     policy: tuple[str, ...] = ()
+    coarse: float = 1.0
 
     @property
     def kind(self) -> str:
@@ -72,8 +73,14 @@ class Point:
         return cls(**raw)
 
 
-INT8 = Codec(values="int8")
-INT4 = Codec(values="int4", feedback="ef")
+INT8 = Codec(values="int8", policy=("1d=fp16",))
+
+
+def int4(coarse: float = 1.0, feedback: str = "none") -> Codec:
+    """Whole blocks in int4 with steps so coarse; norms and biases in fp16."""
+    return Codec(values="int4", feedback=feedback, policy=("1d=fp16",), coarse=coarse)
+
+
 QUARTER = Codec(1 / 4, "sign1", "ef21", policy=("1d=fp16",))
 BY_DEFAULT = Point("step", 0.0, up=QUARTER, down=sparse(1024, feedback="none"))
 """What per-step modes send."""
@@ -103,8 +110,9 @@ def baseline() -> Iterator[Point]:
 def step() -> Iterator[Point]:
     """Per-step codecs: what they cost at equal tokens."""
     yield from rates(Point("step", 0.0))
-    for up, down in ((INT8, INT8), (INT4, Codec(values="int4")), (INT4, sparse(1024, feedback="none"))):
-        yield from rates(Point("step", 0.0, up=up, down=down))
+    yield from rates(Point("step", 0.0, up=INT8, down=INT8))
+    for coarse in (1.0, 2.0, 3.0, 4.0, 6.0):
+        yield from rates(Point("step", 0.0, up=int4(coarse, "ef"), down=int4(coarse)))
     for beta1 in (0.5, 0.9):
         yield from rates(replace(BY_DEFAULT, beta1=beta1))
 

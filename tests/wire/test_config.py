@@ -237,6 +237,16 @@ def test_a_weight_that_nothing_reads_is_refused(overrides: list[str], reader: st
     assert load(None, ["push.momentum=0.5", "push.decay=0.9"], {}).config.push.decay == 0.9
 
 
+@pytest.mark.parametrize("way", ["push", "pull"])
+def test_coarse_steps_are_those_of_int4(way: str) -> None:
+    config = load(None, [f"{way}.values=int4", f"{way}.coarse=4"], {}).config
+    assert getattr(config, way).coarse == 4
+    with pytest.raises(ConfigError, match='only "int4" reads it'):
+        load(None, [f"{way}.values=sign1", f"{way}.coarse=4"], {})
+    with pytest.raises(ConfigError, match="≥ 1 and ≤ 16"):
+        load(None, [f"{way}.values=int4", f"{way}.coarse=17"], {})
+
+
 def test_what_needs_no_feedback_may_do_without() -> None:
     for values in ("auto", "fp32", "fp16", "bf16", "int8"):
         overrides = [

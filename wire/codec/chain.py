@@ -21,6 +21,7 @@ def push_codec(
     codec: str,
     density: float = 1.0,
     values: str = "auto",
+    coarse: float = 1.0,
     feedback: str = "none",
     momentum: float = 1.0,
     decay: float = 1.0,
@@ -33,13 +34,15 @@ def push_codec(
     """`codec`: "dense" (whole blocks; `density` is then without meaning) or "topk".
 
     density: kept share of each block. values: their code, "auto" = fp32 for whole blocks and sign1 for top-k.
+    coarse: by how much int4's steps are longer than those of least error, 1 to 16.
     feedback: "ef21" (EF21-SGDM, for optimizers on the server), "ef" (error feedback, for linear consumers) or
     "none" (for whole blocks in values that are exact or unbiased). momentum: weight eta of a new gradient in
     EF21-SGDM, 1 = none. decay: of the residual of "ef". carries: whether what is pushed may be given back in part.
     warmup: density by step, which ends at `density`; streams: units of a step.
     Raises: ValueError for a value out of range, or a combination that would lose mass for good.
     """
-    chain = main_chain(codec=codec, density=density, values=values, densest=warmup.first if warmup else None)
+    densest = warmup.first if warmup else None
+    chain = main_chain(codec=codec, density=density, values=values, densest=densest, coarse=coarse)
     kinds = {
         "none": Feedback.CARRY if carries else Feedback.PLAIN,
         "ef": Feedback.RESIDUAL,
@@ -64,15 +67,17 @@ def delta_codec(
     codec: str,
     density: float = 1.0,
     values: str = "auto",
+    coarse: float = 1.0,
     classes: Classes | None = None,
     threads: int = 1,
     warmup: Warmup | None = None,
 ) -> DeltaCodec:
-    """`codec`: "dense" (whole blocks; in fp32 they are set, not added) or "topk". warmup: as of `push_codec`.
+    """`codec`: "dense" (whole blocks; in fp32 they are set, not added) or "topk". coarse, warmup: as of `push_codec`.
 
     Raises: ValueError for a value out of range.
     """
-    chain = main_chain(codec=codec, density=density, values=values, densest=warmup.first if warmup else None)
+    densest = warmup.first if warmup else None
+    chain = main_chain(codec=codec, density=density, values=values, densest=densest, coarse=coarse)
     return Delta(chain, classes, threads, warmup)
 
 
@@ -104,6 +109,7 @@ def codecs_of(
             codec=push.codec,
             density=push.density,
             values=push.values,
+            coarse=push.coarse,
             feedback=feedback,
             momentum=push.momentum,
             decay=push.decay,
@@ -117,6 +123,7 @@ def codecs_of(
             codec=pull.codec,
             density=pull.density,
             values=pull.values,
+            coarse=pull.coarse,
             classes=_classes(layout, down, pull.policy),
             threads=threads,
             warmup=_warmup(pull, pull.density, rounds),

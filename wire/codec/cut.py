@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wire.codec.base import Blocks, check_density
 from wire.codec.policy import rules
-from wire.codec.values import AUTO, Values
+from wire.codec.values import AUTO, COARSEST, Values
 from wire.layout import BLOCK, Layout
 
 PART_VALUES = 32_768
@@ -33,12 +33,14 @@ ESCAPE = 255
 class Chain(NamedTuple):
     """density: share of each block that is kept, None = whole blocks. values: their code.
 
-    densest: share that is kept at most, where the first frames of a run are denser; else None.
+    densest: share that is kept at most, where the first frames of a run are denser; else None. coarse: of int4, by
+    how much its steps are longer than those of least error: fewer bits, which readers need not know of.
     """
 
     density: float | None
     values: Values
     densest: float | None = None
+    coarse: float = 1.0
 
     @property
     def whole(self) -> bool:
@@ -171,7 +173,9 @@ def _slices(blocks: Blocks, chosen: NDArray[np.int64], chain: Chain, first: int)
         yield Part(first + start, chain, blocks.take(chosen[start : start + chain.part_blocks]))
 
 
-def main_chain(*, codec: str, density: float, values: str, densest: float | None = None) -> Chain:
+def main_chain(
+    *, codec: str, density: float, values: str, densest: float | None = None, coarse: float = 1.0
+) -> Chain:
     """The chain of `codec` ("dense" or "topk"); `values` "auto": fp32 and sign1. densest: where it is not `density`.
 
     Raises: ValueError for a value out of range.
@@ -179,11 +183,15 @@ def main_chain(*, codec: str, density: float, values: str, densest: float | None
     if codec not in AUTO:
         raise ValueError(f"codec {codec!r}: expected 'dense' or 'topk'")
     code = Values.named(values, codec=codec)
+    if not 1 <= coarse <= COARSEST or (coarse != 1 and code is not Values.INT4):
+        raise ValueError(
+            f"coarse = {coarse:g} of {code.name.lower()} values: expected 1, or of int4 1 to {COARSEST:g}"
+        )
     if codec == "dense":
-        return Chain(None, code)
+        return Chain(None, code, coarse=coarse)
     check_density(density)
     if densest is not None and not density <= densest <= 1:
         raise ValueError(
             f"densest = {densest}: expected a share of each block, at least {density:g} and at most 1"
         )
-    return Chain(density, code, densest)
+    return Chain(density, code, densest, coarse)

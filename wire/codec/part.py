@@ -117,7 +117,7 @@ def encode_part(part: Part, update: Update, planes: Planes[Plane]) -> bytes:
     gap_bytes, sign_bytes, code_bytes, bad = kernels.encode_blocks(
         int(update.feedback), update.weights, *planes, blocks.rows, blocks.lengths,
         part.kept_at(update.density),
-        int(chain.values), np.uint64(update.key), blocks.numbers, counts, scales, gaps, signs, codes,
+        int(chain.values), chain.coarse, np.uint64(update.key), blocks.numbers, counts, scales, gaps, signs, codes,
     )  # fmt: skip
     refuse_not_finite(bad, blocks)
     return part_bytes(part, Raw(counts, scales, gaps[:gap_bytes], signs[:sign_bytes], codes[:code_bytes]))

@@ -68,5 +68,7 @@ class Values(enum.IntEnum):
 
 AUTO = {"dense": Values.FP32, "topk": Values.SIGN1}
 """What "auto" means beside each codec."""
+COARSEST = 16.0
+"""Of int4, by how much its steps may be longer: next to nothing is sent then but the largest elements of a block."""
 _SCALES = (0, 1, 0, 1, 1, 1, 2, 4)
 _CODE_BITS = (32, 16, 16, 8, 4, 0, 1, 2)

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from wire.codec.policy import Rule, rules
-from wire.codec.values import Values
+from wire.codec.values import COARSEST, Values
 from wire.config.arithmetic import default_of, told
 from wire.config.section import Density, Policy, Section, ValueCode, Weight
 
@@ -32,6 +32,14 @@ class PushConfig(Section):
         "auto",
         description="how a sent element is written: exactly, rounded, or as its sign with a level of 0, 1 or 2 bits; "
         "`auto` is `fp32` for `dense` and `sign1` for `topk`",
+    )
+    coarse: float = Field(
+        1.0,
+        ge=1,
+        le=COARSEST,
+        allow_inf_nan=False,
+        description="of `int4`: its steps are so many times those of least error, for fewer bits, which is up to "
+        "feedback to make good",
     )
     feedback: Literal["auto", "none", "ef", "ef21"] = Field(
         "auto",
@@ -88,7 +96,8 @@ class PushConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _warmup_falls(self) -> Self:
+    def _codes_fit(self) -> Self:
+        _check_coarse("push", self)
         _check_warmup("push", self)
         return self
 
@@ -112,6 +121,13 @@ class PullConfig(Section):
     values: ValueCode = Field(
         "auto", description="how a published element is written; as `push.values`, rounded to nearest"
     )
+    coarse: float = Field(
+        1.0,
+        ge=1,
+        le=COARSEST,
+        allow_inf_nan=False,
+        description="as `push.coarse`",
+    )
     policy: Policy = Field(None, description="parameters that are published whole; as `push.policy`")
 
     @model_validator(mode="after")
@@ -120,9 +136,19 @@ class PullConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _warmup_falls(self) -> Self:
+    def _codes_fit(self) -> Self:
+        _check_coarse("pull", self)
         _check_warmup("pull", self)
         return self
+
+
+def _check_coarse(section: str, way: PushConfig | PullConfig) -> None:
+    """Raises: ValueError where nothing reads the key."""
+    if way.coarse != 1 and way.values != "int4":
+        raise ValueError(
+            f'{section}.coarse = {way.coarse:g} beside {section}.values = "{way.values}": only "int4" reads it; '
+            f"leave it at 1, or set {section}.values"
+        )
 
 
 def _check_warmup(section: str, way: PushConfig | PullConfig) -> None:

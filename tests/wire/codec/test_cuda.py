@@ -36,7 +36,10 @@ ON_DEVICES = pytest.mark.parametrize(
 LENGTHS = (4096, 1, 4096, 4095, 2, 255, 4096, 13)
 DENSITIES = (None, 1 / 4096, 1 / 64, 0.25, 1.0)
 LARGEST = np.finfo(np.float32).max
-CHAINS = [Chain(*pair) for pair in itertools.product(DENSITIES, Values)]
+CHAINS = [
+    *(Chain(*pair) for pair in itertools.product(DENSITIES, Values)),
+    *(Chain(None, Values.INT4, coarse=coarse) for coarse in (3.0, 16.0)),
+]
 
 
 def blocks_of(lengths: tuple[int, ...] = LENGTHS, *, first: int = 0) -> Blocks:

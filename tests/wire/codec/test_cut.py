@@ -80,6 +80,16 @@ def test_the_main_chain_by_its_names() -> None:
     assert main_chain(codec="dense", density=1.0, values="auto") == Chain(None, Values.FP32)
     assert main_chain(codec="topk", density=0.5, values="auto") == Chain(0.5, Values.SIGN1)
     assert main_chain(codec="topk", density=0.5, values="int4") == Chain(0.5, Values.INT4)
-    for wrong in ({"codec": "lz"}, {"values": "fp64"}, {"density": 0.0}):
+    assert main_chain(codec="dense", density=1.0, values="int4", coarse=4) == Chain(
+        None, Values.INT4, coarse=4
+    )
+    for wrong in (
+        {"codec": "lz"},
+        {"values": "fp64"},
+        {"density": 0.0},
+        {"coarse": 2.0},
+        {"values": "int4", "coarse": 0.5},
+        {"values": "int4", "coarse": 17.0},
+    ):
         with pytest.raises(ValueError, match="expected"):
             main_chain(**({"codec": "topk", "density": 0.5, "values": "auto"} | wrong))

@@ -41,6 +41,7 @@ def encode(
     lengths: list[int] | None = None,
     key: int = 0,
     first: int = 0,
+    coarse: float = 1.0,
 ) -> Sections:
     """Sections of the rows of `source`, whole (kept < 0) or their top-k."""
     n = len(source)
@@ -58,6 +59,7 @@ def encode(
         sizes,
         np.array(kept if isinstance(kept, list) else [kept] * n, np.int32),
         values,
+        coarse,
         np.uint64(key),
         np.arange(first, first + n),
         counts,
@@ -110,7 +112,7 @@ def exponent(largest: float) -> int:
     return max(math.frexp(largest)[1] - 1, -126)
 
 
-def integer_scale(largest: np.float32, steps: int) -> np.float32:
+def integer_scale(largest: np.float32, steps: float) -> np.float32:
     most = bits(np.array([LARGEST / np.float32(steps)]))[0] & -0x10000
     scale = bfloat16(np.array([largest / np.float32(steps)]), up=True)[0]
     return min(max(scale, np.float32(2.0**-126)), np.array([most], np.int32).view(np.float32)[0])
@@ -140,22 +142,26 @@ def fixed_point(c: np.ndarray, digits: int) -> list[int]:
     return [int(math.ldexp(abs(float(value)), up)) for value in c]
 
 
-def oracle_int4_scale(c: np.ndarray) -> np.float32:
+def oracle_int4_scale(c: np.ndarray, coarse: float = 1.0) -> np.float32:
     h = fixed_point(c, 22)
-    total, squares, most = sum(h), sum(m * m for m in h), integer_scale(np.abs(c).max(), 7)
+    total, squares = sum(h), sum(m * m for m in h)
+    most = min(integer_scale(np.abs(c).max(), max(7 / coarse, 1)), integer_scale(LARGEST, 7))
     if not total:
         return most
-    s = float(squares) / float(total) * 0.5 - float(total) / float(len(h)) * 0.3125
-    nearest = bfloat16(np.array([math.ldexp(s, exponent(float(np.abs(c).max())) - 22)], np.float32))[0]
+    s = (float(squares) / float(total) * 0.5 - float(total) / float(len(h)) * 0.3125) * coarse
+    with np.errstate(over="ignore"):
+        nearest = bfloat16(np.array([math.ldexp(s, exponent(float(np.abs(c).max())) - 22)], np.float32))[0]
     return min(max(nearest, np.float32(2.0**-126)), most)
 
 
-def oracle_integers(c: np.ndarray, values: int, where: np.ndarray, key: int, number: int) -> np.ndarray:
+def oracle_integers(
+    c: np.ndarray, values: int, where: np.ndarray, key: int, number: int, coarse: float = 1.0
+) -> np.ndarray:
     largest = np.abs(c).max()
     if not largest:
         return np.zeros_like(c)
     steps = 127 if values == ks.INT8 else 7
-    scale = integer_scale(largest, 127) if values == ks.INT8 else oracle_int4_scale(c)
+    scale = integer_scale(largest, 127) if values == ks.INT8 else oracle_int4_scale(c, coarse)
     y = np.abs(c) * below_inverse(scale)
     if values == ks.INT8 and key:
         up = (y - np.floor(y)).astype(np.float64) * 2**24 > random_24(key, number, where)
@@ -308,6 +314,16 @@ def test_no_element_overshoots(name: str) -> None:
     for block in HARD.values():
         value = read(KINDS[name], encode(block[None], KINDS[name])).astype(np.float64)
         assert (np.abs(block - value) <= np.abs(block.astype(np.float64))).all()
+
+
+@pytest.mark.parametrize("coarse", [1.5, 3.0, 4.0, 7.0, 16.0])
+def test_coarse_steps_are_the_formulas(coarse: float) -> None:
+    """And never so long that a block has nothing to send, which error feedback would wait for in vain."""
+    for block in HARD.values():
+        value = read(ks.INT4, encode(block[None], ks.INT4, coarse=coarse))
+        exactly(value, oracle_integers(block, ks.INT4, np.arange(N), 0, 0, coarse))
+        assert (np.abs(block - value.astype(np.float64)) <= np.abs(block.astype(np.float64))).all()
+        assert value.any() == bool(np.abs(block).max() >= 2.0**-126)
 
 
 @pytest.mark.parametrize("values", range(8))

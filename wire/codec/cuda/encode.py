@@ -68,7 +68,7 @@ def _encode_whole(
     largest: torch.Tensor,
 ) -> Made:
     kept = values.Kept(c, keys, largest, None, group.inside, group.numbers)
-    coded = values.encode(kept, group.chain.values, update.key)
+    coded = values.encode(kept, group.chain.values, group.chain.coarse, update.key)
     if update.feedback is Feedback.CARRY:
         put(state, group.rows, group.inside, torch.zeros_like(c))
     elif update.feedback is Feedback.RESIDUAL:
@@ -92,7 +92,7 @@ def _encode_top(
     kept = values.Kept(
         x, x.view(torch.int32) & MAGNITUDE, largest, chosen.places, chosen.valid, group.numbers
     )
-    coded = values.encode(kept, group.chain.values, update.key)
+    coded = values.encode(kept, group.chain.values, group.chain.coarse, update.key)
     if update.feedback is Feedback.CARRY:
         put(state, group.rows, group.inside, torch.zeros_like(c))
     elif update.feedback is not Feedback.PLAIN:

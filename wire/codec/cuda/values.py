@@ -53,13 +53,13 @@ class Coded(NamedTuple):
     v: torch.Tensor
 
 
-def encode(kept: Kept, values: Values, key: int) -> Coded:
-    """Codes of a kind. key: of the stochastic rounding of int8; 0: to nearest."""
+def encode(kept: Kept, values: Values, coarse: float, key: int) -> Coded:
+    """Codes of a kind. coarse: of int4's steps. key: of the stochastic rounding of int8; 0: to nearest."""
     none = torch.empty((kept.x.shape[0], 0), dtype=torch.uint8, device=kept.x.device)
     if values.signed_apart:
         return _signs(kept, values)
     if values in (Values.INT8, Values.INT4):
-        scales, codes, v = _integers(kept, values, key)
+        scales, codes, v = _integers(kept, values, coarse, key)
     elif values is Values.FP16:
         scales, codes, v = _halves(kept)
     elif values is Values.BF16:
@@ -93,12 +93,16 @@ def _halves(kept: Kept) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     )
 
 
-def _integers(kept: Kept, values: Values, key: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _integers(
+    kept: Kept, values: Values, coarse: float, key: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(scales, codes, v)."""
     steps = 127 if values is Values.INT8 else 7
-    scale = scale_up(kept.largest, steps)
-    if values is Values.INT4:
-        scale = torch.minimum(scale, _int4_scale(kept, scale))
+    if values is Values.INT8:
+        scale = scale_up(kept.largest, steps)
+    else:
+        scale = scale_up(kept.largest, max(steps / coarse, 1.0)).clamp(max=_most_finite(steps))
+        scale = torch.minimum(scale, _int4_scale(kept, scale, coarse))
     y = kept.x.abs() * inverse_of(scale)[:, None]
     q = _stochastic(y, kept, key) if values is Values.INT8 and key else (y + ROUNDER) - ROUNDER
     whole = q.clamp(max=steps).to(torch.int8)
@@ -139,11 +143,15 @@ def float_of(bits: torch.Tensor) -> torch.Tensor:
     return bits.int().view(torch.float32)
 
 
-def scale_up(largest: torch.Tensor, steps: int) -> torch.Tensor:
+def scale_up(largest: torch.Tensor, steps: float) -> torch.Tensor:
     """int32[n]: bfloat16 bits of largest / steps rounded up, at least 2^-126, at most what times `steps` is finite."""
-    most = int((np.finfo(np.float32).max / np.float32(steps)).view(np.int32)) >> 16
     least = (float_of(largest) / torch.full_like(largest, steps, dtype=torch.float32)).view(torch.int32)
-    return ((least + 0xFFFF) >> 16).clamp(SMALLEST_NORMAL_BFLOAT16, most)
+    return ((least + 0xFFFF) >> 16).clamp(SMALLEST_NORMAL_BFLOAT16, _most_finite(steps))
+
+
+def _most_finite(steps: float) -> int:
+    """bfloat16 bits of the largest scale that is finite times `steps`."""
+    return int((np.finfo(np.float32).max / np.float32(steps)).view(np.int32)) >> 16
 
 
 def inverse_of(scale: torch.Tensor) -> torch.Tensor:
@@ -153,8 +161,8 @@ def inverse_of(scale: torch.Tensor) -> torch.Tensor:
     return float_of(inverse.view(torch.int32) - (inverse.double() * s > 1.0).int())
 
 
-def _int4_scale(kept: Kept, most: torch.Tensor) -> torch.Tensor:
-    """int32[n]: bfloat16 bits nearest to the scale of least error, `most` where nothing tells it."""
+def _int4_scale(kept: Kept, most: torch.Tensor, coarse: float) -> torch.Tensor:
+    """int32[n]: bfloat16 bits nearest to `coarse` times the scale of least error, `most` where nothing tells it."""
     h = (fixed_point(kept.x, kept.largest) >> 8).long()
     number = (
         torch.full_like(kept.numbers, h.shape[1]) if kept.valid is None else kept.valid.sum(1).clamp(min=1)
@@ -162,7 +170,7 @@ def _int4_scale(kept: Kept, most: torch.Tensor) -> torch.Tensor:
     total, squares = h.sum(1), h.square().sum(1)
     sums = total.clamp(min=1).double()
     s = (squares.double() / sums) * 0.5 - (total.double() / number.double()) * 0.3125
-    bits = (s * power_of_two(top_exponent(kept.largest) - 149)).float().view(torch.int32)
+    bits = (s * coarse * power_of_two(top_exponent(kept.largest) - 149)).float().view(torch.int32)
     return torch.where(total == 0, most, nearest_bfloat16(bits).clamp(min=SMALLEST_NORMAL_BFLOAT16))
 
 

@@ -75,8 +75,8 @@ def warm() -> None:
     gaps, signs, codes = (np.empty(4096, np.uint8) for _ in range(3))
     first_not_finite(plane, rows, lengths)
     encode_blocks(
-        PLAIN, np.ones(3, np.float32), plane, plane, plane, rows, lengths, np.full(1, 8, np.int32), SIGN1, np.uint64(0),
-        rows, counts, scales, gaps, signs, codes,
+        PLAIN, np.ones(3, np.float32), plane, plane, plane, rows, lengths, np.full(1, 8, np.int32), SIGN1, 1.0,
+        np.uint64(0), rows, counts, scales, gaps, signs, codes,
     )  # fmt: skip
     bitmap, indices, values = np.zeros(512, np.uint8), np.empty(8, np.uint16), np.empty(8, np.float32)
     bitmap_from_gaps(gaps[:8], counts, lengths, bitmap)

@@ -128,6 +128,7 @@ def encode_blocks(
     lengths: I32,
     kept: I32,
     values: int,
+    coarse: float,
     key: np.uint64,
     numbers: I64,
     counts: U16,
@@ -140,7 +141,7 @@ def encode_blocks(
 
     A block with NaN or infinity in what is to be compressed ends the work.
     weights: float32[3], decay of the residual, 1 - eta, eta. kept: k of each block; below 0 the block is sent whole.
-    key: of the stochastic rounding of int8 (0: to nearest), with the blocks' global `numbers`.
+    coarse: of int4's steps. key: of the stochastic rounding of int8 (0: to nearest), with the blocks' global `numbers`.
     """
     c, x, v = np.empty(SLACK, np.float32), np.empty(SLACK, np.float32), np.empty(SLACK, np.float32)
     keys, picked = np.empty(SLACK, np.int32), np.empty(SLACK, np.int32)
@@ -183,7 +184,8 @@ def encode_blocks(
             code_at = encode_fp16(u, u_bits, k, largest, v, v_bits, halves, scales[b], codes, code_at)
         elif values in (INT8, INT4):
             code_at = encode_integers(
-                values, key, numbers[b], u, u_bits, places, k, largest, fixed, v, small, scales[b], codes, code_at
+                values, coarse, key, numbers[b], u, u_bits, places, k, largest, fixed, v, small, scales[b], codes,
+                code_at,
             )  # fmt: skip
         else:
             sign_at, code_at = encode_signs(

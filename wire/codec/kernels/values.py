@@ -11,9 +11,10 @@ int8   scale = float32(max |c| / 127) rounded up to bfloat16, at least 2^-126, a
        finite (0 for a block of zeros); y = |c| inverse, inverse = the largest float32 not above 1 / scale;
        q = y rounded to nearest, ties to even, or stochastically: floor(y), + 1 where (y - floor(y)) 2^24 > r;
        at most 127, with the sign of c
-int4   h = trunc(|c| 2^(22-e)), 2^e <= max |c| (levels.py); s = (sum h^2 / sum h) / 2 - 5/16 (sum h / k), in float64;
-       scale = the lesser of bfloat16 nearest to s 2^(e-22), and of max |c| / 7 rounded up (the latter where all h
-       are 0); limits, inverse and nearest as int8, at most 7; two's complement nibbles, low one first
+int4   h = trunc(|c| 2^(22-e)), 2^e <= max |c| (levels.py);
+       s = ((sum h^2 / sum h) / 2 - 5/16 (sum h / k)) coarse, in float64; scale = the lesser of bfloat16 nearest to
+       s 2^(e-22), and of max |c| / max(7 / coarse, 1) rounded up (the latter where all h are 0); limits, inverse and
+       nearest as int8, at most 7; two's complement nibbles, low one first
 sign…  the signs; classes of levels.py, 0, 1, 2 bits an element, low bits first
 
 r = hash(seed + 0x9E3779B9 i) >> 8 for element i of its block, all mod 2^32, where
@@ -153,7 +154,7 @@ def expand_halves(halves: U16, k: int, scale: np.float32, v: F32, v_bits: I32) -
 
 
 @kernel
-def scale_up(largest: int, steps: int) -> int:
+def scale_up(largest: int, steps: float) -> int:
     """bfloat16 bits: largest / steps rounded up, at least 2^-126, at most what times `steps` is finite."""
     least = _bits_of(float_of(largest) / np.float32(steps))
     most = _bits_of(float_of(int64(INFINITY) - 1) / np.float32(steps)) >> 16
@@ -223,24 +224,28 @@ def finish_integers(bits: I32, k: int, scale: np.float32, mask: int, v: F32, who
 
 
 @kernel
-def int4_scale(fixed: I32, k: int, largest: int) -> int:
-    """bfloat16 bits of the scale whose squared error is near the least for bell-shaped and for heavy-tailed blocks."""
+def int4_scale(fixed: I32, k: int, largest: int, coarse: float) -> int:
+    """bfloat16 bits of `coarse` times the scale of about the least squared error, for bell-shaped and for
+    heavy-tailed blocks; never more than the largest element, which would round to 0 for ever."""
+    most = min(scale_up(largest, max(7.0 / coarse, 1.0)), scale_up(int64(INFINITY) - 1, 7.0))
     total, squares = int64(0), int64(0)
     for j in range(k):
         h = int64(fixed[j] >> np.int32(8))
         total += h
         squares += h * h
     if total == 0:
-        return scale_up(largest, 7)
+        return most
     s = (np.float64(squares) / np.float64(total)) * 0.5 - (np.float64(total) / np.float64(k)) * 0.3125
+    s *= coarse
     b = _bits_of(np.float32(s * math.ldexp(1.0, max(largest >> 23, 1) - 149)))
     nearest = max((b + 0x7FFF + ((b >> 16) & 1)) >> 16, SMALLEST_NORMAL_BFLOAT16)
-    return min(nearest, scale_up(largest, 7))
+    return min(nearest, most)
 
 
 @kernel
 def encode_integers(
     values: int,
+    coarse: float,
     key: np.uint64,
     number: int,
     x: F32,
@@ -260,7 +265,7 @@ def encode_integers(
     for j in range(k):
         v[j] = 0.0
     if largest and values == INT8:
-        scale = scale_up(largest, 127)
+        scale = scale_up(largest, 127.0)
         if key:
             seed = seed_of(key, number)
             round_stochastically(x, k, inverse_of(scale), np.float32(127.0), seed, chosen, v)
@@ -268,7 +273,7 @@ def encode_integers(
             round_nearest(x, k, inverse_of(scale), np.float32(127.0), v)
     elif largest:
         fixed_point(x, k, largest, fixed)
-        scale = int4_scale(fixed, k, largest)
+        scale = int4_scale(fixed, k, largest, coarse)
         round_nearest(x, k, inverse_of(scale), np.float32(7.0), v)
     scales[0] = scale
     finish_integers(bits, k, float_of(scale << 16), 255 if values == INT8 else 15, v, whole)
