@@ -139,15 +139,23 @@ class Core:
         return self.desk.state
 
     def handle(self, event: e.Event, now: float) -> list[a.Action]:
-        """What is to be done about `event` at monotonic second `now`, in this order."""
+        """What is to be done about `event` at monotonic second `now`, in this order.
+
+        Of a thousand workers nearly all that is heard are heartbeats by which nobody's standing changes. They reveal
+        nothing that a part decides by; what time alone decides, the next tick does.
+        """
         self.desk.actions = []
-        if self.abdicated:
+        if self.abdicated or (isinstance(event, e.Beat) and self._goes_on(event, now)):
             return []
         if self.state.ended is None or isinstance(event, HEARD_AFTER_THE_END):
             self._handlers[type(event)](event, now)
             self.segments.advance(now)
             self.patience.renew(self.desk.actions, now)
         return self.desk.actions
+
+    def _goes_on(self, beat: e.Beat, now: float) -> bool:
+        """Whether a heartbeat of the run at hand was one like those before it, and is taken."""
+        return self.state.ended is None and self.liveness.goes_on(beat.incarnation, now, line=beat.line)
 
     def reopen(self, now: float) -> list[a.Action]:
         """A coordinator came back to this run: what it does first.

@@ -168,6 +168,9 @@ class Engine:
 
     def carry_out(self, actions: Sequence[a.Action]) -> None:
         """Make all that was decided durable at once, then tell it: the journal never holds a part of an event."""
+        if not actions:
+            self._look_around()
+            return
         began = trace.begin()
         for action in actions:
             if isinstance(action, a.Journal):
@@ -207,6 +210,10 @@ class Engine:
         for action in actions:
             if not isinstance(action, a.Journal):
                 self._acts[type(action)](action)
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """After the end: whether everybody has gone."""
         if self.finished.is_set() and not self._core.lingering():
             self._alone.set()
 

@@ -42,6 +42,23 @@ class Liveness:
         if (pulse := self._pulses.get(incarnation)) is not None:
             pulse.beat_at, pulse.heard, pulse.closed_at, pulse.line = now, True, None, line
 
+    def goes_on(self, incarnation: int, now: float, *, line: int) -> bool:
+        """Take a heartbeat from which nothing is learned but the moment; anything else is left to `beat`.
+
+        It comes from a process that has beaten before and is no suspect, on the stream on which it beats.
+        """
+        pulse = self._pulses.get(incarnation)
+        if (
+            pulse is None
+            or not pulse.heard
+            or pulse.closed_at is not None
+            or pulse.line != line
+            or now - pulse.beat_at > self._suspect_s
+        ):
+            return False
+        pulse.beat_at = now
+        return True
+
     def close(self, incarnation: int, now: float, *, line: int) -> None:
         """Stream `line` ended. The end of an older one than beats now means nothing: it may be noticed late."""
         if (pulse := self._pulses.get(incarnation)) is not None and line == pulse.line:

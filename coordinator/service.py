@@ -113,14 +113,15 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         incarnation = first.incarnation
         self._engine.check_own(peer_of(context), incarnation)
         self._engine.check_present(incarnation)
+        heard = e.Beat(incarnation, line)
         try:
-            self._engine.hear(e.Beat(incarnation, line))
+            self._engine.hear(heard)
             async for beat in beats:
                 if beat.incarnation != incarnation:
                     raise ProtocolMismatch(
                         f"a beat of incarnation {beat.incarnation} on the stream of {incarnation}; open another one"
                     )
-                self._engine.hear(e.Beat(incarnation, line))
+                self._engine.hear(heard)
         finally:
             self._engine.hear(e.BeatsEnded(incarnation, line))
         return coordinator_pb2.HeartbeatEnd()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -40,6 +41,75 @@ def test_who_is_out_of_the_run_is_told_so(event: type) -> None:
     with pytest.raises(StaleIncarnation, match="never joined"):
         run.hear(event(99, *arguments))
     assert run.core.state.ended == before
+
+
+# --- heartbeats
+
+
+def flushing() -> Run:
+    """A worker that leaves has had its ten seconds to flush, and both beat: whatever is handled whole lets it go."""
+    run = Run(mode=r.Switching("ssp", 1, None, 1.0)).begin()
+    plan = run.plans(run.hear(e.WorkerLeaving(3, "SIGTERM")))[3]
+    run.hold(3, plan, 0)
+    while run.now < 10.0:
+        run.now += 0.5
+        run.hear(e.Beat(3), e.Beat(4))
+    run.now += 0.1
+    return run
+
+
+def let_go(actions: list[a.Action]) -> bool:
+    return any(isinstance(x, a.Tell) and isinstance(x.order, a.End) for x in actions)
+
+
+def test_a_heartbeat_like_those_before_it_decides_nothing_and_time_is_left_to_the_tick() -> None:
+    run = flushing()
+    assert run.hear(e.Beat(3), e.Beat(4)) == []
+    assert let_go(run.hear(e.Tick()))
+
+
+def by_nobody(run: Run) -> e.Event:
+    return e.Beat(99)
+
+
+def by_a_newcomer(run: Run) -> e.Event:
+    run.core.liveness.expect(5, run.now)
+    return e.Beat(5)
+
+
+def by_one_on_another_line(run: Run) -> e.Event:
+    return e.Beat(4, line=1)
+
+
+def by_one_whose_line_had_ended(run: Run) -> e.Event:
+    run.core.liveness.close(4, run.now, line=0)
+    return e.Beat(4)
+
+
+def by_a_suspect(run: Run) -> e.Event:
+    run.now += run.core.desk.rules.suspect_s + 0.1
+    assert 4 in run.core.liveness.suspects(run.now)
+    return e.Beat(4)
+
+
+@pytest.mark.parametrize(
+    "beat", [by_nobody, by_a_newcomer, by_one_on_another_line, by_one_whose_line_had_ended, by_a_suspect]
+)
+def test_a_heartbeat_by_which_something_is_learned_goes_the_whole_way(
+    beat: Callable[[Run], e.Event],
+) -> None:
+    run = flushing()
+    assert let_go(run.hear(beat(run)))
+
+
+def test_heartbeats_keep_alive_who_sends_them_and_nobody_else() -> None:
+    run = Run().begin()
+    for _ in range(100):
+        run.now += 0.1
+        run.hear(e.Beat(3), e.Tick())
+    members = run.core.state.members
+    assert members[3].present and members[4].dead
+    assert "silent for" in members[4].gone
 
 
 # --- the end

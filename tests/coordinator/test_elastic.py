@@ -90,7 +90,7 @@ def test_a_boundary_waits_for_the_dead() -> None:
     assert not records(run.hold(3, run.plans(asked)[3], 4), r.Barred)
     assert not records(run.hear(e.WorkerRetired(0, 4)), r.Barred)
     assert records(run.hear(e.WorkerRetired(1, 4)), r.Barred) == [r.Barred(1)]
-    assert len(closes(run, run.hear(e.Beat(3)))) == 1, "all below the bar stands already"
+    assert len(closes(run, run.hear(e.Beat(3), e.Tick()))) == 1, "all below the bar stands already"
 
 
 def test_an_asked_lease_that_is_finished_is_not_waited_for() -> None:

@@ -45,9 +45,9 @@ def test_it_is_waited_for_ten_seconds_after_its_last_unit() -> None:
     run.now = 40.0
     accept(run, 0)
     run.now += FLUSH_S - 0.1
-    assert not ends(run, run.hear(e.Beat(3)))
+    assert not ends(run, run.hear(e.Beat(3), e.Beat(4), e.Tick()))
     run.now += 0.2
-    assert "has not flushed" in ends(run, run.hear(e.Beat(3)))[3]
+    assert "has not flushed" in ends(run, run.hear(e.Beat(3), e.Beat(4), e.Tick()))[3]
 
 
 def test_who_never_had_work_has_nothing_to_flush() -> None:
@@ -115,7 +115,7 @@ def test_behind_the_end_of_a_segment_it_goes_on_only_where_it_can_still_flush(
     run = leaves(QUORUM)
     answer(run, run.hear(e.SetAsked("k", to)), 1)
     accept(run, *range(4))
-    assert (3 in ends(run, run.hear(e.Beat(3)))) == goes
+    assert (3 in ends(run, run.hear(e.Beat(3), e.Tick()))) == goes
     if goes:
         return
     run.settle(0)
@@ -129,4 +129,4 @@ def test_behind_the_end_of_a_segment_it_goes_on_only_where_it_can_still_flush(
 def test_at_the_end_of_the_run_nobody_is_kept() -> None:
     run = leaves(QUORUM, steps=1)
     accept(run, *range(4))
-    assert 3 in ends(run, run.hear(e.Beat(3)))
+    assert 3 in ends(run, run.hear(e.Beat(3), e.Tick()))

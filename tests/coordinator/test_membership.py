@@ -76,3 +76,27 @@ def test_the_time_that_the_coordinator_was_held_up_is_nobodys_silence() -> None:
     assert live.dead(9.4) == []
     assert [i for i, _ in live.dead(9.6)] == [2], "its stream had ended; the grace goes on"
     assert [i for i, _ in live.dead(14.1)] == [1, 2]
+
+
+def test_a_beat_that_goes_on_renews_the_moment_and_nothing_else() -> None:
+    liveness = watched()
+    liveness.beat(1, 101.0, line=1)
+    assert liveness.goes_on(1, 104.0, line=1)
+    assert liveness.age(1, 104.0) == 0.0 and liveness.dead(109.0) == []
+    assert liveness.dead(109.1) == [(1, "silent for 5.1 s, limit 5.0 s")]
+
+
+def test_a_beat_by_which_anything_is_learned_does_not_go_on() -> None:
+    def beaten() -> Liveness:
+        liveness = watched()
+        liveness.beat(1, 101.0, line=1)
+        return liveness
+
+    assert not watched().goes_on(1, 101.0, line=0), "the first one"
+    assert not beaten().goes_on(1, 102.0, line=2), "on another stream"
+    assert not beaten().goes_on(1, 104.1, line=1), "of a suspect that returns"
+    assert not beaten().goes_on(2, 102.0, line=1), "of one that is not watched"
+    closed = beaten()
+    closed.close(1, 101.5, line=1)
+    assert not closed.goes_on(1, 101.6, line=1), "after its stream ended"
+    assert closed.dead(102.1), "what does not go on is not taken"

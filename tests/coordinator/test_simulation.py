@@ -68,7 +68,7 @@ def test_the_exact_histories_are_eventful() -> None:
 
 
 def test_the_elastic_histories_are_eventful() -> None:
-    worlds = [run_seed(seed) for seed in range(80)]
+    worlds = [run_seed(seed) for seed in range(140)]
     journals = ["\n".join(w.journal) for w in worlds]
     switched = [w for w in worlds if w.state.segment.number > 0]
     assert {w.state.segment.mode for w in switched} == {"sync", "delayed", "ssp", "async"} and len(
