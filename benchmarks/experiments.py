@@ -301,7 +301,7 @@ def _row(row: Mapping[str, Any]) -> list[object]:
         return "–" if row[name] is None else f"{row[name]['mean']:.{digits}f}"
 
     spread = "–" if row["loss"] is None else f"{row['loss']['sd']:.4f}"
-    against = "–" if row["against"] is None else f"{row['against']:+.2%}"
+    against = "–" if row["against"] is None else f"{row['against']['mean']:+.2%}"
     return [
         *(row["label"], f"{row['lr']:g}", row["seeds"], mean("loss", 4), spread, against),
         *(mean("tokens_per_s", 0), mean("waiting", 3), _figure(row["fewer_bytes"]), mean("staleness", 2)),

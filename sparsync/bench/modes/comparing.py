@@ -1,8 +1,9 @@
 """Results beside each other: those of one number of workers, straggler pattern and link form a `Group`, each method
 of it at its best learning rate a `Row` over the seeds. Pure.
 
-The reference of a group is DDP, or the one process where DDP was not measured, or else its first method. Its mean loss
-in the end, and that plus `SLACK`, are what the times to loss are to.
+The reference of a group is DDP, or the one process where DDP was not measured, or else its first method. What is
+compared with it is compared seed by seed: times to loss are to the loss in the end of its run with the same seed, which
+it reaches therefore, and to that plus `SLACK`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sparsync.bench.modes.results import Measured
 REFERENCES = ("ddp", ONE)
 SLACK = 0.01
 MOVED = ("bytes_pushed", "bytes_pulled", "bytes_state", "bytes_control")
+Result = Mapping[str, Any]
 Best = Mapping[tuple[str, str, int], float]
 
 
@@ -35,24 +37,40 @@ class Series:
     def kind(self) -> str:
         return self.runs[0].case.kind
 
-    def over(self, figure: Callable[[Mapping[str, Any]], float | None]) -> Spread | None:
+    @property
+    def results(self) -> dict[int, Result]:
+        """By seed."""
+        return {run.case.seed: run.result for run in self.runs}
+
+    def over(self, figure: Callable[[Result], float | None]) -> Spread | None:
         """A figure of each result, over the seeds."""
         return spread(figure(run.result) for run in self.runs)
+
+    def beside(self, other: Series, figure: Callable[[Result, Result], float | None]) -> list[float | None]:
+        """A figure of each result and the other's of the same seed; only of seeds that both have."""
+        theirs = other.results
+        return [figure(own, theirs[seed]) for seed, own in self.results.items() if seed in theirs]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a series comes to within its group. Shares are of time; ratios above 1 are gains over the reference."""
+    """What a series comes to within its group. Shares are of time; ratios above 1 are gains over the reference.
+
+    Attributes:
+        reached, reached_slack: how many seeds come to the reference's loss; the times are None unless all do.
+    """
 
     label: str
     lr: float
     seeds: int
     loss: Spread | None
-    against: float | None
+    against: Spread | None
+    reached: int
     seconds_to: Spread | None
-    sooner: float | None
+    sooner: Spread | None
+    reached_slack: int
     seconds_to_slack: Spread | None
-    sooner_slack: float | None
+    sooner_slack: Spread | None
     loss_at_time: Spread | None
     tokens_per_s: Spread | None
     efficiency: float | None
@@ -128,10 +146,9 @@ def compared(key: tuple[int, str, str], series: tuple[Series, ...], unlimited: S
     seconds = min(
         found.mean for s in series if s.kind != ONE or len(series) == 1 if (found := s.over(_seconds))
     )
-    ends = reference.over(lambda r: loss_at(r["curve"], "tokens", tokens))
-    target = ends.mean if ends is not None else None
+    target = _mean(reference.over(lambda r: loss_at(r["curve"], "tokens", tokens)))
     rates = {s.label: s.over(_rate) for s in unlimited}
-    context = _Context(reference, alone, tokens, seconds, target, rates)
+    context = _Context(reference, alone, tokens, seconds, rates)
     rows = tuple(context.row(s) for s in series)
     return Group(workers, straggler, link, series, reference.label, tokens, seconds, target, rows)
 
@@ -144,7 +161,6 @@ class _Context:
     alone: Series | None
     tokens: float
     seconds: float
-    target: float | None
     unlimited: Mapping[str, Spread | None]
 
     def row(self, own: Series) -> Row:
@@ -152,16 +168,19 @@ class _Context:
         workers = own.runs[0].case.workers
         alone = self.alone.over(_rate) if self.alone else None
         moved = own.over(_bytes)
+        to, to_slack = self._times(own, 0.0), self._times(own, SLACK)
         return Row(
             label=own.label,
             lr=own.lr,
             seeds=len(own.runs),
             loss=loss,
-            against=_minus_one(ratio(_mean(loss), self.target)),
-            seconds_to=self._time(own, 0.0),
-            sooner=ratio(_mean(self._time(self.reference, 0.0)), _mean(self._time(own, 0.0))),
-            seconds_to_slack=self._time(own, SLACK),
-            sooner_slack=ratio(_mean(self._time(self.reference, SLACK)), _mean(self._time(own, SLACK))),
+            against=spread(own.beside(self.reference, self._against)),
+            reached=_found(to),
+            seconds_to=spread(to),
+            sooner=self._sooner(own, 0.0),
+            reached_slack=_found(to_slack),
+            seconds_to_slack=spread(to_slack),
+            sooner_slack=self._sooner(own, SLACK),
             loss_at_time=own.over(lambda r: loss_at(r["curve"], "seconds", self.seconds)),
             tokens_per_s=rate,
             efficiency=ratio(_mean(rate), workers * alone.mean if alone else None),
@@ -177,32 +196,50 @@ class _Context:
             shaped=own.runs[0].result["shaped"],
         )
 
+    def _end(self, result: Result) -> float | None:
+        return loss_at(result["curve"], "tokens", self.tokens)
+
     def _loss(self, own: Series) -> Spread | None:
-        return own.over(lambda r: loss_at(r["curve"], "tokens", self.tokens))
+        return own.over(self._end)
 
-    def _time(self, own: Series, slack: float) -> Spread | None:
-        if self.target is None:
-            return None
-        target = self.target * (1.0 + slack)
-        return own.over(lambda r: reached_at(r["curve"], "seconds", target))
+    def _against(self, own: Result, theirs: Result) -> float | None:
+        return _minus_one(ratio(self._end(own), self._end(theirs)))
+
+    def _time(self, own: Result, theirs: Result, slack: float) -> float | None:
+        """Until `own` is at the loss that `theirs` ends with, of the same seed; None: never."""
+        end = self._end(theirs)
+        return None if end is None else reached_at(own["curve"], "seconds", end * (1.0 + slack))
+
+    def _times(self, own: Series, slack: float) -> list[float | None]:
+        return own.beside(self.reference, lambda ours, theirs: self._time(ours, theirs, slack))
+
+    def _sooner(self, own: Series, slack: float) -> Spread | None:
+        def gain(ours: Result, theirs: Result) -> float | None:
+            return ratio(self._time(theirs, theirs, slack), self._time(ours, theirs, slack))
+
+        return spread(own.beside(self.reference, gain))
 
 
-def _seconds(result: Mapping[str, Any]) -> float:
+def _seconds(result: Result) -> float:
     return float(result["seconds"])
 
 
-def _rate(result: Mapping[str, Any]) -> float | None:
+def _rate(result: Result) -> float | None:
     found = result["tokens_per_s"]
     return None if found is None else float(found)
 
 
-def _bytes(result: Mapping[str, Any]) -> float:
+def _bytes(result: Result) -> float:
     """Through all sockets of the workers, both ways: stream state that is deposited is as much traffic as a push."""
     return float(sum(result[key] for key in MOVED))
 
 
 def _mean(found: Spread | None) -> float | None:
     return found.mean if found is not None else None
+
+
+def _found(values: Iterable[float | None]) -> int:
+    return sum(value is not None for value in values)
 
 
 def _minus_one(value: float | None) -> float | None:

@@ -62,14 +62,26 @@ def groups_of(result: Result) -> list[Group]:
 # ── tables ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def percent(value: float | None, *, sign: bool = False) -> str | None:
-    if value is None:
-        return None
-    return f"{value:+.2%}" if sign else f"{value:.0%}"
+def percent(value: float | None) -> str | None:
+    return None if value is None else f"{value:.0%}"
 
 
-def times(value: float | None) -> str | None:
+def times(value: Spread | float | None) -> str | None:
+    if isinstance(value, Spread):
+        return f"{value.mean:.3g}x" + (f" ± {value.sd:.2g}" if value.n > 1 else "")
     return None if value is None else f"{value:.3g}x"
+
+
+def gap(found: Spread | None) -> str | None:
+    """As a signed share."""
+    if found is None:
+        return None
+    return f"{found.mean:+.2%}" + (f" ± {found.sd:.2%}" if found.n > 1 else "")
+
+
+def until(found: Spread | None, reached: int, seeds: int) -> Spread | str | None:
+    """A time to loss; or how many seeds have one, where some have not."""
+    return f"{reached} of {seeds} seeds" if found is None and reached else found
 
 
 def whole(found: Spread | None) -> str | None:
@@ -82,8 +94,9 @@ def whole(found: Spread | None) -> str | None:
 def reached(row: Row) -> list[object]:
     """Loss and time."""
     return [
-        *(row.label, f"{row.lr:g}", row.loss, percent(row.against, sign=True)),
-        *(row.seconds_to, times(row.sooner), row.seconds_to_slack, times(row.sooner_slack)),
+        *(row.label, f"{row.lr:g}", row.loss, gap(row.against)),
+        *(until(row.seconds_to, row.reached, row.seeds), times(row.sooner)),
+        *(until(row.seconds_to_slack, row.reached_slack, row.seeds), times(row.sooner_slack)),
         row.loss_at_time,
     ]
 
@@ -279,8 +292,9 @@ def words(group: Group) -> str:
     seeds = min(row.seeds for row in group.rows)
     told = [
         f"Mean and standard deviation over {seeds} seeds." if seeds > 1 else "One seed: no spread is known.",
-        "Losses at equal tokens and at equal time lie on straight lines between evaluated copies of the model; "
-        "nobody evaluates while the clock runs. Seconds count from the first unit's begin; rates and shares leave out "
+        f"What is held against {group.reference} is held against its run with the same seed: times are to the loss "
+        "that it ends with. Losses at equal tokens and at equal time lie on straight lines between evaluated copies of "
+        "the model; nobody evaluates while the clock runs. Seconds count from the first unit's begin; rates and shares leave out "
         "the first tenth. Bytes are those at all sockets of the workers: up and down of pushes and deltas; state "
         "(deposits of streams, the first upload) and control (the coordinator) both ways; fewer bytes counts all four. "
         "Efficiency is against so many times the one process. Waiting of DDP is communication that no computing hides.",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sparsync.bench.modes.cases import best_lrs, tuned_as
 from sparsync.bench.modes.comparing import Row, groups
+from sparsync.bench.modes.figures import Spread
 from sparsync.bench.modes.results import Measured, measured_of
 from tests.sparsync.modes.curves import case, curve, measured
 
@@ -17,6 +20,11 @@ def rows(runs: list[Measured]) -> dict[str, Row]:
     best = {tuned_as(m.case): m.case.lr for m in runs}
     (group,) = groups(runs, best)
     return {row.label: row for row in group.rows}
+
+
+def mean(found: Spread | None) -> float:
+    assert found is not None
+    return found.mean
 
 
 def example() -> list[Measured]:
@@ -36,13 +44,40 @@ def example() -> list[Measured]:
 def test_a_method_stands_beside_ddp() -> None:
     found = rows(example())
     sync = found["sync"]
-    assert sync.against == pytest.approx(0.01)
-    assert sync.seconds_to is None and sync.sooner is None
-    assert sync.sooner_slack == pytest.approx(98.0 / 20.0)
+    assert mean(sync.against) == pytest.approx(0.01)
+    assert (sync.reached, sync.seconds_to, sync.sooner) == (0, None, None)
+    assert sync.reached_slack == 1 and mean(sync.sooner_slack) == pytest.approx(98.0 / 20.0)
     assert sync.fewer_bytes == pytest.approx(10.0)
     assert sync.efficiency == pytest.approx(50.0 / (2 * 25.0))
-    assert found["ddp"].sooner == pytest.approx(1.0)
+    assert mean(found["ddp"].sooner) == pytest.approx(1.0)
     assert found["one"].fewer_bytes is None
+
+
+def seeds(method: str, *ends: tuple[float, float], **other: Any) -> list[Measured]:
+    """A run for each (seconds, loss) in the end; from 6 on a straight line."""
+    return [
+        measured(case(method, seed=seed, **other), curve((0.0, 0, 6.0), (seconds, 1000, loss)))
+        for seed, (seconds, loss) in enumerate(ends)
+    ]
+
+
+def test_each_seed_is_held_against_the_references_own_of_that_seed() -> None:
+    """Seeds end apart: a common target is beyond one of them, whatever the method."""
+    ddp = seeds("ddp", (100.0, 4.0), (100.0, 4.2), **DDP)
+    found = rows([*ddp, *seeds("sync", (20.0, 4.0), (50.0, 4.2)), *seeds("async", (10.0, 4.0), (10.0, 4.3))])
+    assert mean(found["ddp"].sooner) == pytest.approx(1.0)
+    assert mean(found["ddp"].seconds_to) == pytest.approx(100.0)
+    assert mean(found["sync"].sooner) == pytest.approx((5.0 + 2.0) / 2)
+    assert mean(found["sync"].against) == pytest.approx(0.0)
+    assert mean(found["async"].against) == pytest.approx((4.3 / 4.2 - 1) / 2)
+    assert (found["async"].reached, found["async"].sooner) == (1, None)
+
+
+def test_a_seed_that_the_reference_lacks_is_not_held_against_another() -> None:
+    ddp = seeds("ddp", (100.0, 4.0), **DDP)
+    found = rows([*ddp, *seeds("sync", (20.0, 4.0), (20.0, 3.0))])["sync"]
+    assert found.seeds == 2 and found.against is not None and found.against.n == 1
+    assert mean(found.against) == pytest.approx(0.0)
 
 
 def test_deposits_and_the_coordinator_count_as_bytes() -> None:
