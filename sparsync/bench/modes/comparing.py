@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsync.bench.modes.cases import tuned_as
-from sparsync.bench.modes.figures import Spread, loss_at, mean_staleness, ratio, reached_at, spread
+from sparsync.bench.modes.figures import Spread, loss_at, loss_by, mean_staleness, ratio, reached_at, spread
 from sparsync.bench.modes.links import UNLIMITED
 from sparsync.bench.modes.methods import ONE
 from sparsync.bench.modes.results import Measured
@@ -57,6 +57,7 @@ class Row:
     """What a series comes to within its group. Shares are of time; ratios above 1 are gains over the reference.
 
     Attributes:
+        ended: how many seeds have ended before that time, and are taken at their last loss.
         reached, reached_slack: how many seeds come to the reference's loss; the times are None unless all do.
     """
 
@@ -72,6 +73,7 @@ class Row:
     seconds_to_slack: Spread | None
     sooner_slack: Spread | None
     loss_at_time: Spread | None
+    ended: int
     tokens_per_s: Spread | None
     efficiency: float | None
     of_unlimited: float | None
@@ -91,7 +93,8 @@ class Group:
     """What is compared.
 
     Attributes:
-        tokens, seconds: at which losses are compared: what every run has reached, and the end of the fastest method.
+        tokens, seconds: at which losses are compared: what every run has reached, and the mean end of the fastest
+            method.
         target: the mean loss of the reference in the end.
     """
 
@@ -181,7 +184,8 @@ class _Context:
             reached_slack=_found(to_slack),
             seconds_to_slack=spread(to_slack),
             sooner_slack=self._sooner(own, SLACK),
-            loss_at_time=own.over(lambda r: loss_at(r["curve"], "seconds", self.seconds)),
+            loss_at_time=own.over(lambda r: loss_by(r["curve"], "seconds", self.seconds)),
+            ended=sum(run.result["curve"][-1]["seconds"] < self.seconds for run in own.runs),
             tokens_per_s=rate,
             efficiency=ratio(_mean(rate), workers * alone.mean if alone else None),
             of_unlimited=ratio(_mean(rate), _mean(self.unlimited.get(own.label))),

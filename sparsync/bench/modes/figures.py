@@ -37,6 +37,14 @@ def loss_at(curve: Sequence[Point], axis: str, value: float) -> float | None:
     return None
 
 
+def loss_by(curve: Sequence[Point], axis: str, value: float) -> float | None:
+    """As `loss_at`; what has ended before keeps the loss that it ended with."""
+    last = curve[-1]
+    if along(last, axis) < value:
+        return None if last["loss"] is None else float(last["loss"])
+    return loss_at(curve, axis, value)
+
+
 def reached_at(curve: Sequence[Point], axis: str, loss: float) -> float | None:
     """Where the loss is that low for the first time; None: never."""
     found = line(curve, axis)

@@ -36,6 +36,8 @@ TITLE = "sparsync bench modes"
 EARLY = 0.1
 """Share of the tokens before which losses are too high to be drawn beside those that count."""
 WIDTH = 1.6
+ENDED = " †"
+"""Behind a loss at equal time where a run had ended before."""
 SHARES = {
     "computed": "computing",
     "slept": "made slow",
@@ -79,6 +81,10 @@ def gap(found: Spread | None) -> str | None:
     return f"{found.mean:+.2%}" + (f" ± {found.sd:.2%}" if found.n > 1 else "")
 
 
+def marked(found: Spread | None, *, ended: bool) -> str | None:
+    return None if found is None else f"{found}{ENDED if ended else ''}"
+
+
 def until(found: Spread | None, reached: int, seeds: int) -> Spread | str | None:
     """A time to loss; or how many seeds have one, where some have not."""
     return f"{reached} of {seeds} seeds" if found is None and reached else found
@@ -97,7 +103,7 @@ def reached(row: Row) -> list[object]:
         *(row.label, f"{row.lr:g}", row.loss, gap(row.against)),
         *(until(row.seconds_to, row.reached, row.seeds), times(row.sooner)),
         *(until(row.seconds_to_slack, row.reached_slack, row.seeds), times(row.sooner_slack)),
-        row.loss_at_time,
+        marked(row.loss_at_time, ended=row.ended > 0),
     ]
 
 
@@ -294,11 +300,15 @@ def words(group: Group) -> str:
         f"Mean and standard deviation over {seeds} seeds." if seeds > 1 else "One seed: no spread is known.",
         f"What is held against {group.reference} is held against its run with the same seed: times are to the loss "
         "that it ends with. Losses at equal tokens and at equal time lie on straight lines between evaluated copies of "
-        "the model; nobody evaluates while the clock runs. Seconds count from the first unit's begin; rates and shares leave out "
-        "the first tenth. Bytes are those at all sockets of the workers: up and down of pushes and deltas; state "
+        "the model; nobody evaluates while the clock runs. Seconds count from the first unit's begin; rates and "
+        "shares leave out the first tenth. Bytes are those at all sockets of the workers: up and down of pushes and deltas; state "
         "(deposits of streams, the first upload) and control (the coordinator) both ways; fewer bytes counts all four. "
         "Efficiency is against so many times the one process. Waiting of DDP is communication that no computing hides.",
     ]
+    if any(row.ended for row in group.rows):
+        told.append(
+            f"{ENDED.strip()} at least one run had ended before that time, and is taken at its last loss."
+        )
     shaped = {row.shaped for row in group.rows}
     if PROXY in shaped or NOT_SHAPED in shaped:
         told.append(

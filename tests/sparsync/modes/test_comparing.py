@@ -73,6 +73,12 @@ def test_each_seed_is_held_against_the_references_own_of_that_seed() -> None:
     assert (found["async"].reached, found["async"].sooner) == (1, None)
 
 
+def test_at_equal_time_a_run_that_has_ended_keeps_its_last_loss() -> None:
+    found = rows([*seeds("ddp", (40.0, 4.0), **DDP), *seeds("sync", (10.0, 4.0), (14.0, 4.2))])
+    assert mean(found["sync"].loss_at_time) == pytest.approx((4.0 + 6.0 - 1.8 * 12 / 14) / 2)
+    assert (found["sync"].ended, found["ddp"].ended) == (1, 0)
+
+
 def test_a_seed_that_the_reference_lacks_is_not_held_against_another() -> None:
     ddp = seeds("ddp", (100.0, 4.0), **DDP)
     found = rows([*ddp, *seeds("sync", (20.0, 4.0), (20.0, 3.0))])["sync"]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from sparsync.bench.modes.figures import loss_at, mean_staleness, reached_at, spread
+from sparsync.bench.modes.figures import loss_at, loss_by, mean_staleness, reached_at, spread
 from tests.sparsync.modes.curves import curve
 
 FALLING = curve((0.0, 0, 6.0), (10.0, 100, 4.0), (30.0, 200, 3.0))
@@ -35,6 +35,13 @@ def test_a_loss_lies_on_straight_lines_between_points_and_nowhere_else(
 )
 def test_a_loss_is_reached_where_the_curve_first_comes_down_to_it(loss: float, seconds: float | None) -> None:
     assert reached_at(FALLING, "seconds", loss) == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_what_has_ended_keeps_its_loss() -> None:
+    assert loss_by(FALLING, "seconds", 31.0) == 3.0
+    assert loss_by(FALLING, "seconds", 20.0) == pytest.approx(3.5)
+    assert loss_by(FALLING, "seconds", -1.0) is None
+    assert loss_by(curve((0.0, 0, 6.0), (1.0, 1, None)), "seconds", 2.0) is None
 
 
 def test_the_first_of_several_crossings_counts() -> None:
