@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sparsync.bench.modes.links import UNLIMITED, Link
+from sparsync.bench.modes.links import UNLIMITED, Link, shaping
 from sparsync.bench.modes.methods import CLUSTER, NO_CODEC, Method
 from sparsync.bench.modes.stragglers import NOBODY, Pattern
 from wire.config import Config, load
 from wire.errors import UsageError
 
-FORMAT = 2
+FORMAT = 3
 """Of a case and its result: raised when what a case measures changes, so that older results are not taken for it."""
 DIGEST_LETTERS = 16
 
@@ -52,7 +52,12 @@ class Workload:
 
 @dataclass(frozen=True)
 class Case:
-    """One run. `settings`: of method and codec, those of the workload not among them."""
+    """One run.
+
+    Attributes:
+        settings: of method and codec, those of the workload not among them.
+        shaped: how its processes are kept to the link (`links.shaping`).
+    """
 
     method: str
     kind: str
@@ -61,6 +66,7 @@ class Case:
     workers: int
     straggler: str
     link: str
+    shaped: str
     lr: float
     seed: int
     work: Workload
@@ -118,6 +124,7 @@ class Grid:
         every_lr: all learning rates everywhere, not only where they are tuned.
         cross: every link with every straggler pattern and number of workers; else these vary one at a time, beside the
             first of the others.
+        namespaces: whether links are shaped by network namespaces.
     """
 
     methods: tuple[Method, ...]
@@ -130,6 +137,7 @@ class Grid:
     work: Workload
     every_lr: bool = False
     cross: bool = False
+    namespaces: bool = False
 
     def check(self) -> None:
         """Raises: UsageError, ConfigError."""
@@ -195,11 +203,13 @@ class Grid:
                     workers=workers,
                     straggler=straggler.name,
                     link=link.name,
+                    shaped=shaping(link, cluster=method.is_cluster, namespaces=self.namespaces),
                     lr=lr,
                     seed=seed,
                     work=self.work,
                 )
-                yield replace(case, workers=1, straggler=NOBODY, link=UNLIMITED) if method.alone else case
+                unhindered = replace(case, workers=1, straggler=NOBODY, link=UNLIMITED, shaped=UNLIMITED)
+                yield unhindered if method.alone else case
 
 
 def tuned_as(case: Case) -> tuple[str, str, int]:

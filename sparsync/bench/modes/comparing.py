@@ -197,7 +197,7 @@ class _Context:
             fewer_bytes=ratio(_mean(self.reference.over(_bytes)) or None, _mean(moved)),
             staleness=own.over(lambda r: mean_staleness(r["staleness"])),
             recoveries=sum(run.result["recoveries"] for run in own.runs) / len(own.runs),
-            shaped=own.runs[0].result["shaped"],
+            shaped=own.runs[0].case.shaped,
         )
 
     def _end(self, result: Result) -> float | None:

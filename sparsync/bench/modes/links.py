@@ -55,6 +55,13 @@ def link(text: str) -> Link:
     return Link(text, float(found[1]) * UNITS[found[2]])
 
 
+def shaping(link: Link, *, cluster: bool, namespaces: bool) -> str:
+    """How processes are kept to a link: `NAMESPACES`, `PROXY`, `NOT_SHAPED`; `UNLIMITED` where nothing is to be."""
+    if link.rate is None:
+        return UNLIMITED
+    return NAMESPACES if namespaces else (PROXY if cluster else NOT_SHAPED)
+
+
 @dataclass(frozen=True)
 class Lines:
     """Where the processes of a case run and listen.
@@ -93,15 +100,14 @@ class Network:
     @contextmanager
     def lines(self, link: Link, *, workers: int, cluster: bool) -> Iterator[Lines]:
         """Raises: SparsyncError."""
-        if link.rate is None:
-            yield Lines(UNLIMITED)
-        elif not self.why_not:
+        shaped = shaping(link, cluster=cluster, namespaces=not self.why_not)
+        if shaped == NAMESPACES and link.rate is not None:
             with namespaces(link.rate, workers=workers) as lines:
                 yield lines
-        elif cluster:
-            yield Lines(PROXY, proxy_rate=link.rate / 8)
         else:
-            yield Lines(NOT_SHAPED)
+            yield Lines(
+                shaped, proxy_rate=link.rate / 8 if shaped == PROXY and link.rate is not None else None
+            )
 
 
 @contextmanager

@@ -7,7 +7,7 @@ call runs it again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class Campaign:
 
 def measure(grid: Grid, out: Path, network: Network, say: Say, *, limit_s: float) -> dict[str, Any]:
     """The whole benchmark as one JSON object. Raises: UsageError, ConfigError, SparsyncError."""
+    grid = replace(grid, namespaces=not network.why_not)
     grid.check()
     if network.why_not and any(link.rate is not None for link in grid.links):
         say(

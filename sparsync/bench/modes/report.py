@@ -6,14 +6,15 @@ A method has one colour throughout; baselines are dashed. Every seed is a line o
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sparsync.bench.modes.comparing import SLACK, Group, Row, Series, groups
 from sparsync.bench.modes.figures import Spread, along
-from sparsync.bench.modes.links import NOT_SHAPED, PROXY
 from sparsync.bench.modes.methods import CLUSTER
 from sparsync.bench.modes.results import measured_of
+from sparsync.bench.modes.words import ENDED, words
 from sparsync.bench.report import Section, Table, page
 from sparsync.drawing import (
     PALETTE,
@@ -36,8 +37,6 @@ TITLE = "sparsync bench modes"
 EARLY = 0.1
 """Share of the tokens before which losses are too high to be drawn beside those that count."""
 WIDTH = 1.6
-ENDED = " †"
-"""Behind a loss at equal time where a run had ended before."""
 SHARES = {
     "computed": "computing",
     "slept": "made slow",
@@ -278,6 +277,7 @@ def sections(result: Result) -> list[Section]:
             "above is each at its best.",
             [learning_rates(result)],
         ),
+        *origins(result),
         *failures(result),
     ]
 
@@ -293,29 +293,20 @@ def section(group: Group, known: Mapping[str, Key]) -> Section:
     return Section(group.title, words(group), tables_of(group), plots)
 
 
-def words(group: Group) -> str:
-    """How to read it, and what was not as it should be."""
-    seeds = min(row.seeds for row in group.rows)
-    told = [
-        f"Mean and standard deviation over {seeds} seeds." if seeds > 1 else "One seed: no spread is known.",
-        f"What is held against {group.reference} is held against its run with the same seed: times are to the loss "
-        "that it ends with. Losses at equal tokens and at equal time lie on straight lines between evaluated copies of "
-        "the model; nobody evaluates while the clock runs. Seconds count from the first unit's begin; rates and "
-        "shares leave out the first tenth. Bytes are those at all sockets of the workers: up and down of pushes and deltas; state "
-        "(deposits of streams, the first upload) and control (the coordinator) both ways; fewer bytes counts all four. "
-        "Efficiency is against so many times the one process. Waiting of DDP is communication that no computing hides.",
-    ]
-    if any(row.ended for row in group.rows):
-        told.append(
-            f"{ENDED.strip()} at least one run had ended before that time, and is taken at its last loss."
+def origins(result: Result) -> Iterable[Section]:
+    """Where results come from more than one commit or machine: which, and how many of each."""
+    kept = [told["about"] for told in result["cases"] if not told["error"] and "about" in told]
+    count = Counter(
+        (str(about["commit"]), about["machine"]["cpu"], about["machine"].get("cores")) for about in kept
+    )
+    if len(count) > 1:
+        yield Section(
+            "Measured at more than one commit or machine",
+            "Results that were there already are not measured again: these were not all measured by the same code on "
+            "the same machine. Times of different rows are comparable only where both are the same; another --out "
+            "measures everything anew.",
+            [Table(("commit", "machine", "cores", "runs"), [[*key, n] for key, n in count.items()])],
         )
-    shaped = {row.shaped for row in group.rows}
-    if PROXY in shaped or NOT_SHAPED in shaped:
-        told.append(
-            "The link of the clusters was shaped by a proxy in user space, which takes CPU of its own; THE BASELINES "
-            "WERE NOT SHAPED, since there are no network namespaces here: do not compare their times."
-        )
-    return " ".join(told)
 
 
 def failures(result: Result) -> Iterable[Section]:

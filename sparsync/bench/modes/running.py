@@ -39,7 +39,7 @@ class Failed(Exception):
 
 
 def run(case: Case, directory: Path, *, network: Network, limit_s: float) -> dict[str, Any]:
-    """The result of a case, and how its link was shaped.
+    """The result of a case.
 
     Raises: Failed; SparsyncError where the link cannot be made.
     """
@@ -50,7 +50,8 @@ def run(case: Case, directory: Path, *, network: Network, limit_s: float) -> dic
         processes = cluster if case.is_cluster else ranks
         with processes(case, directory, lines) as started:
             wait(started, directory, limit_s=limit_s)
-    found = read(directory, losses=evaluated(case, directory)) | {"shaped": lines.shaped}
+    assert lines.shaped == case.shaped, (lines.shaped, case)
+    found = read(directory, losses=evaluated(case, directory))
     tidy(directory)
     return found
 

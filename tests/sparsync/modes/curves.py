@@ -32,6 +32,7 @@ def case(method: str = "sync", **other: Any) -> Case:
         "workers": 2,
         "straggler": "none",
         "link": "unlimited",
+        "shaped": "unlimited",
         "lr": 1e-3,
         "seed": 0,
         "work": WORK,
@@ -63,7 +64,6 @@ def measured(of: Case, points: list[dict[str, Any]], **other: Any) -> Measured:
         "shares": {"computed": 0.5, "slept": 0.0, "sent": 0.1, "waited": 0.4, "kept": 0.0},
         "staleness": {"0": 10},
         "recoveries": 0,
-        "shaped": "unlimited",
         "curve": points,
         **other,
     }

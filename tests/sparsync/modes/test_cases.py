@@ -35,7 +35,8 @@ def grid(**other: object) -> Grid:
 def test_a_digest_is_of_all_that_a_case_says() -> None:
     one = case()
     others = [replace(one, seed=1), replace(one, lr=2e-3), replace(one, work=replace(WORK, steps=101))]
-    assert len({one.digest, *(other.digest for other in others)}) == 4
+    others.append(replace(one, shaped="proxy"))
+    assert len({one.digest, *(other.digest for other in others)}) == 5
     assert case_of(json.loads(json.dumps(asdict(one)))) == one
     assert case_of(json.loads(json.dumps(asdict(one)))).digest == one.digest
 
@@ -58,6 +59,21 @@ def test_links_and_patterns_vary_one_at_a_time_unless_crossed() -> None:
     pairs = {(c.link, c.straggler) for c in grid().all()}
     assert pairs == {("unlimited", "none"), ("10mbit", "none"), ("unlimited", "slow:1/4")}
     assert ("10mbit", "slow:1/4") in {(c.link, c.straggler) for c in grid(cross=True).all()}
+
+
+def test_a_case_says_how_its_link_is_shaped() -> None:
+    def found(*, namespaces: bool) -> set[tuple[str, str, str]]:
+        return {
+            (c.kind, c.link, c.shaped) for c in grid(namespaces=namespaces).all() if c.straggler == "none"
+        }
+
+    unlimited = {(kind, "unlimited", "unlimited") for kind in ("cluster", "ddp", "one")}
+    assert found(namespaces=True) - unlimited == {
+        *(("cluster", "10mbit", "namespaces"), ("ddp", "10mbit", "namespaces"))
+    }
+    assert found(namespaces=False) - unlimited == {
+        *(("cluster", "10mbit", "proxy"), ("ddp", "10mbit", "not shaped"))
+    }
 
 
 def test_one_process_is_the_same_case_everywhere() -> None:

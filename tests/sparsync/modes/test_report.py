@@ -55,8 +55,18 @@ def test_every_method_is_in_every_table_and_plot() -> None:
 def test_one_seed_and_links_that_were_not_shaped_are_said() -> None:
     assert "One seed" in report.html(result())
     told = result()
-    told["cases"][1]["shaped"] = "proxy"
+    told["cases"][1]["case"]["shaped"] = "proxy"
     assert "BASELINES WERE NOT SHAPED" in report.html(told)
+
+
+def test_results_of_more_than_one_commit_are_said() -> None:
+    told = result()
+    for case, commit in zip(told["cases"], ("abc", "abc", "def"), strict=True):
+        case["about"] = {"commit": commit, "machine": {"cpu": "one", "cores": 2}}
+    page = report.html(told)
+    assert "more than one commit" in page and "<td>def</td>" in page
+    told["cases"][2]["about"]["commit"] = "abc"
+    assert "more than one commit" not in report.html(told)
 
 
 def test_what_failed_is_listed_and_left_out() -> None:

@@ -102,9 +102,9 @@ def test_without_namespaces_a_cluster_is_shaped_in_user_space(
     result, talk = bench(tmp_path, environ, *words, "--links", "unlimited,1mbit", "--no-namespaces")
     assert "baselines are NOT shaped" in talk
     shaped = {(c["case"]["method"], c["case"]["link"]): c for c in result["cases"]}
-    assert shaped["ddp", "1mbit"]["shaped"] == "not shaped"
+    assert shaped["ddp", "1mbit"]["case"]["shaped"] == "not shaped"
     slow = shaped["sync", "1mbit"]
-    assert slow["shaped"] == "proxy"
+    assert slow["case"]["shaped"] == "proxy"
     for way in ("bytes_up", "bytes_down"):  # two workers at 125 kB/s each, once it has begun
         first, last = slow["curve"][0], slow["curve"][-1]
         assert (last[way] - first[way]) / (last["seconds"] - first["seconds"]) < 1.3 * 2 * 125e3
@@ -117,7 +117,7 @@ def test_namespaces_shape_clusters_and_baselines_alike(tmp_path: Path, environ: 
     words = ("--modes", "sync,async", "--codecs", "dense", "--baselines", "ddp,diloco+local_steps=4")
     result, _ = bench(tmp_path, environ, *words, "--stragglers", "none", "--links", "1mbit")
     for case in result["cases"]:
-        assert case["shaped"] == "namespaces"
+        assert case["case"]["shaped"] == "namespaces"
         first, last = case["curve"][0], case["curve"][-1]
         for way in ("bytes_up", "bytes_down"):
             assert (last[way] - first[way]) / (last["seconds"] - first["seconds"]) < 1.3 * 2 * 125e3
