@@ -8,6 +8,9 @@ from coordinator import events as e
 from coordinator.desk import Desk
 from coordinator.records import Dataset
 
+MOST_DIGEST, SHOWN = 255, 40
+"""Characters of a digest: as many as are kept, and as are shown of a longer one."""
+
 
 class Data:
     """Whether a worker's data are fit for the run.
@@ -57,6 +60,11 @@ class Data:
         first_step = self._desk.state.first_step
         if event.samples == 0 and event.batch_size > 0:
             return "the dataset is empty: found 0 samples, expected at least one"
+        if len(event.digest) > MOST_DIGEST:
+            return (
+                f"the dataset's digest has more than {MOST_DIGEST} characters ({event.digest[:SHOWN]!a}…): it is "
+                "kept and compared whole; make it a hash"
+            )
         if self._desk.rules.epochs is not None and event.samples == 0:
             return "run.epochs needs a dataset: session.units() has no epochs; set run.steps instead"
         for name, found in (

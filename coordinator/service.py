@@ -24,6 +24,7 @@ from wire.rpc.access import InRun, check_name
 from wire.rpc.identity import peer_of
 from wire.rpc.revocation import Revocations
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
+from wire.words import cut_words
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -159,6 +160,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
 
     async def _listen(self, incarnation: int, reports: AsyncIterator[coordinator_pb2.WorkerReport]) -> None:
         async for report in reports:
+            cut_words(report)
             self._engine.report(incarnation, report)
 
     async def Status(
@@ -172,6 +174,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         return coordinator_pb2.StatusReply(json=json.dumps(self.looked | now))
 
     async def Stop(self, request: coordinator_pb2.StopRequest, context: Context) -> coordinator_pb2.StopReply:
+        cut_words(request)
         reason = request.reason or "an operator asked"
         stopped = await self._engine.ask(lambda key: e.StopAsked(key, reason))
         assert isinstance(stopped, a.Stopped)

@@ -35,6 +35,7 @@ from wire.rpc.in_run import InRunChannel
 from wire.rpc.retry import Backoff
 from wire.rpc.status import to_error
 from wire.v1 import shard_pb2, shard_pb2_grpc
+from wire.words import cut_words
 
 log = logging.getLogger(__name__)
 REDIAL_CAP_S = 0.5
@@ -272,6 +273,7 @@ class ShardLine:
             yield command
 
     def _translate(self, event: shard_pb2.ShardEvent) -> None:
+        cut_words(event)
         kind = event.WhichOneof("event")
         if kind == "alive":
             self._hear(e.ServerAlive(self.incarnation))

@@ -33,6 +33,7 @@ from wire.rpc.identity import Role, peer_of
 from wire.rpc.planes import CHUNK_BYTES, PlaneReader, plane_chunks
 from wire.trace import span
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
+from wire.words import cut_words
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -384,6 +385,7 @@ async def _read_frame(chunks: AsyncIterator[Any], most: int) -> tuple[tuple[Buff
         if data is None:
             if not chunk.HasField("commit"):
                 break
+            cut_words(chunk.commit)
             return tuple(frame), chunk.commit
         frame.append(data)
         size += len(data)

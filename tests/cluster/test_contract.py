@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from wire.errors import ProtocolMismatch, StaleIncarnation
 from wire.ids import PROTOCOL_VERSION
 from wire.rpc.status import to_error
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
+from wire.words import MOST_CHARACTERS, cut
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(60)]
 
@@ -70,3 +74,37 @@ def test_an_incarnation_that_never_joined_is_refused(channel: grpc.Channel) -> N
     with pytest.raises(grpc.RpcError) as refused:
         list(stub.Attend(iter([attending]), timeout=10))
     assert isinstance(to_error(refused.value, peer="the coordinator"), StaleIncarnation)
+
+
+def test_long_words_are_cut_before_they_are_journaled_or_told(channel: grpc.Channel) -> None:
+    stub = coordinator_pb2_grpc.CoordinatorStub(channel)
+    endless = "\N{SNOWMAN}" * 100_000
+
+    def says(name: str, *reports: coordinator_pb2.WorkerReport) -> Path:
+        joining = coordinator_pb2.JoinRequest(
+            protocol_version=PROTOCOL_VERSION, role="worker", name=name, fingerprint="cpu", host="h"
+        )
+        joined = stub.Join(joining, timeout=10)
+        attending, over = coordinator_pb2.Attending(incarnation=joined.incarnation), threading.Event()
+
+        def said() -> Iterator[coordinator_pb2.WorkerReport]:
+            yield from (coordinator_pb2.WorkerReport(attending=attending), *reports)
+            over.wait(10)
+
+        assert [order.WhichOneof("order") for order in stub.Attend(said(), timeout=10)] == ["end"]
+        over.set()
+        return Path(joined.out)
+
+    announce = coordinator_pb2.WorkerReport(announce=coordinator_pb2.Announce(activity=endless))
+    leaving = coordinator_pb2.WorkerReport(leaving=coordinator_pb2.Leaving(reason=endless))
+    failed = coordinator_pb2.WorkerReport(failed=coordinator_pb2.Failed(error=endless, message=endless))
+    says("leaver", announce, leaving)
+    out = says("failer", failed)
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    kept = {event["event"]: event for event in events}
+    assert kept["leaving"]["reason"] == kept["failed"]["message"] == cut(endless)
+    with sqlite3.connect(f"file:{out / 'journal.sqlite'}?mode=ro", uri=True) as journal:
+        reasons = [json.loads(text) for (text,) in journal.execute("SELECT record FROM records")]
+    assert cut(endless) in str(reasons) and endless[: MOST_CHARACTERS + 1] not in str(reasons)
+    told = json.loads(stub.Status(coordinator_pb2.StatusRequest(), timeout=10).json)
+    assert endless[: MOST_CHARACTERS + 1] not in str(told)

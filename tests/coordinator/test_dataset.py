@@ -31,6 +31,7 @@ def test_steps_of_epochs(samples: int, batch_size: int, accumulate: int, epochs:
         ({}, {"samples": 0}, "the dataset is empty"),
         ({"steps": None, "epochs": 1}, {"samples": 0, "batch_size": 0}, "run.epochs needs a dataset"),
         ({"first_step": 10, "checkpoint": "c"}, {}, "nothing is left to do"),
+        ({}, {"digest": "d" * 256}, "more than 255 characters ('dddd"),
     ],
 )
 def test_data_that_gives_no_run(changes: dict[str, object], data: dict[str, object], told: str) -> None:
