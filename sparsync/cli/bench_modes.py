@@ -77,7 +77,7 @@ def grid_options(command: Command) -> Command:
     type=click.FloatRange(min=1),
     default=14_400.0,
     show_default=True,
-    help="Of one run; then it failed.",
+    help="Of one run, beside what dense gradients take on its link; then it failed.",
 )
 @click.option("--no-namespaces", is_flag=True, help="Shape clusters in user space, baselines not at all.")
 @click.option(

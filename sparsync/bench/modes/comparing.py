@@ -3,7 +3,8 @@ of it at its best learning rate a `Row` over the seeds. Pure.
 
 The reference of a group is DDP, or the one process where DDP was not measured, or else its first method. What is
 compared with it is compared seed by seed: times to loss are to the loss in the end of its run with the same seed, which
-it reaches therefore, and to that plus `SLACK`.
+it reaches therefore, and to that plus `SLACK`. Times are compared only between runs that were
+straggled and shaped alike.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparsync.bench.modes.cases import tuned_as
+from sparsync.bench.modes.cases import Case, tuned_as
 from sparsync.bench.modes.figures import Spread, loss_at, loss_by, mean_staleness, ratio, reached_at, spread
 from sparsync.bench.modes.links import UNLIMITED
-from sparsync.bench.modes.methods import ONE
+from sparsync.bench.modes.methods import CLUSTER, ONE
 from sparsync.bench.modes.results import Measured
 
 REFERENCES = ("ddp", ONE)
 SLACK = 0.01
 MOVED = ("bytes_pushed", "bytes_pulled", "bytes_state", "bytes_control")
 Result = Mapping[str, Any]
+Key = tuple[int, str, str]
+"""Of a group: workers, straggler pattern, link."""
 Best = Mapping[tuple[str, str, int], float]
 
 
@@ -36,6 +39,12 @@ class Series:
     @property
     def kind(self) -> str:
         return self.runs[0].case.kind
+
+    @property
+    def conditions(self) -> tuple[str, str, str]:
+        """What its times depend on beside itself: where these differ, times are not compared."""
+        case = self.runs[0].case
+        return case.straggler, case.link, case.shaped
 
     @property
     def results(self) -> dict[int, Result]:
@@ -96,6 +105,8 @@ class Group:
         tokens, seconds: at which losses are compared: what every run has reached, and the mean end of the fastest
             method.
         target: the mean loss of the reference in the end.
+        absent: what failed here, with why; it is in no row, or with fewer seeds.
+        without: the reference that was asked for and has no run here, so that another one stands in; else empty.
     """
 
     workers: int
@@ -107,6 +118,8 @@ class Group:
     seconds: float
     target: float | None
     rows: tuple[Row, ...]
+    absent: tuple[str, ...] = ()
+    without: str = ""
 
     @property
     def title(self) -> str:
@@ -117,19 +130,31 @@ def groups(measured: Iterable[Measured], best: Best) -> list[Group]:
     """Every group, of the runs that have not failed, at the best rates; methods in the order of all that came."""
     every = list(measured)
     place = {label: at for at, label in enumerate(dict.fromkeys(m.case.label for m in every))}
-    runs = [m for m in every if not m.error and best.get(tuned_as(m.case)) == m.case.lr]
-    runs.sort(key=lambda m: place[m.case.label])
+    chosen = [m for m in every if best.get(tuned_as(m.case)) == m.case.lr]
+    chosen.sort(key=lambda m: place[m.case.label])
+    runs = [m for m in chosen if not m.error]
     alone = [m for m in runs if m.case.kind == ONE]
-    found = dict[tuple[int, str, str], list[Measured]]()
+    found = dict[Key, list[Measured]]()
     for m in runs:
         if m.case.kind != ONE:
-            found.setdefault((m.case.workers, m.case.straggler, m.case.link), []).append(m)
+            found.setdefault(_key(m.case), []).append(m)
     if not found and alone:
         found[1, alone[0].case.straggler, alone[0].case.link] = []
     unlimited = {key[:2]: series_of([*alone, *own]) for key, own in found.items() if key[2] == UNLIMITED}
+    failed = [m for m in chosen if m.error]
     return [
-        compared(key, series_of([*alone, *own]), unlimited.get(key[:2], ())) for key, own in found.items()
+        compared(
+            key,
+            series_of([*alone, *own]),
+            unlimited.get(key[:2], ()),
+            [m for m in failed if m.case.kind == ONE or _key(m.case) == key],
+        )
+        for key, own in found.items()
     ]
+
+
+def _key(case: Case) -> Key:
+    return case.workers, case.straggler, case.link
 
 
 def series_of(runs: Iterable[Measured]) -> tuple[Series, ...]:
@@ -140,30 +165,38 @@ def series_of(runs: Iterable[Measured]) -> tuple[Series, ...]:
     return tuple(Series(label, own[0].case.lr, tuple(own)) for label, own in found.items())
 
 
-def compared(key: tuple[int, str, str], series: tuple[Series, ...], unlimited: Sequence[Series]) -> Group:
-    """One group; unlimited: the same methods where the link is."""
+def compared(
+    key: Key, series: tuple[Series, ...], unlimited: Sequence[Series], failed: Sequence[Measured] = ()
+) -> Group:
+    """One group; unlimited: the same methods where the link is. failed: what was to be in it."""
     workers, straggler, link = key
     reference = next((s for kind in REFERENCES for s in series if s.kind == kind), series[0])
+    ahead = REFERENCES[: REFERENCES.index(reference.kind)] if reference.kind in REFERENCES else REFERENCES
+    without = next((kind for kind in ahead if any(m.case.kind == kind for m in failed)), "")
     alone = next((s for s in series if s.kind == ONE), None)
     tokens = min(run.result["tokens"] for s in series for run in s.runs)
-    seconds = min(
-        found.mean for s in series if s.kind != ONE or len(series) == 1 if (found := s.over(_seconds))
-    )
+    company = [s for s in series if s.kind != ONE] or [reference]
+    here = next((s for s in company if s.kind == CLUSTER), company[0]).conditions
+    seconds = min(found.mean for s in company if s.conditions == here if (found := s.over(_seconds)))
     target = _mean(reference.over(lambda r: loss_at(r["curve"], "tokens", tokens)))
     rates = {s.label: s.over(_rate) for s in unlimited}
-    context = _Context(reference, alone, tokens, seconds, rates)
+    context = _Context(reference, alone, tokens, seconds, here, rates)
     rows = tuple(context.row(s) for s in series)
-    return Group(workers, straggler, link, series, reference.label, tokens, seconds, target, rows)
+    absent = tuple(f"{m.case.label} (seed {m.case.seed}): {m.error.splitlines()[0]}" for m in failed)
+    return Group(
+        workers, straggler, link, series, reference.label, tokens, seconds, target, rows, absent, without
+    )
 
 
 @dataclass(frozen=True)
 class _Context:
-    """What a row needs of its group."""
+    """What a row needs of its group. `here`: its conditions; the one process has others where a link is slow."""
 
     reference: Series
     alone: Series | None
     tokens: float
     seconds: float
+    here: tuple[str, str, str]
     unlimited: Mapping[str, Spread | None]
 
     def row(self, own: Series) -> Row:
@@ -171,6 +204,7 @@ class _Context:
         workers = own.runs[0].case.workers
         alone = self.alone.over(_rate) if self.alone else None
         moved = own.over(_bytes)
+        is_here = own.conditions == self.here
         to, to_slack = self._times(own, 0.0), self._times(own, SLACK)
         return Row(
             label=own.label,
@@ -184,8 +218,8 @@ class _Context:
             reached_slack=_found(to_slack),
             seconds_to_slack=spread(to_slack),
             sooner_slack=self._sooner(own, SLACK),
-            loss_at_time=own.over(lambda r: loss_by(r["curve"], "seconds", self.seconds)),
-            ended=sum(run.result["curve"][-1]["seconds"] < self.seconds for run in own.runs),
+            loss_at_time=own.over(self._at_time) if is_here else None,
+            ended=sum(_seconds(run.result) < self.seconds for run in own.runs) if is_here else 0,
             tokens_per_s=rate,
             efficiency=ratio(_mean(rate), workers * alone.mean if alone else None),
             of_unlimited=ratio(_mean(rate), _mean(self.unlimited.get(own.label))),
@@ -203,6 +237,9 @@ class _Context:
     def _end(self, result: Result) -> float | None:
         return loss_at(result["curve"], "tokens", self.tokens)
 
+    def _at_time(self, result: Result) -> float | None:
+        return loss_by(result["curve"], "seconds", self.seconds)
+
     def _loss(self, own: Series) -> Spread | None:
         return own.over(self._end)
 
@@ -218,6 +255,9 @@ class _Context:
         return own.beside(self.reference, lambda ours, theirs: self._time(ours, theirs, slack))
 
     def _sooner(self, own: Series, slack: float) -> Spread | None:
+        if own.conditions != self.reference.conditions:
+            return None
+
         def gain(ours: Result, theirs: Result) -> float | None:
             return ratio(self._time(theirs, theirs, slack), self._time(ours, theirs, slack))
 

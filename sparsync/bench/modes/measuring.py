@@ -14,12 +14,14 @@ from typing import Any
 from sparsync.bench.about import about
 from sparsync.bench.modes.cases import Case, Grid, best_lrs, tuned_as
 from sparsync.bench.modes.comparing import groups
-from sparsync.bench.modes.links import Network
+from sparsync.bench.modes.links import Network, link
 from sparsync.bench.modes.results import Measured, Store
 from sparsync.bench.modes.running import Failed, run
 from sparsync.quantities import show_seconds
 from wire.clock import monotonic_clock
 
+VOCABULARY = 256
+"""Of the built-in model: bytes."""
 Say = Callable[[str], None]
 
 
@@ -27,7 +29,7 @@ class Campaign:
     """Measures cases one after the other.
 
     Args:
-        limit_s: of one case.
+        limit_s: of one case, beside what a dense gradient takes on its link (`allowed_s`).
     """
 
     def __init__(self, store: Store, network: Network, say: Say, *, limit_s: float) -> None:
@@ -51,7 +53,7 @@ class Campaign:
         began = monotonic_clock.now()
         try:
             directory = self._store.directory(case)
-            found = run(case, directory, network=self._network, limit_s=self._limit_s)
+            found = run(case, directory, network=self._network, limit_s=allowed_s(case, self._limit_s))
         except Failed as error:
             return Measured(case, {}, str(error))
         self._took.append(monotonic_clock.now() - began)
@@ -66,11 +68,24 @@ class Campaign:
         return f"{loss} after {show_seconds(told['seconds'])}, {rate}{', known' if known else ''}"
 
 
+def allowed_s(case: Case, limit_s: float) -> float:
+    """How long a case may take: `limit_s`, and thrice what float32 gradients of all its units take on its link."""
+    rate = link(case.link).rate
+    if rate is None:
+        return limit_s
+    work = case.work
+    elements = 12 * work.layers * work.width**2 + (2 * VOCABULARY + work.seq_len) * work.width
+    frames = max(
+        2.0, work.streams / case.workers
+    )  # a ring sends less than two gradients, a dense push one a unit
+    return limit_s + 3.0 * work.steps * frames * 32 * elements / rate
+
+
 def measure(grid: Grid, out: Path, network: Network, say: Say, *, limit_s: float) -> dict[str, Any]:
     """The whole benchmark as one JSON object. Raises: UsageError, ConfigError, SparsyncError."""
     grid = replace(grid, namespaces=not network.why_not)
     grid.check()
-    if network.why_not and any(link.rate is not None for link in grid.links):
+    if network.why_not and any(one.rate is not None for one in grid.links):
         say(
             f"no network namespaces ({network.why_not}): clusters go through a proxy, baselines are NOT shaped"
         )
@@ -101,6 +116,8 @@ def measure(grid: Grid, out: Path, network: Network, say: Say, *, limit_s: float
                 "equal_tokens": group.tokens,
                 "equal_seconds": group.seconds,
                 "target": group.target,
+                "absent": list(group.absent),
+                "reference_missing": group.without or None,
                 "rows": [asdict(row) for row in group.rows],
             }
             for group in groups(measured, best)
@@ -117,7 +134,7 @@ def options(grid: Grid) -> dict[str, object]:
         "codecs": [name for name, _ in grid.codecs],
         "workers": list(grid.workers),
         "stragglers": [pattern.name for pattern in grid.stragglers],
-        "links": [link.name for link in grid.links],
+        "links": [one.name for one in grid.links],
         "lrs": list(grid.lrs),
         "seeds": list(grid.seeds),
         "every_lr": grid.every_lr or None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sparsync.bench.modes.comparing import Group
-from sparsync.bench.modes.links import NOT_SHAPED, PROXY
+from sparsync.bench.modes.links import NAMESPACES, NOT_SHAPED, PROXY
 
 ENDED = " †"
 """Behind a loss at equal time where a run had ended before."""
@@ -36,6 +36,22 @@ def _warnings(group: Group) -> Iterator[str]:
     shaped = {row.shaped for row in group.rows}
     if any(row.ended for row in group.rows):
         yield f"{ENDED.strip()} at least one run had ended before that time, and is taken at its last loss."
+    if shaped & {NAMESPACES, PROXY}:
+        yield (
+            "Only the links of workers and ranks are limited, each in both directions; servers and coordinator "
+            "send and receive for all of them at once, without a limit of their own."
+        )
+    if group.without:
+        yield (
+            f"THE REFERENCE {group.without.upper()} FAILED HERE: losses and bytes are held against {group.reference} "
+            "instead."
+        )
+    if len({series.conditions for series in group.series}) > 1:
+        yield (
+            "Times are compared only between runs that were straggled and shaped alike; elsewhere stands a dash."
+        )
+    if group.absent:
+        yield f"Failed, and not in the table or with fewer seeds: {'; '.join(group.absent)}."
     if PROXY in shaped or NOT_SHAPED in shaped:
         yield (
             "The link of the clusters was shaped by a proxy in user space, which takes CPU of its own; THE BASELINES "

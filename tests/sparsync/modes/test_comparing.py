@@ -10,6 +10,7 @@ from sparsync.bench.modes.cases import best_lrs, tuned_as
 from sparsync.bench.modes.comparing import Row, groups
 from sparsync.bench.modes.figures import Spread
 from sparsync.bench.modes.results import Measured, measured_of
+from sparsync.bench.modes.words import words
 from tests.sparsync.modes.curves import case, curve, measured
 
 DDP = {"kind": "ddp", "codec": "none", "settings": ()}
@@ -129,6 +130,29 @@ def test_only_the_best_learning_rate_is_compared_and_failures_are_not() -> None:
     best = best_lrs((m.case, m.loss) for m in runs if not m.error)
     (group,) = groups(runs, best)
     assert [(row.label, row.lr, row.seeds) for row in group.rows] == [("sync", 2e-3, 2)]
+
+
+def test_a_reference_that_failed_is_named_and_what_stands_in_is_not_raced_against() -> None:
+    slow = {"link": "10mbit", "shaped": "namespaces"}
+    ddp = Measured(case("ddp", **DDP | slow), {}, "not done after 9 s (--limit-s)\nits log")
+    runs = [ddp, *seeds("one", (5.0, 4.0), **ONE), *seeds("sync", (20.0, 3.9), **slow)]
+    (group,) = groups(runs, {tuned_as(m.case): m.case.lr for m in runs})
+    assert (group.reference, group.without) == ("one", "ddp")
+    assert group.absent == ("ddp (seed 0): not done after 9 s (--limit-s)",)
+    assert "THE REFERENCE DDP FAILED HERE" in words(group) and "without a limit of their own" in words(group)
+    one, sync = group.rows
+    assert mean(sync.against) < 0 and sync.sooner is None and mean(sync.seconds_to) < 20.0
+    assert one.loss_at_time is None and mean(sync.loss_at_time) == pytest.approx(3.9)
+
+
+def test_baselines_that_were_not_shaped_are_not_raced_against() -> None:
+    def slow(shaped: str) -> dict[str, str]:
+        return {"link": "10mbit", "shaped": shaped}
+
+    ddp = seeds("ddp", (100.0, 4.0), **DDP | slow("not shaped"))
+    found = rows([*ddp, *seeds("sync", (20.0, 4.0), **slow("proxy"))])
+    assert found["sync"].sooner is None and found["sync"].sooner_slack is None
+    assert found["ddp"].loss_at_time is None and mean(found["sync"].loss_at_time) == pytest.approx(4.0)
 
 
 def test_methods_keep_their_order_whichever_learning_rate_is_best() -> None:
