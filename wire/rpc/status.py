@@ -52,7 +52,11 @@ _WITHOUT_NAME: dict[grpc.StatusCode, tuple[type[SparsyncError], str]] = {
     grpc.StatusCode.UNAUTHENTICATED: (Unidentified, "it does not know us"),
 }
 BROKEN_HERE = "Internal error from Core"
-"""What grpc.aio says of a call whose connection broke between two of its steps: no word of the other side's."""
+"""What grpc.aio says of a call that ended while a message of its own was leaving: no word of the other side's.
+
+The connection broke, or the other side refused the call and its answer is written over (grpc/grpc#36066). Called again,
+it answers again.
+"""
 TOO_MANY_CALLS = "Concurrent RPC limit exceeded!"
 """What gRPC answers beyond `wire.rpc.server.MOST_CALLS`."""
 _log = logging.getLogger(__name__)
@@ -197,7 +201,7 @@ def to_error(rpc_error: grpc.RpcError, *, peer: str) -> SparsyncError:
     elif ERROR_KEY in trailing:
         error = by_name(trailing[ERROR_KEY])(details)
     elif code is grpc.StatusCode.INTERNAL and details == BROKEN_HERE:
-        error = Unreachable(f"{peer}: the connection broke while the call was running")
+        error = Unreachable(f"{peer} ended the call, or the connection broke, while a message was leaving")
     elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and details == TOO_MANY_CALLS:
         error = Busy(f"{peer} answers as many calls as it takes at a time; try again later")
     elif code in _WITHOUT_NAME:
