@@ -83,6 +83,11 @@ class Parameters:
                 p.copy_(view)
         self._shown, self._ahead = True, False
 
+    def named_copies(self) -> dict[str, torch.Tensor]:
+        """x̂ by the names of the parameters, in their dtypes, whatever the model shows; new memory on the CPU."""
+        views = (self._flat[start : start + d.numel].view(p.shape) for p, d, start in self._spans())
+        return {name: view.to(p.dtype, copy=True) for (name, p), view in zip(self._named, views, strict=True)}
+
     def look_ahead(self, before: Plane, moves: float) -> None:
         """Have the trained parameters stand at x̂ + moves (x̂ - before), until x̂ is shown or moves.
 

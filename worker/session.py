@@ -185,6 +185,14 @@ class Session:
             values = {name: float(value) for name, value in scalars.items()}
             self._attached.report(scalars={"step": self.clock, "values": values})
 
+    def published(self) -> dict[str, torch.Tensor]:
+        """Copies of x̂'s parameters by name, on the CPU, as this worker holds it now; buffers are not among them.
+
+        While a unit is computed the model may stand elsewhere: on its way through local steps, or where `delayed` looks
+        ahead to.
+        """
+        return self._parameters.named_copies()
+
     # --- the loop ------------------------------------------------------------------------------------
 
     def batches(

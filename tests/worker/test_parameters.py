@@ -68,6 +68,13 @@ def test_looking_ahead_leaves_the_plane_and_what_is_frozen_alone() -> None:
         assert torch.equal(model.embedding.weight, weight + 1.5 * (weight - old))
         assert model.brief.tolist() == [3.5] * 5 and model.frozen.tolist() == [2.0, 2.0]
         assert (parameters.published == plane).all()
+    published = parameters.named_copies()
+    assert torch.equal(published["embedding.weight"], weight) and set(published) == set(
+        dict(model.named_parameters())
+    )
+    assert published["brief"].tolist() == [2.0] * 5 and published["brief"].dtype == torch.bfloat16
+    published["embedding.weight"].zero_()
+    assert (parameters.published == plane).all()
     parameters.show()
     assert torch.equal(model.embedding.weight, weight) and model.brief.tolist() == [2.0] * 5
     parameters.published += 1.0

@@ -114,7 +114,7 @@ class Recorder:
 
 
 class Copies:
-    """Parameters of the model now and then, in DIRECTORY/copy-ID.safetensors.
+    """The parameters of a model now and then, in DIRECTORY/copy-ID.safetensors.
 
     When is counted in units of this worker: in asynchronous modes it knows no other progress than its own.
 
@@ -132,14 +132,14 @@ class Copies:
         """Before each unit. units: that this worker has computed."""
         return units >= self._due
 
-    def keep(self, model: nn.Module, units: int) -> dict[str, float]:
+    def keep(self, parameters: Mapping[str, Tensor], units: int) -> dict[str, float]:
         """Write them; the copy's number, and the moment before, in seconds of the monotonic clock."""
         told = {"copied_at": monotonic_clock.now()}
         self._due = units + self._every
         while (path := self._directory / COPY.format(self._id)).exists():  # of a process before this one
             self._id += 1
         beside = path.with_suffix(".part")
-        save_file(parameters(model), beside)
+        save_file(dict(parameters), beside)
         beside.replace(path)
         return told | {"copy": self._id}
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from sparsync.bench.modes.recorder import Copies, Pace, Recorder, by_way, loads
+from sparsync.bench.modes.recorder import Copies, Pace, Recorder, by_way, loads, parameters
 from sparsync.bench.modes.stragglers import pattern
 from wire.rpc.meter import SocketMeter
 
@@ -22,10 +22,10 @@ def test_copies_are_made_by_own_units_and_never_replace_one(tmp_path: Path) -> N
         if copies.due(units):
             with torch.no_grad():
                 model.weight.fill_(float(units))
-            made.append((units, copies.keep(model, units)["copy"]))
+            made.append((units, copies.keep(parameters(model), units)["copy"]))
     assert made == [(0, 100_000), (10, 100_001), (20, 100_002), (30, 100_003)]
     later = Copies(tmp_path, worker=1, units=40, count=4)  # the same worker, started again
-    assert later.keep(model, 5)["copy"] == 100_004
+    assert later.keep(parameters(model), 5)["copy"] == 100_004
     kept = load_file(tmp_path / "copy-100002.safetensors")
     assert set(kept) == {"weight", "bias"} and kept["weight"][0, 0] == 20.0
 

@@ -34,7 +34,7 @@ from torch.utils.data import default_collate
 from sparsync.bench.modes import stragglers
 from sparsync.bench.modes.cases import Case, case_of
 from sparsync.bench.modes.methods import MOMENTUM_FREE, values
-from sparsync.bench.modes.recorder import DATA, Copies, Pace, Recorder
+from sparsync.bench.modes.recorder import DATA, Copies, Pace, Recorder, parameters
 from sparsync.bench.modes.scripts import stopper
 from sparsync.bench.modes.scripts.ledger import Ledger
 from sparsync.lm.corpus import prepare
@@ -102,7 +102,7 @@ class Bench:
         units = self.recorder.units
         if self._ledger is not None and self._copies.due(units):
             self.recorder.begin()
-            self._ledger.write("scalars", step=step, **self._copies.keep(self.model, units))
+            self._ledger.write("scalars", step=step, **self._copies.keep(parameters(self.model), units))
             self.recorder.pass_to("kept_s")
 
     def loss(self, model: Callable[..., Any], step: int, stream: int) -> tuple[Any, int]:
@@ -138,15 +138,15 @@ class Bench:
         self.model.eval()
         loss = validation_loss(self.model, self._held_out)
         units = self.config.run.steps * self.config.sync.units_per_step
-        parameters = parameter_count(self.model)
+        elements = parameter_count(self.model)
         self._ledger.finish(
             loss,
-            params=parameters,
+            params=elements,
             data_digest=self._dataset.digest,
             units_settled=units,
             bytes_pushed=int(moved[0]),
             bytes_pulled=int(moved[1]),
-            bytes_dense=8 * parameters * units,
+            bytes_dense=8 * elements * units,
             model=self.model,
         )
 

@@ -2,8 +2,9 @@
 
     sparsync worker trainer.py DIRECTORY
 
-Model, data, optimizer and schedule are those of `sparsync.lm.train`. DIRECTORY holds case.json. Copies of x̂ are made by
-the worker that would evaluate, before a unit; `copied_at` in events.jsonl tells when.
+Model, data, optimizer and schedule are those of `sparsync.lm.train`. DIRECTORY holds case.json. Copies of x̂, which
+the model need not show meanwhile, are made by the worker that would evaluate, before a unit; `copied_at` in
+events.jsonl tells when.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from sparsync.lm.dataset import TokenDataset, validation_batches, validation_los
 from sparsync.lm.model import GPT
 from sparsync.lm.train import CLIP_NORM, build_optimizer, build_scheduler, planned_steps
 from wire.config import environment
-from wire.rounds import Rounds
 from wire.rpc.meter import SocketMeter
 
 
@@ -44,7 +44,6 @@ def main() -> None:
     recorder = Recorder(directory, Pace(pattern, worker, case.seed, case.work.unit_s), SocketMeter())
     units = steps * config.sync.units_per_step // case.workers
     copies = Copies(directory, worker=worker, units=units, count=case.work.copies)
-    rounds = Rounds.of(config)
     stops = pattern.stops(worker, case.workers)
 
     with sparsync.join(model, optimizer, scheduler=scheduler) as session:
@@ -54,9 +53,8 @@ def main() -> None:
             if stops:
                 stopper.start(pattern.stop_after_s, pattern.stop_for_s)
                 stops = False
-            is_published = rounds.first_step(rounds.rounds_of(session.clock)) == session.clock
-            if is_published and session.is_first and copies.due(recorder.units):
-                session.log(**copies.keep(model, recorder.units))
+            if session.is_first and copies.due(recorder.units):
+                session.log(**copies.keep(session.published(), recorder.units))
                 recorder.pass_to("kept_s")
             recorder.sleep()
             _, loss = model(x, y)
