@@ -46,7 +46,6 @@ def grid_options(command: Command) -> Command:
 @click.option("--full", is_flag=True, help="The default model, 2,000 steps, three seeds: days.")
 @grid_options
 @click.option("--cross", is_flag=True, help="Every link with every straggler pattern and number of workers.")
-@click.option("--every-lr", is_flag=True, help="Every learning rate everywhere, not only where it is tuned.")
 @click.option(
     "--steps", type=click.IntRange(min=1), help="Steps, counted as inner ones: equal tokens for all."
 )
@@ -161,7 +160,6 @@ def grid_of(asked: dict[str, Any], *, full: bool, source: str, overrides: Sequen
         lrs=tuple(numbers("--lrs", listed["lrs"], float)),
         seeds=tuple(numbers("--seeds", listed["seeds"], int)),
         work=work,
-        every_lr=wanted["every_lr"],
         cross=wanted["cross"],
     )
 

@@ -121,7 +121,6 @@ class Grid:
     """What is measured.
 
     Attributes:
-        every_lr: all learning rates everywhere, not only where they are tuned.
         cross: every link with every straggler pattern and number of workers; else these vary one at a time, beside the
             first of the others.
         namespaces: whether links are shaped by network namespaces.
@@ -135,7 +134,6 @@ class Grid:
     lrs: tuple[float, ...]
     seeds: tuple[int, ...]
     work: Workload
-    every_lr: bool = False
     cross: bool = False
     namespaces: bool = False
 
@@ -170,7 +168,7 @@ class Grid:
         return [
             case
             for case in self.all()
-            if case.digest not in known and (self.every_lr or best.get(tuned_as(case)) == case.lr)
+            if case.digest not in known and best.get(tuned_as(case)) == case.lr
         ]
 
     def _at(
@@ -218,12 +216,24 @@ def tuned_as(case: Case) -> tuple[str, str, int]:
 
 
 def best_lrs(losses: Iterable[tuple[Case, float | None]]) -> dict[tuple[str, str, int], float]:
-    """The learning rate with the lowest loss of each; None: it diverged. Where all did, the lowest rate."""
-    ranked = sorted(losses, key=lambda one: (math.inf if one[1] is None else one[1], one[0].lr))
+    """The learning rate with the lowest loss of each; None or not finite: it diverged. Where all did, the lowest rate."""
+
+    def rank(one: tuple[Case, float | None]) -> tuple[float, float]:
+        case, loss = one
+        return loss if loss is not None and math.isfinite(loss) else math.inf, case.lr
+
+    ranked = sorted(losses, key=rank)
     best = dict[tuple[str, str, int], float]()
     for case, _ in ranked:
         best.setdefault(tuned_as(case), case.lr)
     return best
+
+
+def edge(lr: float, lrs: Sequence[float]) -> str:
+    """Whether a rate lies at the edge of the grid it was chosen from, where a wider one might hold a better one."""
+    if len(lrs) < 2:
+        return "the only one"
+    return {min(lrs): "lowest", max(lrs): "highest"}.get(lr, "")
 
 
 # ── what a cluster is told ──────────────────────────────────────────────────────────────────────

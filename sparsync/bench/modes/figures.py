@@ -56,6 +56,11 @@ def reached_at(curve: Sequence[Point], axis: str, loss: float) -> float | None:
     return None
 
 
+def finite(value: float | None) -> float | None:
+    """None for what diverged: JSON has no word for it, and nothing can be sorted by it."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 @dataclass(frozen=True)
 class Spread:
     """A figure over the seeds. `sd`: of the sample, 0 for one value."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsync.bench.about import about
-from sparsync.bench.modes.cases import Case, Grid, best_lrs, tuned_as
+from sparsync.bench.modes.cases import Case, Grid, best_lrs, edge, tuned_as
 from sparsync.bench.modes.comparing import groups
 from sparsync.bench.modes.links import Network, link
 from sparsync.bench.modes.results import Measured, Store
@@ -102,11 +102,11 @@ def measure(grid: Grid, out: Path, network: Network, say: Say, *, limit_s: float
         "namespaces": not network.why_not,
         "learning_rates": [
             {"method": m.case.label, "workers": m.case.workers, "lr": m.case.lr, "val_loss": m.loss}
-            | {"best": best[tuned_as(m.case)] == m.case.lr, "error": m.error}
+            | {"best": best[tuned_as(m.case)] == m.case.lr, "edge": edge(m.case.lr, grid.lrs), "error": m.error}
             for m in measured
             if m.case in tuning
         ],
-        "best": [{"key": list(key), "lr": lr} for key, lr in best.items()],
+        "best": [{"key": list(key), "lr": lr, "edge": edge(lr, grid.lrs)} for key, lr in best.items()],
         "groups": [
             {
                 "workers": group.workers,
@@ -137,6 +137,5 @@ def options(grid: Grid) -> dict[str, object]:
         "links": [one.name for one in grid.links],
         "lrs": list(grid.lrs),
         "seeds": list(grid.seeds),
-        "every_lr": grid.every_lr or None,
         **{key: value for key, value in work.items() if value not in ((), 0.0)},
     }

@@ -14,6 +14,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sparsync.bench.modes.figures import finite
+
 ROUNDED_S = 0.001
 """`s` of an event is rounded to this; a copy that it enables may seem to be earlier."""
 WARM_UP = 0.1
@@ -34,6 +36,7 @@ KEPT = (
     ),
 )
 WAYS = ("up", "down", "state", "control")
+LOSSES = ("train_loss", "val_loss", "val_loss_server")
 SPENT = ("computed_s", "slept_s", "sent_s", "waited_s", "kept_s")
 
 Event = Mapping[str, Any]
@@ -72,10 +75,11 @@ def result(
         "bytes_down": summary["bytes_pulled"],
         "bytes_state": summary["bytes_state"],
         "bytes_control": sum(told[-1]["control"] for told in lines.values()),
-        "loss": summary["val_loss"],
+        "loss": finite(summary["val_loss"]),
     }
     return {
         **{name: summary.get(name) for name in KEPT},
+        **{name: finite(summary.get(name)) for name in LOSSES},
         "curve": [*curve, final],
         "train": thinned(steps),
         "bytes_control": final["bytes_control"],
@@ -104,7 +108,7 @@ def closes(events: Iterable[Event], begun: float) -> list[tuple[float, int, floa
     for event in events:
         if event["event"] == "step":
             tokens += event["tokens"]
-            found.append((round(event["s"] - begun, 3), tokens, event["loss"]))
+            found.append((round(event["s"] - begun, 3), tokens, finite(event["loss"])))
     return found
 
 

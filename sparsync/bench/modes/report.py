@@ -44,6 +44,12 @@ SHARES = {
     "waited": "waiting, receiving",
     "kept": "copies for evaluation",
 }
+AT_EDGE = {
+    "": "best",
+    "lowest": "best, at the LOWER EDGE of the grid",
+    "highest": "best, at the UPPER EDGE of the grid",
+    "the only one": "not tuned: the only one",
+}
 STALE = ((0, 0, "0"), (1, 1, "1"), (2, 2, "2"), (3, 4, "3 to 4"), (5, 8, "5 to 8"), (9, math.inf, "over 8"))
 AXES = {
     "seconds": "seconds since the first unit began",
@@ -143,7 +149,9 @@ def learning_rates(result: Result) -> Table:
 def _verdict(one: Mapping[str, Any]) -> str:
     if one["error"]:
         return "failed"
-    return "best" if one["best"] else ("diverged" if one["val_loss"] is None else "")
+    if one["val_loss"] is None:
+        return "diverged"
+    return AT_EDGE[one["edge"]] if one["best"] else ""
 
 
 def tables(result: Result) -> list[Table]:
@@ -274,7 +282,7 @@ def sections(result: Result) -> list[Section]:
         Section(
             "Learning rates",
             "Every method was tried at each of these, on the first link, straggler pattern and seed; what is compared "
-            "above is each at its best.",
+            "above is each at its best. One at an edge of the grid may have a better one beyond it.",
             [learning_rates(result)],
         ),
         *origins(result),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsync.bench.modes.cases import Case, case_of
+from sparsync.bench.modes.figures import finite
 from sparsync.run_directory import write_whole
 from wire.errors import UsageError
 
@@ -29,7 +30,7 @@ class Measured:
     @property
     def loss(self) -> float | None:
         """Of validation in the end; None: it diverged, or failed."""
-        return self.result.get("val_loss")
+        return finite(self.result.get("val_loss"))
 
     def told(self) -> dict[str, Any]:
         """For the JSON of the whole benchmark."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from sparsync.bench.modes import links, methods, stragglers
-from sparsync.bench.modes.cases import Grid, best_lrs, case_of, cluster_config, tuned_as
+from sparsync.bench.modes.cases import Grid, best_lrs, case_of, cluster_config, edge, tuned_as
 from tests.sparsync.modes.curves import WORK, case
 from wire.errors import ConfigError, UsageError
 
@@ -86,6 +86,18 @@ def test_a_rate_that_diverged_is_worse_than_any_other() -> None:
     found = best_lrs([(case(lr=1e-3), None), (case(lr=2e-3), 9.0), (case(lr=4e-3), None)])
     assert found == {tuned_as(case()): 2e-3}
     assert best_lrs([(case(lr=2e-3), None), (case(lr=1e-3), None)]) == {tuned_as(case()): 1e-3}
+
+
+def test_what_is_no_number_breaks_no_order() -> None:
+    lrs, losses = (1e-3, 2e-3, 4e-3, 8e-3), (5.0, float("nan"), 3.0, float("inf"))
+    found = best_lrs((case(lr=lr), loss) for lr, loss in zip(lrs, losses, strict=True))
+    assert found == {tuned_as(case()): 4e-3}
+
+
+def test_rates_at_the_edge_of_a_grid_are_known() -> None:
+    lrs = (1e-3, 2e-3, 4e-3)
+    assert [edge(lr, lrs) for lr in lrs] == ["lowest", "", "highest"]
+    assert edge(1e-3, (1e-3,)) == "the only one"
 
 
 def test_a_clusters_configuration_is_that_of_its_case() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ SUMMARY = {
 }
 
 
-def example() -> dict[str, Any]:
+def example(**other: Any) -> dict[str, Any]:
     """Work begins at 2 s; steps close at 3, 4 and 6 s."""
     return result(
         events=[
@@ -58,7 +59,7 @@ def example() -> dict[str, Any]:
             step(6.0, 2),
             {"s": 6.5, "event": "evaluated", "step": 3, "model": "published", "loss": 2.5},
         ],
-        summary=SUMMARY,
+        summary=SUMMARY | other,
         workers={
             "worker-0": [look(2.0, 0), look(4.0, 2, 200), look(6.0, 3, 450)],
             "worker-1": [look(2.1, 0), look(6.0, 3, 450, computed_s=3.0, waited_s=1.0)],
@@ -74,6 +75,13 @@ def test_points_lie_where_the_copies_were_made_and_the_last_at_the_end() -> None
     assert (curve[-1]["bytes_up"], curve[-1]["bytes_down"]) == (900, 1800)
     assert (curve[-1]["bytes_state"], curve[-1]["bytes_control"]) == (77, 6)
     assert (curve[1]["bytes_state"], curve[1]["bytes_control"]) == (17, 2)
+
+
+def test_a_loss_that_is_no_number_is_none() -> None:
+    told = example(val_loss=float("nan"))
+    assert told["val_loss"] is None and told["curve"][-1]["loss"] is None
+    assert closes([step(1.0, 0) | {"loss": float("inf")}], 0.0) == [(1.0, 100, None)]
+    json.dumps(told, allow_nan=False)
 
 
 def test_bytes_at_a_copy_lie_between_two_looks() -> None:

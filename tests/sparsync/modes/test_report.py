@@ -24,6 +24,7 @@ def result(**other: Any) -> dict[str, Any]:
                 "lr": m.case.lr,
                 "val_loss": m.loss,
                 "best": True,
+                "edge": "highest" if m.case.label == "ddp" else "",
                 "error": "",
             }
             for m in runs
@@ -57,6 +58,14 @@ def test_one_seed_and_links_that_were_not_shaped_are_said() -> None:
     told = result()
     told["cases"][1]["case"]["shaped"] = "proxy"
     assert "BASELINES WERE NOT SHAPED" in report.html(told)
+
+
+def test_a_best_rate_at_the_edge_of_the_grid_and_one_that_diverged_are_said() -> None:
+    told = result()
+    told["learning_rates"][1]["val_loss"] = None
+    rows = {row[0]: row[3] for row in report.learning_rates(told).rows}
+    assert rows["ddp, 2 workers"] == "best, at the UPPER EDGE of the grid"
+    assert (rows["sync, 2 workers"], rows["one, 2 workers"]) == ("diverged", "best")
 
 
 def test_results_of_more_than_one_commit_are_said() -> None:
