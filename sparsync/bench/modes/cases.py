@@ -166,9 +166,7 @@ class Grid:
         """All others that are measured. best: (method, codec, workers) -> learning rate; see `best_lrs`."""
         known = {case.digest for case in self.tuning()}
         return [
-            case
-            for case in self.all()
-            if case.digest not in known and best.get(tuned_as(case)) == case.lr
+            case for case in self.all() if case.digest not in known and best.get(tuned_as(case)) == case.lr
         ]
 
     def _at(
@@ -216,7 +214,7 @@ def tuned_as(case: Case) -> tuple[str, str, int]:
 
 
 def best_lrs(losses: Iterable[tuple[Case, float | None]]) -> dict[tuple[str, str, int], float]:
-    """The learning rate with the lowest loss of each; None or not finite: it diverged. Where all did, the lowest rate."""
+    """The learning rate with the lowest loss of each; None, or not finite: diverged. Where all did, the lowest one."""
 
     def rank(one: tuple[Case, float | None]) -> tuple[float, float]:
         case, loss = one

@@ -102,7 +102,11 @@ def measure(grid: Grid, out: Path, network: Network, say: Say, *, limit_s: float
         "namespaces": not network.why_not,
         "learning_rates": [
             {"method": m.case.label, "workers": m.case.workers, "lr": m.case.lr, "val_loss": m.loss}
-            | {"best": best[tuned_as(m.case)] == m.case.lr, "edge": edge(m.case.lr, grid.lrs), "error": m.error}
+            | {
+                "best": best[tuned_as(m.case)] == m.case.lr,
+                "edge": edge(m.case.lr, grid.lrs),
+                "error": m.error,
+            }
             for m in measured
             if m.case in tuning
         ],

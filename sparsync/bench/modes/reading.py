@@ -2,7 +2,8 @@
 
 Seconds are counted from the moment that the first unit begins, on the machine's monotonic clock: start of processes,
 imports and the upload of the model are left out, for all alike. `s` of an event is put on that clock by the copies,
-which tell their moment themselves. Tokens are those of the steps that events.jsonl has closed; bytes those at the
+which tell their moment themselves. Tokens are those of the steps that events.jsonl has closed, or where
+units settle as they arrive those that workers have sent, what is on its way included; bytes those at the
 workers' sockets, between two looks in proportion to time, and in the end those of the summary: `bytes_up` and
 `bytes_down` of pushes and deltas; `bytes_state` of deposits and the upload, and `bytes_control` with the coordinator,
 both ways.
@@ -49,6 +50,7 @@ def result(
     summary: Mapping[str, Any],
     workers: Mapping[str, Sequence[Line]],
     losses: Mapping[int, float | None],
+    arrives: bool = False,
 ) -> dict[str, Any]:
     """One case's.
 
@@ -56,6 +58,7 @@ def result(
         events: of events.jsonl, in their order. summary: of the run.
         workers: lines of each recorder.
         losses: validation loss of each copy by its number; None where it is not finite.
+        arrives: whether units settle as they arrive: the model is then ahead of the steps of which every unit is in.
 
     Raises: ValueError where something that every case has is not there.
     """
@@ -68,6 +71,8 @@ def result(
     if not steps:
         raise ValueError("no step was closed")
     curve = points(events, losses, steps=steps, lines=lines, offset=offset, begun=begun)
+    if arrives:
+        curve = [point | {"tokens": max(point["tokens"], point["tokens_sent"])} for point in curve]
     final = {
         "seconds": steps[-1][0],
         "tokens": summary["tokens"],
@@ -133,6 +138,7 @@ def points(
             {
                 "seconds": round(max(0.0, seconds), 3),
                 "tokens": steps[before - 1][1] if before else 0,
+                "tokens_sent": moved(lines.values(), event["copied_at"], "tokens"),
                 **{f"bytes_{way}": moved(lines.values(), event["copied_at"], way) for way in WAYS},
                 "loss": losses[int(event["copy"])],
             }
@@ -141,7 +147,7 @@ def points(
 
 
 def moved(lines: Iterable[Sequence[Line]], at: float, way: str) -> int:
-    """Bytes that all workers have moved until then."""
+    """Bytes, or tokens, that all workers have moved until then."""
     return round(sum(_at(told, at, way) for told in lines))
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sparsync.bench.modes.cases import Case
+from sparsync.bench.modes.cases import Case, cluster_config
 from sparsync.bench.modes.links import Lines, Network, link
 from sparsync.bench.modes.reading import result
 from sparsync.bench.modes.recorder import loads
@@ -51,7 +51,7 @@ def run(case: Case, directory: Path, *, network: Network, limit_s: float) -> dic
         with processes(case, directory, lines) as started:
             wait(started, directory, limit_s=limit_s)
     assert lines.shaped == case.shaped, (lines.shaped, case)
-    found = read(directory, losses=evaluated(case, directory))
+    found = read(directory, losses=evaluated(case, directory), arrives=arrives(case))
     tidy(directory)
     return found
 
@@ -163,7 +163,13 @@ def evaluated(case: Case, directory: Path) -> dict[int, float | None]:
     return losses
 
 
-def read(directory: Path, *, losses: Mapping[int, float | None]) -> dict[str, Any]:
+def arrives(case: Case) -> bool:
+    """Whether units are settled as they arrive, each for itself."""
+    sync = cluster_config(case).sync if case.is_cluster else None
+    return sync is not None and sync.mode in ("ssp", "async") and not sync.is_local
+
+
+def read(directory: Path, *, losses: Mapping[int, float | None], arrives: bool) -> dict[str, Any]:
     """The result of the files in a case's directory. Raises: Failed."""
     try:
         return result(
@@ -171,6 +177,7 @@ def read(directory: Path, *, losses: Mapping[int, float | None]) -> dict[str, An
             summary=json.loads((directory / "run" / "summary.json").read_text()),
             workers={path.stem: loads(path.read_text()) for path in sorted(directory.glob("worker-*.jsonl"))},
             losses=losses,
+            arrives=arrives,
         )
     except (OSError, ValueError) as error:
         raise Failed(f"{directory}: its files make no result ({error})\n{story(directory)}") from None

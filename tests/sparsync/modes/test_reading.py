@@ -47,7 +47,7 @@ SUMMARY = {
 }
 
 
-def example(**other: Any) -> dict[str, Any]:
+def example(*, arrives: bool = False, units: int = 2, **other: Any) -> dict[str, Any]:
     """Work begins at 2 s; steps close at 3, 4 and 6 s."""
     return result(
         events=[
@@ -61,10 +61,11 @@ def example(**other: Any) -> dict[str, Any]:
         ],
         summary=SUMMARY | other,
         workers={
-            "worker-0": [look(2.0, 0), look(4.0, 2, 200), look(6.0, 3, 450)],
+            "worker-0": [look(2.0, 0), look(4.0, units, 200), look(6.0, units + 1, 450)],
             "worker-1": [look(2.1, 0), look(6.0, 3, 450, computed_s=3.0, waited_s=1.0)],
         },
         losses={0: 6.0, 1: 4.0},
+        arrives=arrives,
     )
 
 
@@ -75,6 +76,14 @@ def test_points_lie_where_the_copies_were_made_and_the_last_at_the_end() -> None
     assert (curve[-1]["bytes_up"], curve[-1]["bytes_down"]) == (900, 1800)
     assert (curve[-1]["bytes_state"], curve[-1]["bytes_control"]) == (77, 6)
     assert (curve[1]["bytes_state"], curve[1]["bytes_control"]) == (17, 2)
+
+
+def test_where_units_settle_on_arrival_what_was_sent_counts() -> None:
+    assert [point["tokens"] for point in example(units=8)["curve"]] == [0, 100, 300]
+    sent = 50 * (8 * 1.01 / 2.0 + 3 * 0.91 / 3.9)  # between two looks of either worker
+    found = [point["tokens"] for point in example(arrives=True, units=8)["curve"]]
+    assert found == [0, pytest.approx(sent, abs=1), 300]
+    assert example(arrives=True)["curve"][1]["tokens"] == 100, "never less than what was closed"
 
 
 def test_a_loss_that_is_no_number_is_none() -> None:
