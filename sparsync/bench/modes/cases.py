@@ -20,7 +20,7 @@ from sparsync.bench.modes.stragglers import NOBODY, Pattern
 from wire.config import Config, load
 from wire.errors import UsageError
 
-FORMAT = 3
+FORMAT = 4
 """Of a case and its result: raised when what a case measures changes, so that older results are not taken for it."""
 DIGEST_LETTERS = 16
 

@@ -53,7 +53,7 @@ class Recorder:
         self._pace, self._meter = pace, meter
         self._mark = self._looked = monotonic_clock.now()
         self._begun = False
-        self._unit_s = 0.0
+        self._batch_s = 0.0
         self.units = self.tokens = 0
         self.spent = {"computed_s": 0.0, "slept_s": 0.0, "sent_s": 0.0, "waited_s": 0.0, "kept_s": 0.0}
 
@@ -68,15 +68,18 @@ class Recorder:
         self._mark = monotonic_clock.now()
         self.look()
 
-    def sleep(self) -> None:
-        """As the straggler that this is to be."""
+    def sleep(self, *, units: int = 1) -> None:
+        """As the straggler that this is to be. units: that are computed together, as one batch."""
         pace = self._pace
-        seconds = pace.pattern.sleep_s(
-            worker=pace.worker,
-            unit=self.units,
-            seed=pace.seed,
-            computed_s=self._unit_s or pace.unit_s,
-            unit_s=pace.unit_s,
+        seconds = sum(
+            pace.pattern.sleep_s(
+                worker=pace.worker,
+                unit=unit,
+                seed=pace.seed,
+                computed_s=self._batch_s / units or pace.unit_s,
+                unit_s=pace.unit_s,
+            )
+            for unit in range(self.units, self.units + units)
         )
         if seconds > 0:
             threading.Event().wait(seconds)
@@ -84,14 +87,14 @@ class Recorder:
 
     def computed(self, *, waited_s: float = 0.0) -> None:
         """The gradient is there. waited_s: of this time, for the network."""
-        self._unit_s = self.pass_to("computed_s") - waited_s
+        self._batch_s = self.pass_to("computed_s") - waited_s
         self.spent["computed_s"] -= waited_s
         self.spent["waited_s"] += waited_s
 
-    def sent(self, tokens: int) -> None:
-        """The unit is handed over."""
+    def sent(self, tokens: int, *, units: int = 1) -> None:
+        """The unit, or several as one batch, is handed over."""
         self.pass_to("sent_s")
-        self.units += 1
+        self.units += units
         self.tokens += tokens
 
     def pass_to(self, kind: str) -> float:

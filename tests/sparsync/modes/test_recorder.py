@@ -50,4 +50,18 @@ def test_time_goes_to_what_it_was_spent_on(tmp_path: Path) -> None:
     spent = {key: value for key, value in last.items() if key.endswith("_s")}
     assert sum(spent.values()) == pytest.approx(last["at"] - first["at"], abs=0.01)
     assert spent["slept_s"] >= 3 * 0.04
+
+
+def test_units_of_one_batch_are_as_slow_as_one_by_one(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, Pace(pattern("slow:3"), worker=0, seed=0, unit_s=0.02), SocketMeter())
+    recorder.begin()
+    recorder.sleep(units=2)
+    recorder.computed()
+    recorder.sent(14, units=2)
+    recorder.close()
+    last = loads((tmp_path / "worker-0.jsonl").read_text())[-1]
+    assert (last["units"], last["tokens"]) == (2, 14) and last["slept_s"] >= 2 * 0.04
+
+
+def test_lines_that_are_torn_are_left_out() -> None:
     assert loads('{"a": 1}\n{"torn"') == [{"a": 1}]

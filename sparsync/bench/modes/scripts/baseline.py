@@ -8,14 +8,14 @@ does.
 
 - `one`: g = mean of the units' clipped gradients, in stream order; AdamW. What `sync` computes with the dense codec,
   bit for bit.
-- `ddp`: DistributedDataParallel; g = mean over ranks, then clipped; AdamW. `-fp16`, `-powersgd`: its hooks.
+- `ddp`: DistributedDataParallel, a rank's units as one batch; g = mean over ranks, then clipped; AdamW. `-fp16`,
+  `-powersgd`: its hooks.
 - `diloco`: R replicas, each H steps of clipped AdamW; then x − mean(replicas) is the gradient of SGD with Nesterov
   momentum (2311.08105).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -105,15 +105,15 @@ class Bench:
             self._ledger.write("scalars", step=step, **self._copies.keep(parameters(self.model), units))
             self.recorder.pass_to("kept_s")
 
-    def loss(self, model: Callable[..., Any], step: int, stream: int) -> tuple[Any, int]:
-        """Forward of a unit, as late as a straggler's; and its tokens."""
-        indices = self._order.indices(step, stream).tolist()
+    def loss(self, model: Callable[..., Any], step: int, *streams: int) -> tuple[Any, int]:
+        """Forward of a unit, or of several as one batch, as late as a straggler's; and its tokens."""
+        indices = [i for stream in streams for i in self._order.indices(step, stream).tolist()]
         x, y = default_collate([self._dataset[i] for i in indices]) if indices else self._nothing()
         self.recorder.begin()
         if self._stops:
             stopper.start(self._pattern.stop_after_s, self._pattern.stop_for_s)
             self._stops = False
-        self.recorder.sleep()
+        self.recorder.sleep(units=len(streams))
         _, loss = model(x, y)
         return (loss, y.numel()) if indices else (loss * 0.0, 0)
 
@@ -184,7 +184,11 @@ def alone(bench: Bench) -> None:
 
 
 def ddp(bench: Bench) -> None:
-    """DistributedDataParallel; the hook is wrapped to see when the last gradient was there."""
+    """DistributedDataParallel; the hook is wrapped to see when the last gradient was there.
+
+    A rank's units are one batch, as one uses it: the mean over its tokens is the mean of the units' losses, but where
+    an epoch ends with fewer samples.
+    """
     model, recorder, steps = bench.model, bench.recorder, bench.config.run.steps
     optimizer = build_optimizer(model, bench.config.optimizer)
     scheduler = build_scheduler(optimizer, bench.config.optimizer, total_steps=steps)
@@ -194,39 +198,36 @@ def ddp(bench: Bench) -> None:
     parallel.register_comm_hook(state, watch.around(hook))
     for step in range(steps):
         bench.keep(step)
-        losses, tokens = list[float](), 0
-        for stream in bench.streams:
-            last = stream == bench.streams[-1]
-            with contextlib.nullcontext() if last else parallel.no_sync():
-                loss, size = bench.loss(parallel, step, stream)
-                (loss / len(bench.streams)).backward()
-            if last:
-                exposed_s = watch.since_last()
-                nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-            recorder.computed(waited_s=exposed_s if last else 0.0)
-            if last:
-                optimizer.step()
-                scheduler.step()
-                model.zero_grad()
-            recorder.sent(size)
-            losses.append(loss.item())
-            tokens += size
-        bench.closed(step, losses, tokens)
+        loss, size = bench.loss(parallel, step, *bench.streams)
+        loss.backward()
+        exposed_s = watch.since_last()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        recorder.computed(waited_s=exposed_s)
+        optimizer.step()
+        scheduler.step()
+        model.zero_grad()
+        recorder.sent(size, units=len(bench.streams))
+        bench.closed(step, [loss.item()], size)
 
 
 class Watch:
-    """When a hook was called last: from then on only communication is left."""
+    """When a hook had handed its bucket over last: from then on only communication is left, and what follows it.
+
+    A hook compresses before it hands over, which is computing; what PowerSGD computes between its two all-reduces is
+    not told apart from waiting.
+    """
 
     def __init__(self) -> None:
-        self._called = monotonic_clock.now()
+        self._handed_over = monotonic_clock.now()
 
     def since_last(self) -> float:
-        return monotonic_clock.now() - self._called
+        return monotonic_clock.now() - self._handed_over
 
     def around(self, hook: Callable[..., torch.futures.Future[Tensor]]) -> Callable[..., object]:
         def watched(state: object, bucket: Any) -> torch.futures.Future[Tensor]:
-            self._called = monotonic_clock.now()
-            return hook(state, bucket)
+            under_way = hook(state, bucket)
+            self._handed_over = monotonic_clock.now()
+            return under_way
 
         watched.__annotations__.clear()  # torch compares them with classes, and here they are texts
         return watched
@@ -266,11 +267,13 @@ def diloco(bench: Bench) -> None:
         x = [p.detach().clone() for p in model.parameters()]
         mean = [torch.zeros_like(p) for p in x]
         told = [replica.train(model, range(first, last), x, mean) for replica in replicas]
-        for p, before, ahead in zip(model.parameters(), x, mean, strict=True):
-            if bench.case.workers > 1:
-                dist.all_reduce(ahead)
+        flat = torch.cat([ahead.view(-1) for ahead in mean])
+        if bench.case.workers > 1:
+            dist.all_reduce(flat)
+        parts = flat.split([before.numel() for before in x])
+        for p, before, ahead in zip(model.parameters(), x, parts, strict=True):
             p.data.copy_(before)
-            p.grad = before - ahead / bench.config.sync.units_per_step
+            p.grad = before - ahead.view_as(before) / bench.config.sync.units_per_step
         recorder.pass_to("waited_s")
         outer.step()
         model.zero_grad()
