@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.figures import ROOT, table, write
 
 Result = Mapping[str, Any]
-COMMON = "--model 4x160x4 --seq-len 128 --batch-size 4 --copies 40"
+COMMON = "--model 4x160x4 --seq-len 128 --batch-size 4 --copies 40 --windows 256"
 LOCAL = "local+sync.local_steps=15"
 NO_MEMORY = "push.feedback=ef+push.decay=0.000001"
 """Error feedback that forgets: β = 0, as near as the configuration lets us."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +23,7 @@ LISTS = {
     "baselines": ("NAME[+key=value]…", "one, ddp, ddp-fp16, ddp-powersgd, diloco; or none."),
     "codecs": ("NAME[+key=value]…", "default, dense, bf16, int8, int4."),
     "workers": ("N", "Numbers of workers, or ranks; divisors of --streams."),
-    "stragglers": ("PATTERN", "none, slow:1/1/2/4, pauses:0.05/2, stop:10/8 (docs/benchmarks.md)."),
+    "stragglers": ("PATTERN", "none, slow:4/4/2/1, pauses:0.05/2, stop:10/8 (docs/benchmarks.md)."),
     "links": ("RATE", "Of each worker, both ways: unlimited, 100mbit, 10mbit."),
     "lrs": ("LR", "Learning rates, on which each method is tuned."),
     "seeds": ("N", "Seeds."),
@@ -44,6 +44,12 @@ def grid_options(command: Command) -> Command:
     "--quick", is_flag=True, help="Ten minutes on two cores, a small model, one seed (the default)."
 )
 @click.option("--full", is_flag=True, help="The default model, 2,000 steps, three seeds: days.")
+@click.option(
+    "--part",
+    "parts",
+    metavar="PART[,…]",
+    help="Of --full: scaling, links, codecs, stragglers, speeds, quorum. Without it, all.",
+)
 @grid_options
 @click.option("--cross", is_flag=True, help="Every link with every straggler pattern and number of workers.")
 @click.option(
@@ -62,9 +68,13 @@ def grid_options(command: Command) -> Command:
 @click.option("--servers", type=click.IntRange(min=1), default=1, show_default=True, help="Of a cluster.")
 @click.option("--copies", type=click.IntRange(min=1), help="How often a run's model is kept and evaluated.")
 @click.option(
+    "--windows",
+    type=click.IntRange(min=1),
+    help="Windows of held-out text that models are evaluated on: 128, with --full 256.",
+)
+@click.option(
     "--unit-s",
     type=click.FloatRange(min=0),
-    default=0.0,
     help="Seconds that a unit takes at least, by sleeping.",
 )
 @click.option(
@@ -86,10 +96,11 @@ def grid_options(command: Command) -> Command:
     show_default=True,
     help="Where results are kept; what is there is not measured again.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output; one a part.")
 def modes(
     quick: bool,
     full: bool,
+    parts: str | None,
     source: str,
     overrides: tuple[str, ...],
     limit_s: float,
@@ -107,7 +118,10 @@ def modes(
 
     if quick and full:
         raise UsageError("--quick and --full: choose one")
-    grid = grid_of(asked, full=full, source=source, overrides=overrides)
+    presets = presets_of(parts, full=full)
+    grids = {
+        name: grid_of(asked, preset, source=source, overrides=overrides) for name, preset in presets.items()
+    }
     from sparsync.bench.modes import report
     from sparsync.bench.modes.links import Network
     from sparsync.bench.modes.measuring import measure
@@ -115,9 +129,12 @@ def modes(
 
     signal.signal(signal.SIGTERM, _interrupt)
     network = Network("--no-namespaces" if no_namespaces else "")
-    result = measure(grid, out, network, say, limit_s=limit_s)
-    hand_over(result, report.tables(result), report.html(result), out=out, as_json=as_json)
-    return 1 if any(case["error"] for case in result["cases"]) else 0
+    failed = False
+    for name, grid in grids.items():
+        result = measure(grid, out, network, say, limit_s=limit_s) | {"benchmark": name}
+        hand_over(result, report.tables(result), report.html(result), out=out, as_json=as_json)
+        failed |= any(case["error"] for case in result["cases"])
+    return 1 if failed else 0
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -125,13 +142,29 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def grid_of(asked: dict[str, Any], *, full: bool, source: str, overrides: Sequence[str]) -> Grid:
+def presets_of(parts: str | None, *, full: bool) -> dict[str, Mapping[str, Any]]:
+    """Name of a result -> its preset. Raises: UsageError."""
+    from sparsync.bench.modes import presets
+    from sparsync.bench.modes.methods import words
+    from wire.errors import UsageError
+
+    if not full:
+        if parts is not None:
+            raise UsageError(f"--part {parts}: only --full has parts; add it, or leave --part out")
+        return {"modes": presets.QUICK}
+    asked = words([parts]) if parts is not None else [*presets.FULL]
+    if unknown := [part for part in asked if part not in presets.FULL]:
+        raise UsageError(f"--part {unknown[0]}: expected some of {', '.join(presets.FULL)}")
+    return {f"modes-{part}": presets.full(part) for part in asked}
+
+
+def grid_of(
+    asked: dict[str, Any], preset: Mapping[str, Any], *, source: str, overrides: Sequence[str]
+) -> Grid:
     """The preset, with what was asked for in its place. Raises: UsageError, ConfigError."""
     from sparsync.bench.modes import links, methods, stragglers
     from sparsync.bench.modes.cases import Grid, Workload
-    from sparsync.bench.modes.presets import FULL, QUICK
 
-    preset = FULL if full else QUICK
     wanted = dict(preset) | {key: value for key, value in asked.items() if value is not None}
     listed = {
         name: methods.words([asked[name]]) if asked[name] is not None else [*map(str, preset[name])]
@@ -146,7 +179,7 @@ def grid_of(asked: dict[str, Any], *, full: bool, source: str, overrides: Sequen
         heads=heads,
         **{
             key: wanted[key]
-            for key in ("seq_len", "batch_size", "streams", "steps", "copies", "servers", "unit_s")
+            for key in ("seq_len", "batch_size", "streams", "steps", "copies", "windows", "servers", "unit_s")
         },
         source=source,
         settings=tuple(overrides),

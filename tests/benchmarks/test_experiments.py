@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.experiments import EXPERIMENTS, LOCAL, NO_MEMORY, Finding, page
+from sparsync.bench.modes.presets import QUICK
 from sparsync.cli.bench_modes import grid_of
 from sparsync.cli.bench_modes import modes as command
 
@@ -46,7 +47,7 @@ def test_a_grid_is_one(number: int) -> None:
     words = EXPERIMENTS[number].words.split()
     context = command.make_context("modes", words)
     asked = {key: value for key, value in context.params.items() if key not in ("source", "overrides")}
-    grid_of(asked, full=False, source="stdlib", overrides=()).check()
+    grid_of(asked, QUICK, source="stdlib", overrides=()).check()
 
 
 def test_one_model_of_each_seed() -> None:

@@ -32,6 +32,7 @@ class Workload:
     Attributes:
         steps: of `streams` units each, counted as inner steps: equal tokens for all methods.
         copies: how often the model is kept for evaluation, the end aside.
+        windows: of held-out text that every model is evaluated on, the same for all.
         unit_s: a unit of a worker that is not slow takes at least so long; 0: as long as it computes.
         servers: of a cluster. settings: `section.key=value` for all clusters and baselines.
     """
@@ -44,6 +45,7 @@ class Workload:
     streams: int
     steps: int
     copies: int
+    windows: int
     servers: int
     unit_s: float
     source: str

@@ -1,6 +1,7 @@
 """What is measured where nothing else is asked for: `--quick` takes ten minutes on two cores, `--full` is published.
 
-Quick uses one seed and one learning rate, and says so; its runs are too short to tell methods apart by their loss.
+Quick uses one seed, one learning rate and little held-out text, and says so; its runs are too short to tell methods
+apart by their loss. Full is made of parts, each a grid of its own that answers one question.
 """
 
 from __future__ import annotations
@@ -24,19 +25,65 @@ QUICK: Mapping[str, Any] = {
     "seq_len": 64,
     "batch_size": 4,
     "copies": 10,
+    "windows": 128,
+    "unit_s": 0.0,
 }
-FULL: Mapping[str, Any] = {
-    "modes": modes(),
-    "baselines": tuple(BASELINES),
+COMMON: Mapping[str, Any] = {
     "codecs": ("default",),
-    "workers": (2, 4),
-    "stragglers": ("none", "slow:1/1/2/4", "pauses:0.02/2", "stop:30/10"),
-    "links": ("unlimited", "100mbit", "10mbit"),
-    "lrs": (1e-3, 2e-3, 4e-3),
+    "stragglers": ("none",),
+    "links": ("unlimited",),
+    "lrs": (1e-3, 2e-3, 4e-3, 8e-3),
     "seeds": (0, 1, 2),
     "steps": 2000,
     "model": "4x256x4",
     "seq_len": 128,
     "batch_size": 4,
     "copies": 40,
+    "windows": 256,
+    "unit_s": 0.0,
 }
+LONG_UNIT_S = 0.8
+"""Of a unit where workers are made slow: longer than it computes, so that few cores can show four machines."""
+FULL: Mapping[str, Mapping[str, Any]] = {
+    "scaling": {"modes": modes(), "baselines": tuple(BASELINES), "workers": (2, 4)},
+    "links": {
+        "modes": modes(),
+        "baselines": tuple(BASELINES),
+        "workers": (2,),
+        "links": ("unlimited", "100mbit", "10mbit"),
+    },
+    "codecs": {
+        "modes": ("sync",),
+        "codecs": ("dense", "int8", "int4", "default"),
+        "baselines": ("one", "ddp"),
+        "workers": (4,),
+    },
+    "stragglers": {
+        "modes": modes(),
+        "baselines": ("one", "ddp", "diloco"),
+        "workers": (4,),
+        "stragglers": ("none", "slow:4/4/2/1", "pauses:0.02/2", "stop:30/10"),
+        "unit_s": LONG_UNIT_S,
+    },
+    "speeds": {
+        "modes": ("sync", "async"),
+        "baselines": ("one",),
+        "workers": (4,),
+        "stragglers": ("slow:4/4/2/1",),
+        "unit_s": LONG_UNIT_S,
+    },
+    "quorum": {
+        "modes": ("sync", "sync+sync.quorum=3"),
+        "baselines": ("one",),
+        "workers": (4,),
+        "stragglers": ("slow:1/1/1/5",),
+        "unit_s": LONG_UNIT_S,
+    },
+}
+"""Part -> what differs from `COMMON`. `speeds`: a worker that takes 4 times as long has a quarter of the speed, so
+these are speeds of 1:1:2:4; rates are tuned where they are compared."""
+
+
+def full(part: str) -> dict[str, Any]:
+    """The whole preset of a part."""
+    return {**COMMON, **FULL[part]}

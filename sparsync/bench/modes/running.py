@@ -149,7 +149,8 @@ def evaluated(case: Case, directory: Path) -> dict[int, float | None]:
 
     torch.set_num_threads(1)
     config = load(None, [*case.common, *case.work.settings], {}).config
-    held_out = validation_batches(prepare(config.data.source, config.data.cache_dir).val, config.data.seq_len)
+    text = prepare(config.data.source, config.data.cache_dir)
+    held_out = validation_batches(text.val, config.data.seq_len, case.work.windows)
     model = GPT(config.model.layers, config.model.width, config.model.heads, context=config.data.seq_len)
     model.eval()
     own = dict(model.named_parameters())

@@ -3,7 +3,7 @@
 | pattern | |
 |---|---|
 | `none` | nobody is |
-| `slow:1/1/2/4` | worker i takes so many times as long for a unit, always |
+| `slow:4/4/2/1` | worker i takes so many times as long for a unit, always |
 | `pauses:0.05/2` | with that chance a unit is preceded by a pause, of so many seconds in the mean, exponential |
 | `stop:10/8` | the last worker's processes are stopped (SIGSTOP) 10 s after its first unit, and go on 8 s later |
 
@@ -79,6 +79,6 @@ def pattern(text: str) -> Pattern:
 
 def _unknown(text: str) -> UsageError:
     return UsageError(
-        f"--stragglers {text}: expected none, slow:1/1/2/4 (factors ≥ 1, by worker), pauses:0.05/2 (chance, mean "
+        f"--stragglers {text}: expected none, slow:4/4/2/1 (factors ≥ 1, by worker), pauses:0.05/2 (chance, mean "
         "seconds) or stop:10/8 (seconds until the last worker stops, seconds until it goes on)"
     )

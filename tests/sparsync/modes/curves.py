@@ -16,6 +16,7 @@ WORK = Workload(
     streams=4,
     steps=100,
     copies=4,
+    windows=8,
     servers=1,
     unit_s=0.0,
     source="stdlib",

@@ -81,7 +81,7 @@ class Bench:
         seed_all("run", config.run.seed)
         text = prepare(config.data.source, config.data.cache_dir)
         self._dataset = TokenDataset(text.train, config.data.seq_len)
-        self._held_out = validation_batches(text.val, config.data.seq_len)
+        self._held_out = validation_batches(text.val, config.data.seq_len, case.work.windows)
         self.model = GPT(
             config.model.layers, config.model.width, config.model.heads, context=config.data.seq_len
         )

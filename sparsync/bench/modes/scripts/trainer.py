@@ -34,7 +34,7 @@ def main() -> None:
     config = sparsync.config()
     text = prepare(config.data.source, config.data.cache_dir)
     dataset = TokenDataset(text.train, config.data.seq_len)
-    held_out = validation_batches(text.val, config.data.seq_len)
+    held_out = validation_batches(text.val, config.data.seq_len, case.work.windows)
     model = GPT(config.model.layers, config.model.width, config.model.heads, context=config.data.seq_len)
     optimizer = build_optimizer(model, config.optimizer)
     steps = planned_steps(config, len(dataset))
