@@ -22,7 +22,7 @@ LISTS = {
     ),
     "baselines": ("NAME[+key=value]…", "one, ddp, ddp-fp16, ddp-powersgd, diloco; or none."),
     "codecs": ("NAME[+key=value]…", "default, dense, bf16, int8, int4."),
-    "workers": ("N", "Numbers of workers, or ranks; divisors of --streams."),
+    "workers": ("N", "Numbers of workers, or ranks; with baselines divisors of --streams."),
     "stragglers": ("PATTERN", "none, slow:4/4/2/1, pauses:0.05/2, stop:10/8 (docs/benchmarks.md)."),
     "links": ("RATE", "Of each worker, both ways: unlimited, 100mbit, 10mbit."),
     "lrs": ("LR", "Learning rates, on which each method is tuned."),

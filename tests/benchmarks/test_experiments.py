@@ -6,13 +6,32 @@ from typing import Any
 
 import pytest
 
-from benchmarks.experiments import EXPERIMENTS, LOCAL, NO_MEMORY, Finding, page
+from benchmarks.experiments import (
+    EXPERIMENTS,
+    FORCED,
+    GAMMAS,
+    LOCAL,
+    MOMENTA,
+    NO_MEMORY,
+    NOT_RETURNED,
+    PLAIN,
+    RETURNED,
+    Finding,
+    page,
+)
 from sparsync.bench.modes.presets import QUICK
 from sparsync.cli.bench_modes import grid_of
 from sparsync.cli.bench_modes import modes as command
 
 
-def row(label: str, loss: float, rate: float = 100.0, bytes_up: float = 10.0) -> dict[str, Any]:
+def row(
+    label: str,
+    loss: float,
+    rate: float = 100.0,
+    bytes_up: float = 10.0,
+    stale: float = 0.0,
+    sooner: float = 1.0,
+) -> dict[str, Any]:
     def spread(mean: float) -> dict[str, float]:
         return {"mean": mean, "sd": 0.01}
 
@@ -26,8 +45,12 @@ def row(label: str, loss: float, rate: float = 100.0, bytes_up: float = 10.0) ->
         "waiting": spread(0.1),
         "bytes_up": spread(bytes_up),
         "bytes_down": spread(bytes_up),
+        "bytes_state": spread(0.0),
+        "bytes_control": spread(0.0),
+        "sooner": spread(sooner),
+        "sooner_slack": spread(sooner),
         "fewer_bytes": 1.0,
-        "staleness": spread(0.0),
+        "staleness": spread(stale),
     }
 
 
@@ -86,13 +109,15 @@ def test_without_feedback_it_must_be_worse() -> None:
 
 
 def test_async_must_be_as_good_and_faster() -> None:
-    assert kept(12, result(row("sync", 2.0), row("async", 2.01, 170.0))) == [True, True]
-    assert kept(12, result(row("sync", 2.0), row("async", 2.1, 120.0))) == [False, False]
+    assert kept(12, result(row("sync", 2.0), row("async", 2.01, sooner=1.7))) == [True] * 3
+    assert kept(12, result(row("sync", 2.0), row("async", 2.1, 900.0, sooner=1.2))) == [False] * 3
+    late = row("async", 2.01, sooner=1.7) | {"sooner": None}
+    assert kept(12, result(row("sync", 2.0), late)) == [True, True, None]
 
 
 def test_what_diverged_says_nothing() -> None:
     diverged = {**row("async", 2.0), "loss": None}
-    (first, _) = EXPERIMENTS[12].verdict(result(row("sync", 2.0), diverged))
+    (first, *_) = EXPERIMENTS[12].verdict(result(row("sync", 2.0), diverged))
     assert first == Finding(first.claim, None, 0.01, None)
 
 
@@ -100,5 +125,39 @@ def test_the_page_says_verdicts_and_rows() -> None:
     found = result(row("sync", 2.0), row("async", 2.1, 170.0))
     findings = EXPERIMENTS[12].verdict(found)
     about = {"machine": {"cpu": "one", "cores": 2}, "commit": "abc"}
-    text = page({**found, "experiment": 12, "claim": "c", "command": "sparsync", "about": about}, findings)
+    failed = [{"case": {"method": "sync", "seed": 1}, "error": "a process ended with 1\nits log"}]
+    text = page(
+        {**found, "failed": failed, "experiment": 12, "claim": "c", "command": "sparsync", "about": about},
+        findings,
+    )
     assert "MISSED" in text and "kept" in text and "| async | 0.001 | 3 | 2.1000 |" in text
+    assert "| sync | 1 | a process ended with 1 |" in text
+
+
+@pytest.mark.parametrize("number", EXPERIMENTS)
+def test_where_all_failed_nothing_is_said(number: int) -> None:
+    failed = [{"case": {"method": "sync", "seed": 0, "lr": 1e-3}, "error": "a process ended with 1"}]
+    assert {*kept(number, result(cases=failed))} == {None}
+    assert {*kept(number, {"groups": [], "cases": failed})} <= {None}
+
+
+def test_momentum_is_at_its_best_against_none_at_its_best() -> None:
+    plain, momenta = (2.1, 2.0), (1.9, 2.2)
+    found = [row(label, loss) for label, loss in zip((*PLAIN, *MOMENTA), (*plain, *momenta), strict=True)]
+    (finding,) = EXPERIMENTS[6].verdict(result(*found))
+    assert finding.found == pytest.approx(2.0 / 1.9 - 1) and finding.kept is False
+
+
+def test_an_outer_rate_may_do_what_counting_does() -> None:
+    losses = {0: (2.2, 2.1, 2.0), 0.5: (2.0, 2.1, 2.2), 1: (2.1, 2.2, 2.3)}
+    found = [row(label, loss) for g in GAMMAS for label, loss in zip(GAMMAS[g], losses[g], strict=True)]
+    (finding,) = EXPERIMENTS[7].verdict(result(*found))
+    assert finding.found == pytest.approx(0.0) and finding.kept is False
+
+
+@pytest.mark.parametrize(("steps", "limit"), [(2.0, 0.007), (4.0, 0.015), (8.0, 0.03)])
+def test_the_limit_is_by_the_mean_staleness(steps: float, limit: float) -> None:
+    found = [row("sync", 2.0), row(FORCED, 2.0, stale=steps), row(RETURNED, 2.0), row(NOT_RETURNED, 2.1)]
+    first, *rest = EXPERIMENTS[13].verdict(result(*found))
+    assert (first.limit, first.kept) == (limit, True)
+    assert [finding.kept for finding in rest] == ([True] if steps >= 4 else [])

@@ -141,8 +141,9 @@ class Grid:
 
     def check(self) -> None:
         """Raises: UsageError, ConfigError."""
+        ranks = any(not method.is_cluster and not method.alone for method in self.methods)
         for workers in self.workers:
-            if not workers or self.work.streams % workers:
+            if not workers or (ranks and self.work.streams % workers):
                 raise UsageError(
                     f"--workers {workers}: expected a divisor of --streams {self.work.streams}, so that the ranks of "
                     "the baselines have as many units each"

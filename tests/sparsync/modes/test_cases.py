@@ -111,6 +111,7 @@ def test_a_clusters_configuration_is_that_of_its_case() -> None:
 def test_what_cannot_be_compared_is_refused_before_anything_runs() -> None:
     with pytest.raises(UsageError, match="divisor of --streams 4"):
         grid(workers=(3,)).check()
+    grid(workers=(3, 9), methods=(methods.mode("sync"), methods.baseline("one"))).check()
     with pytest.raises(ConfigError, match=r"push\.density"):
         grid(work=replace(WORK, settings=("push.density=7",))).check()
     with pytest.raises(UsageError, match="A stands for more than one"):
