@@ -122,7 +122,7 @@ def test_what_diverged_says_nothing() -> None:
 
 
 def test_the_page_says_verdicts_and_rows() -> None:
-    found = result(row("sync", 2.0), row("async", 2.1, 170.0))
+    found = result(row("sync", 2.0), row("async", 2.1, 170.0, sooner=1.7))
     findings = EXPERIMENTS[12].verdict(found)
     about = {"machine": {"cpu": "one", "cores": 2}, "commit": "abc"}
     failed = [{"case": {"method": "sync", "seed": 1}, "error": "a process ended with 1\nits log"}]

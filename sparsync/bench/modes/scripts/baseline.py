@@ -270,7 +270,7 @@ def diloco(bench: Bench) -> None:
         flat = torch.cat([ahead.view(-1) for ahead in mean])
         if bench.case.workers > 1:
             dist.all_reduce(flat)
-        parts = flat.split([before.numel() for before in x])
+        parts = torch.split(flat, [before.numel() for before in x])
         for p, before, ahead in zip(model.parameters(), x, parts, strict=True):
             p.data.copy_(before)
             p.grad = before - ahead.view_as(before) / bench.config.sync.units_per_step
