@@ -157,6 +157,11 @@ class SyncConfig(Section):
 
     @model_validator(mode="after")
     def _warmup_is_short(self) -> Self:
+        if self.warmup_local_steps != 1 and not self.warmup_rounds:
+            raise ValueError(
+                f"sync.warmup_local_steps = {self.warmup_local_steps} beside sync.warmup_rounds = 0: there is no "
+                "warm-up to read it; set warmup_rounds, or leave both out"
+            )
         if self.warmup_rounds and self.warmup_local_steps > self.steps_a_round:
             raise ValueError(
                 f"sync.warmup_local_steps = {self.warmup_local_steps} is more than the {self.steps_a_round} steps of a "

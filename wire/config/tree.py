@@ -62,6 +62,27 @@ class Config(Section):
             raise ValueError(
                 'push.feedback = "ef21" beside local steps: differences are added up, not estimated; use "ef" or "auto"'
             )
+        if local and self.push.feedback == "auto" and self.push.momentum != 1:
+            raise ValueError(
+                f'push.momentum = {self.push.momentum:g} beside local steps and push.feedback = "auto", which is "ef" '
+                'there: only "ef21" reads it; leave it at 1'
+            )
+        if optimizer.aggregate != "count" and optimizer.count_power != _default(
+            OptimizerConfig, "count_power"
+        ):
+            raise ValueError(
+                f'optimizer.count_power = {optimizer.count_power:g} beside optimizer.aggregate = "'
+                f'{optimizer.aggregate}": only "count" reads it; set that, or leave count_power out'
+            )
+        if (
+            local
+            and self.sync.mode == "delayed"
+            and self.sync.look_ahead not in (0, _default(SyncConfig, "look_ahead"))
+        ):
+            raise ValueError(
+                f"sync.look_ahead = {self.sync.look_ahead:g} beside local steps: units of several steps begin at the "
+                "published model and look nowhere ahead; leave it out, or set sync.local_steps = 1"
+            )
         if optimizer.aggregate == "sum" and optimizer.weights == "tokens":
             raise ValueError(
                 'optimizer.weights = "tokens" beside optimizer.aggregate = "sum": there each unit counts whole; leave '
@@ -105,6 +126,10 @@ class Config(Section):
                 origin = f"  # {printable(origins[f'{section}.{key}'])}" if origins else ""
                 lines.append(f"{key} = {toml_value(value)}{origin}")
         return "\n".join(lines[1:]) + "\n"
+
+
+def _default(section: type[BaseModel], key: str) -> object:
+    return section.model_fields[key].default
 
 
 def sections() -> Mapping[str, type[BaseModel]]:
