@@ -334,10 +334,8 @@ class Core:
             return
         named = [m for m in self.state.present("worker") if m.name == event.name]
         if not named:
-            names = sorted(m.name for m in self.state.present("worker"))
-            refusal = UsageError(
-                f"no worker named {event.name!r} is in the run; there are {', '.join(names)}"
-            )
+            there = ", ".join(sorted(m.name for m in self.state.present("worker")))
+            refusal = UsageError(f"no worker named {event.name!r} is in the run; there are {there or 'none'}")
             self.desk.answer(event.key, refusal)
             return
         self._leave(named[0].incarnation, "an operator asked")

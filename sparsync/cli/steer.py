@@ -127,7 +127,7 @@ def stop(
     if as_json:
         click.echo(json.dumps({"at_step": at_step}))
     else:
-        click.echo(f"the run ends after step {at_step}, with a checkpoint", err=True)
+        click.echo(f"the run ends after step {at_step}, with a checkpoint if any step is closed", err=True)
 
 
 def parse_words(words: Sequence[str]) -> tuple[Path | None, dict[str, str]]:

@@ -128,6 +128,17 @@ def test_a_worker_whose_failure_is_everybodys_ends_the_run() -> None:
     assert run.kinds(actions)[-1] == "Quit"
 
 
+@pytest.mark.parametrize(("joined", "there"), [((), "none"), (("w1", "w0"), "w0, w1")])
+def test_who_is_to_be_drained_and_is_not_there_is_named_beside_those_who_are(
+    joined: tuple[str, ...], there: str
+) -> None:
+    run = Run()
+    for name in joined:
+        run.join(name)
+    refusal = run.answer(run.hear(e.DrainAsked("k", "w9")))
+    assert str(refusal) == f"no worker named 'w9' is in the run; there are {there}"
+
+
 def test_a_worker_that_fails_alone_is_a_death() -> None:
     run = Run().begin()
     run.hear(e.WorkerFailed(3, "ScriptFailed", "boom", False))
