@@ -1,5 +1,5 @@
 """The default run against the dense codec: validation loss and bytes at the sockets, each on the same grid of
-learning rates (and each with its own best β1: benchmarks/results/codec_defaults.md).
+learning rates.
 
     python benchmarks/default_loss.py [--steps 300]
 
@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parent / "results" / "default_loss.json"
 LEARNING_RATES = (2e-3, 1e-3, 4e-3)
 CODECS: dict[str, dict[str, object]] = {
     "default": {},
-    "dense": {"push.codec": "dense", "pull.codec": "dense", "optimizer.betas": "[0.9, 0.95]"},
+    "dense": {"push.codec": "dense", "pull.codec": "dense"},
 }
 KEPT = (
     "val_loss",

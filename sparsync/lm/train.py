@@ -57,7 +57,6 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    assert config.betas is not None  # sparsync.config() is complete
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0])
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)

@@ -25,7 +25,7 @@ from ps.records import Close, Deposit, Fence, Mark, Record, Segment
 from tests.ps.histories import ARRIVAL, EXACT, NAMED, History, outcome
 from tests.ps.models import ADAMW, STREAMS, sgd
 from wire.codec.base import buffers_of
-from wire.config import Config
+from wire.config import Config, PushConfig
 from wire.errors import Busy, ConfigError, NoInput, ProtocolMismatch
 from wire.messages import OptimizerSpec
 
@@ -323,7 +323,7 @@ def test_identity_comes_back_and_is_no_part_of_the_state(tmp_path: Path) -> None
 
 def test_codecs_of_exact_and_elastic_segments_differ(tmp_path: Path) -> None:
     spec = begun(tmp_path).shard.spec
-    codecs = shard_codecs(spec, Config())
+    codecs = shard_codecs(spec, Config(push=PushConfig(codec="topk")))
     assert codecs.push.estimates and not codecs.elastic_push.estimates
 
 

@@ -124,7 +124,7 @@ def test_an_unknown_variable_is_refused_but_foreign_ones_are_not() -> None:
         ("push.density=0", "number > 0 and ≤ 1 or none", "the integer 0"),
         ("push.density=nan", "number > 0 and ≤ 1 or none", "the number nan"),
         ("optimizer.lr=inf", "number > 0", "the number inf"),
-        ("optimizer.betas=[0.9]", "list of 2 with number ≥ 0 and < 1 each or none", "the list [0.9]"),
+        ("optimizer.betas=[0.9]", "list of 2 with number ≥ 0 and < 1 each", "the list [0.9]"),
         ("security.insecure=1", "true or false", "the integer 1"),
         ("data.source=", "text", 'the string ""'),
     ],
@@ -160,6 +160,10 @@ def test_a_wrong_type_in_a_file_names_the_file(tmp_path: Path) -> None:
         (['push.policy=["1d=fp64"]'], "push.policy: values 'fp64': expected one of fp32, fp16, bf16, int8"),
         (
             ["push.feedback=none"],
+            'beside push.codec = "dense" with int4 values would lose what is not sent: use "ef"',
+        ),
+        (
+            ["push.feedback=none", "push.density=0.1"],
             'beside push.codec = "topk" with sign1 values would lose what is not sent: use "ef"',
         ),
         (
@@ -235,6 +239,31 @@ def test_a_weight_that_nothing_reads_is_refused(overrides: list[str], reader: st
     with pytest.raises(ConfigError, match=f'only "{reader}" reads it'):
         load(None, overrides, {})
     assert load(None, ["push.momentum=0.5", "push.decay=0.9"], {}).config.push.decay == 0.9
+
+
+@pytest.mark.parametrize("way", ["push", "pull"])
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("", ("dense", "int4", 4.0)),
+        ("mode=local", ("dense", "int4", 6.0)),
+        ("coarse=3", ("dense", "int4", 3.0)),
+        ("values=int4", ("dense", "int4", 1.0)),
+        ("codec=dense values=int4", ("dense", "int4", 1.0)),
+        ("values=int8", ("dense", "int8", 1.0)),
+        ("values=sign2", ("topk", "sign2", 1.0)),
+        ("density=0.1", ("topk", "auto", 1.0)),
+        ("density=0.1 values=int4 coarse=2", ("topk", "int4", 2.0)),
+        ("codec=dense", ("dense", "auto", 1.0)),
+        ("codec=topk", ("topk", "auto", 1.0)),
+    ],
+)
+def test_what_an_unset_codec_stands_for(way: str, keys: str, expected: tuple[str, str, float]) -> None:
+    overrides = [f"{'sync' if key.startswith('mode') else way}.{key}" for key in keys.split()]
+    config = complete(load(None, overrides, {}).config)
+    section = getattr(config, way)
+    assert (section.codec, section.values, section.coarse) == expected
+    assert complete(config) == config
 
 
 @pytest.mark.parametrize("way", ["push", "pull"])
@@ -327,12 +356,10 @@ def test_what_is_read_may_be_set() -> None:
 
 
 def test_defaults_follow_who_runs_the_optimizer() -> None:
-    for mode, density, betas in (("sync", 0.25, (0.5, 0.95)), ("local", 0.0625, (0.9, 0.95))):
+    for mode, density, coarse in (("sync", 0.25, 4.0), ("delayed", 0.25, 4.0), ("local", 0.0625, 6.0)):
         config = load(None, [f"sync.mode={mode}"], {}).config
         assert config.push.density is None
-        assert (complete(config).push.density, complete(config).optimizer.betas) == (density, betas)
-    late = complete(load(None, ["sync.mode=delayed"], {}).config)
-    assert (late.push.density, late.optimizer.betas) == (0.25, (0.9, 0.95)), "where units look ahead"
+        assert (complete(config).push.density, complete(config).push.coarse) == (density, coarse)
     assert complete(load(None, ["sync.mode=local", "push.density=0.5"], {}).config).push.density == 0.5
 
 

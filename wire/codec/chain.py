@@ -88,21 +88,24 @@ def codecs_of(
 
     In an `elastic` segment, and where pushes are clipped, what is pushed may be given back in part.
 
-    `push.feedback = "auto"` is none where values can do without. Else it is EF21-SGDM before AdamW, which would take
-    error feedback's spikes for large second moments, and error feedback before SGD, a linear consumer. In an elastic
+    `push.feedback = "auto"` is none where values can do without. Else it is EF21-SGDM for top-k before AdamW, which
+    would take the spikes of what waited long for large second moments, and error feedback for whole blocks, where
+    nothing waits long (docs/decisions/0024), and before SGD, a linear consumer. In an elastic
     segment it is error feedback before both: estimates of single units are repeated there by each publication, noise
     and all, while moments that reach back over more publications smooth spikes (docs/decisions/0013).
     """
     config = complete(config)
     push, pull = config.push, config.pull
     assert push.density is not None and push.decay is not None and pull.density is not None
+    assert push.coarse is not None and pull.coarse is not None
     up = main_chain(codec=push.codec, density=push.density, values=push.values)
     down = main_chain(codec=pull.codec, density=pull.density, values=pull.values)
     feedback: str = push.feedback
     up_classes = _classes(layout, up, push.policy)
     if feedback == "auto":
         lossless = "none" if unbiased(up, up_classes) else "ef"
-        feedback = "ef21" if lossless == "ef" and optimizer == "adamw" and not elastic else lossless
+        spiky = not up.whole or push.momentum != 1
+        feedback = "ef21" if lossless == "ef" and spiky and optimizer == "adamw" and not elastic else lossless
     threads, rounds = config.cluster.compute_threads, Rounds.of(config).until(None)
     return (
         push_codec(

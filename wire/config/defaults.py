@@ -6,16 +6,23 @@ from typing import Any
 
 from wire.config.arithmetic import BY_ARITHMETIC, default_of
 from wire.config.tree import Config
+from wire.config.updates import PullConfig, PushConfig, chosen
 
 
 def complete(config: Config) -> Config:
-    """`config` with a value for each key of the table."""
-    sections: dict[str, dict[str, Any]] = {}
+    """`config` with codecs in place of "auto", and with a value for each key of the table."""
+    sections: dict[str, dict[str, Any]] = {"push": _codec(config.push), "pull": _codec(config.pull)}
     for key in BY_ARITHMETIC:
         section, _, name = key.partition(".")
-        if getattr(getattr(config, section), name) is None:
-            late = config.sync.mode == "delayed"
-            value = default_of(key, local=config.sync.is_local, late=late)
-            sections.setdefault(section, {})[name] = value
-    changed = {s: getattr(config, s).model_copy(update=values) for s, values in sections.items()}
-    return config.model_copy(update=changed) if changed else config
+        found = sections.setdefault(section, {})
+        if found.get(name, getattr(getattr(config, section), name)) is None:
+            found[name] = default_of(key, local=config.sync.is_local)
+    changed = {s: getattr(config, s).model_copy(update=values) for s, values in sections.items() if values}
+    return config.model_copy(update=changed)
+
+
+def _codec(way: PushConfig | PullConfig) -> dict[str, Any]:
+    """What "auto" stands for; steps are coarse where nobody asked for int4."""
+    codec, values, by_default = chosen(way)
+    fine = {} if by_default or way.coarse is not None else {"coarse": 1.0}
+    return {"codec": codec, "values": values, **fine}

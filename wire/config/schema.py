@@ -187,14 +187,14 @@ class OptimizerConfig(Section):
         "adamw",
         description="which optimizer the built-in trainer takes: the servers run it, or with local steps the workers",
     )
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(1e-3, description="peak learning rate")
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(2e-3, description="peak learning rate")
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.1, description="weight decay of matrices"
     )
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = Field(
-        None,
-        description="AdamW's decay rates of the first and second moment; per step the first is low as the estimates "
-        f"of `ef21` lag like momentum (benchmarks/results/codec_defaults.md). Without it {told('optimizer.betas')}",
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.95),
+        description="AdamW's decay rates of the first and second moment; the first is better low with `ef21`, whose "
+        "estimates lag like momentum (benchmarks/results/codec_defaults.md)",
     )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -11,12 +11,18 @@ from wire.codec.values import COARSEST, Values
 from wire.config.arithmetic import default_of, told
 from wire.config.section import Density, Policy, Section, ValueCode, Weight
 
+CodecName = Literal["auto", "topk", "dense"]
+Coarse = Annotated[float, Field(ge=1, le=COARSEST, allow_inf_nan=False)]
+SIGNS = ("sign", "sign1", "sign2")
+
 
 class PushConfig(Section):
     """Updates on their way up, from workers to parameter servers."""
 
-    codec: Literal["topk", "dense"] = Field(
-        "topk", description="`topk` sends the largest elements of each block; `dense` sends all of them"
+    codec: CodecName = Field(
+        "auto",
+        description="`topk` sends the largest elements of each block; `dense` sends all of them; `auto` is `topk` "
+        "where a density or values of signs are set, else `dense` in `int4` with coarse steps",
     )
     density: Density | None = Field(
         None,
@@ -31,21 +37,18 @@ class PushConfig(Section):
     values: ValueCode = Field(
         "auto",
         description="how a sent element is written: exactly, rounded, or as its sign with a level of 0, 1 or 2 bits; "
-        "`auto` is `fp32` for `dense` and `sign1` for `topk`",
+        "`auto` is `int4` where the codec is `auto` too, else `fp32` for `dense` and `sign1` for `topk`",
     )
-    coarse: float = Field(
-        1.0,
-        ge=1,
-        le=COARSEST,
-        allow_inf_nan=False,
-        description="of `int4`: its steps are so many times those of least error, for fewer bits, which is up to "
-        "feedback to make good",
+    coarse: Coarse | None = Field(
+        None,
+        description="of `int4`: its steps are so many times those of least error, 1 to 16: fewer bits, and more for "
+        f"the feedback to make good. Without it 1 where `int4` was asked for, else {told('push.coarse')}",
     )
     feedback: Literal["auto", "none", "ef", "ef21"] = Field(
         "auto",
         description="what happens to the rest: `ef21` keeps an estimate on both sides, `ef` adds it to the next push, "
         "`none` is for `dense` with values that lose nothing on average (`int8` is then rounded at random); "
-        "`auto` takes `none` where it may, else `ef21` for AdamW in `sync` without a quorum and in "
+        "`auto` takes `none` where it may, else `ef21` for `topk` before AdamW in `sync` without a quorum and in "
         "`delayed`, else `ef`",
     )
     momentum: Weight = Field(
@@ -72,13 +75,14 @@ class PushConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_is_lost_for_good(self) -> Self:
+        codec, values, _ = chosen(self)
         codes = [
-            Values.named(self.values, codec=self.codec),
+            Values.named(values, codec=codec),
             *(rule.values for rule in _rules_of("push", self.policy)),
         ]
-        if self.feedback == "none" and (self.codec != "dense" or not all(code.unbiased for code in codes)):
+        if self.feedback == "none" and (codec != "dense" or not all(code.unbiased for code in codes)):
             raise ValueError(
-                f'push.feedback = "none" beside push.codec = "{self.codec}" with '
+                f'push.feedback = "none" beside push.codec = "{codec}" with '
                 f"{', '.join(code.name.lower() for code in codes)} values would lose what is not sent: "
                 'use "ef" or "ef21", or "dense" with fp32, fp16, bf16 or int8'
             )
@@ -105,10 +109,10 @@ class PushConfig(Section):
 class PullConfig(Section):
     """Deltas on their way down, from parameter servers to workers."""
 
-    codec: Literal["topk", "dense"] = Field(
-        "topk",
+    codec: CodecName = Field(
+        "auto",
         description="`topk` publishes the largest differences of each block; `dense` publishes all of them, and in "
-        "`fp32` x itself",
+        "`fp32` x itself; `auto` as of `push.codec`",
     )
     density: Density | None = Field(
         None,
@@ -121,12 +125,9 @@ class PullConfig(Section):
     values: ValueCode = Field(
         "auto", description="how a published element is written; as `push.values`, rounded to nearest"
     )
-    coarse: float = Field(
-        1.0,
-        ge=1,
-        le=COARSEST,
-        allow_inf_nan=False,
-        description="as `push.coarse`",
+    coarse: Coarse | None = Field(
+        None,
+        description=f"as `push.coarse`. Without it 1 where `int4` was asked for, else {told('pull.coarse')}",
     )
     policy: Policy = Field(None, description="parameters that are published whole; as `push.policy`")
 
@@ -142,12 +143,31 @@ class PullConfig(Section):
         return self
 
 
+class Chosen(NamedTuple):
+    """The codec and the values of one way; by_default: nobody asked for these values."""
+
+    codec: Literal["topk", "dense"]
+    values: ValueCode
+    by_default: bool
+
+
+def chosen(way: PushConfig | PullConfig) -> Chosen:
+    """What "auto" stands for."""
+    if way.codec != "auto":
+        return Chosen(way.codec, way.values, by_default=False)
+    if way.density is not None or way.warmup_density is not None or way.values in SIGNS:
+        return Chosen("topk", way.values, by_default=False)
+    by_default = way.values == "auto"
+    return Chosen("dense", "int4" if by_default else way.values, by_default)
+
+
 def _check_coarse(section: str, way: PushConfig | PullConfig) -> None:
     """Raises: ValueError where nothing reads the key."""
-    if way.coarse != 1 and way.values != "int4":
+    codec, values, _ = chosen(way)
+    if way.coarse not in (None, 1) and values != "int4":
         raise ValueError(
-            f'{section}.coarse = {way.coarse:g} beside {section}.values = "{way.values}": only "int4" reads it; '
-            f"leave it at 1, or set {section}.values"
+            f'{section}.coarse = {way.coarse:g} beside {section}.codec = "{codec}" and {section}.values = "{values}": '
+            f'only "int4" reads it; leave it out, or set {section}.values'
         )
 
 
@@ -159,7 +179,7 @@ def _check_warmup(section: str, way: PushConfig | PullConfig) -> None:
             f"{section}.warmup_density = {'none' if first is None else f'{first:g}'} beside {section}.warmup_steps = "
             f"{steps}: set both, or neither"
         )
-    if first is not None and way.codec != "topk":
+    if first is not None and chosen(way).codec != "topk":
         raise ValueError(
             f'{section}.warmup_density = {first:g} beside {section}.codec = "{way.codec}": only "topk" leaves '
             "anything out"

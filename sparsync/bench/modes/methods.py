@@ -16,8 +16,6 @@ from wire.config import SyncConfig, load
 from wire.errors import UsageError
 
 CLUSTER, ONE = "cluster", "one"
-MOMENTUM_FREE = "optimizer.betas=[0.9,0.95]"
-"""The usual β1, for whatever does not go through estimates: the default of the configuration is tuned for those."""
 BASELINES: Mapping[str, Mapping[str, float]] = {
     "one": {},
     "ddp": {},
@@ -27,13 +25,13 @@ BASELINES: Mapping[str, Mapping[str, float]] = {
 }
 """Name -> its own keys. `one`: one process. `start`: the iteration at which PowerSGD begins; 2 is the
 earliest that torch allows, as DDP builds its buckets anew before."""
-WHOLE = ("push.codec=dense", "pull.codec=dense", MOMENTUM_FREE)
+WHOLE = ("push.codec=dense", "pull.codec=dense")
 CODECS: Mapping[str, tuple[str, ...]] = {
     "default": (),
     "dense": WHOLE,
     "bf16": (*WHOLE, "push.values=bf16", "pull.values=bf16"),
     "int8": (*WHOLE, "push.values=int8", "pull.values=int8"),
-    "int4": (*WHOLE, "push.values=int4", "push.feedback=ef", "pull.values=int4"),
+    "int4": (*WHOLE, "push.values=int4", "pull.values=int4"),
 }
 """Name -> keys of the configuration."""
 NO_CODEC = "none"

@@ -85,7 +85,10 @@ def test_a_rate_is_tokens_over_the_time_since_the_step_before() -> None:
     assert len(points) == figures.MAX_POINTS and all(rate == pytest.approx(100) for _, rate in points)
 
 
-@given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 1000)), min_size=2, max_size=50))
+MICROSECONDS = st.integers(0, 10**8).map(lambda number: number / 1e6)
+
+
+@given(st.lists(st.tuples(MICROSECONDS, st.integers(0, 1000)), min_size=2, max_size=50))
 def test_no_token_is_lost_between_stretches(told: list[tuple[float, int]]) -> None:
     ordered = sorted(told)
     history = read_history(

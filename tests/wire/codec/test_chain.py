@@ -87,7 +87,9 @@ def test_a_policy_that_loses_something_needs_feedback() -> None:
 @pytest.mark.parametrize(
     "overrides, optimizer, elastic, planes",
     [
-        ((), "adamw", False, ("estimate",)),
+        ((), "adamw", False, ("residual",)),
+        (("push.density=0.1",), "adamw", False, ("estimate",)),
+        (("push.density=0.1",), "adamw", True, ("residual",)),
         (("push.momentum=0.2",), "adamw", False, ("momentum", "estimate")),
         ((), "adamw", True, ("residual",)),
         ((), "sgd", False, ("residual",)),

@@ -33,7 +33,7 @@ from torch.utils.data import default_collate
 
 from sparsync.bench.modes import stragglers
 from sparsync.bench.modes.cases import Case, case_of
-from sparsync.bench.modes.methods import MOMENTUM_FREE, values
+from sparsync.bench.modes.methods import values
 from sparsync.bench.modes.recorder import DATA, Copies, Pace, Recorder, parameters
 from sparsync.bench.modes.scripts import stopper
 from sparsync.bench.modes.scripts.ledger import Ledger
@@ -76,7 +76,7 @@ class Bench:
     def __init__(self, case: Case, directory: Path, rank: int) -> None:
         self.case, self.rank = case, rank
         self.keys = values(case.settings)
-        config = load(None, [*case.common, MOMENTUM_FREE, *case.work.settings], {}).config
+        config = load(None, [*case.common, *case.work.settings], {}).config
         self.config: Config = config
         seed_all("run", config.run.seed)
         text = prepare(config.data.source, config.data.cache_dir)
