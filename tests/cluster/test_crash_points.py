@@ -79,4 +79,4 @@ def test_a_process_dies_at_a_crash_point(
     assert 1 <= summary["restarts"] <= PROCESSES[life.role], "each is killed once"
     if life.role == "worker":
         assert len(run.events("died")) >= 1
-    equal_runs(undisturbed("topk"), summary)
+    equal_runs(undisturbed("auto"), summary)

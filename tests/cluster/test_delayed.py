@@ -40,7 +40,7 @@ def test_killed_workers_and_other_numbers_of_machines_change_no_bit(train: Start
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("codec", ["topk", "dense"])
+@pytest.mark.parametrize("codec", ["auto", "topk", "dense"])
 def test_machines_change_nothing(train: Starter, codec: str) -> None:
     changes = {**DELAYED, "push.codec": codec, "pull.codec": codec, "durability.stream_state_every": 6}
     runs = [

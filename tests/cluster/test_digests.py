@@ -22,7 +22,8 @@ def equal_runs(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "servers", "workers"), [("topk", 4, 1), slow("topk", 1, 3), ("dense", 1, 1)]
+    ("codec", "servers", "workers"),
+    [("auto", 4, 1), slow("auto", 1, 3), slow("topk", 4, 1), slow("topk", 1, 3), ("dense", 1, 1)],
 )
 def test_machines_change_nothing(
     train: Starter, undisturbed: Undisturbed, codec: str, servers: int, workers: int
@@ -34,7 +35,7 @@ def test_machines_change_nothing(
 
 
 def test_what_the_run_counts(undisturbed: Undisturbed) -> None:
-    summary = undisturbed("topk")
+    summary = undisturbed("auto")
     assert summary["steps"] == 20
     assert (summary["units_settled"], summary["units_empty"]) == (80, 0)
     assert (summary["samples"], summary["tokens"]) == (160, 160 * 64)
@@ -45,19 +46,19 @@ def test_what_the_run_counts(undisturbed: Undisturbed) -> None:
 def test_dense_publishes_what_the_servers_hold(undisturbed: Undisturbed) -> None:
     summary = undisturbed("dense")
     assert summary["params_digest"] == summary["published_digest"]
-    assert summary["params_digest"] != undisturbed("topk")["params_digest"]
+    assert summary["params_digest"] != undisturbed("auto")["params_digest"]
 
 
 @pytest.mark.slow
 def test_another_seed_is_another_run(train: Starter, undisturbed: Undisturbed) -> None:
     summary = train({"run.seed": 1, "cluster.servers": 1, "cluster.workers": 1}).finish()
-    assert summary["params_digest"] != undisturbed("topk")["params_digest"]
-    assert summary["data_digest"] == undisturbed("topk")["data_digest"]
+    assert summary["params_digest"] != undisturbed("auto")["params_digest"]
+    assert summary["data_digest"] == undisturbed("auto")["data_digest"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("codec", ["topk", "dense"])
+@pytest.mark.parametrize("codec", ["auto", "dense"])
 def test_the_default_model_for_60_steps(train: Starter, codec: str) -> None:
     codecs = {"push.codec": codec, "pull.codec": codec}
     defaults = {"run.steps": 60, "run.eval_every": 0, "model.layers": 4, "model.width": 256}

@@ -61,7 +61,7 @@ def test_three_killed_workers_change_no_bit(
     )
     kill_workers(run, sorted(draw.sample(range(18), 3)), draw)
     summary = run.finish()
-    equal_runs(undisturbed("topk"), summary)
+    equal_runs(undisturbed("auto"), summary)
     check_events(run, summary, kills=3)
 
 
@@ -78,7 +78,7 @@ def test_a_worker_that_leaves_hands_its_streams_over(
     assert left["name"] == "worker-1" and not left["streams"], "it carries nothing any more"
     assert not run.events("died")
     assert summary["replayed"] == 0
-    equal_runs(undisturbed("topk"), summary)
+    equal_runs(undisturbed("auto"), summary)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def test_whoever_is_killed_the_bits_stay(
         for pid in [run.pid_of(process) for process in victims]:
             run.kill(pid)
     summary = run.finish(200.0)
-    equal_runs(undisturbed("topk"), summary)
+    equal_runs(undisturbed("auto"), summary)
     assert summary["restarts"] == 2 * len(victims)
     for process in victims:
         assert run.talk().count(killed(process)) == 2
@@ -67,7 +67,7 @@ def test_with_a_standby_a_server_is_replaced_and_begins_again_as_one(
         run.wait_for_step(step)
         run.kill(run.pid_of(draw.choice(["ps-0", "ps-1"])))
     summary = run.finish(200.0)
-    equal_runs(undisturbed("topk"), summary)
+    equal_runs(undisturbed("auto"), summary)
     assert summary["restarts"] == 2
     assert not run.events("died"), run.story()
 

@@ -52,7 +52,7 @@ def test_two_halves_make_the_run(train: Starter, undisturbed: Callable[[str], di
     assert 10 in checkpoints(first.out)
 
     second = train({"run.steps": 20}, out=first.out, flags=["--servers", "3", "--workers", "2"])
-    whole, straight = second.finish(), undisturbed("topk")
+    whole, straight = second.finish(), undisturbed("auto")
     assert whole["timeline"] > half["timeline"]
     assert [e["step"] for e in second.events("step")] == list(range(10, 20))
     for key in (*DIGESTS, "steps", "val_loss", "val_loss_server"):

@@ -72,8 +72,8 @@ def test_denser_first_steps_change_no_bit_whoever_computes_them(
     """Killed workers are replaced by heirs who replay; a server more; the second half resumed. And it costs bytes."""
     alone = train(WARM, flags=["--servers", "1", "--workers", "1"])
     whole = alone.finish()
-    assert whole["params_digest"] != undisturbed("topk")["params_digest"]
-    steady = undisturbed("topk")
+    assert whole["params_digest"] != undisturbed("auto")["params_digest"]
+    steady = undisturbed("auto")
     assert whole["bytes_pushed"] > steady["bytes_pushed"]
 
     draw = random.Random(seed)

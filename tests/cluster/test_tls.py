@@ -29,13 +29,13 @@ def test_over_tls_a_run_computes_the_same_bits(
     authority: Authority,
     environ: dict[str, str],
 ) -> None:
-    run = train({"push.codec": "topk", "pull.codec": "topk", "security.authority": authority.directory})
+    run = train({"security.authority": authority.directory})
     run.wait_for("joined")  # the first: there is time until the last has come
     looked = command("status", str(run.out), "--json", environ=environ)
     assert looked.returncode == 0 and json.loads(looked.stdout)["insecure"] is False
     plain = command("status", "--coordinator", run.address, environ=environ)
     assert plain.returncode == Unreachable.exit_code
-    equal_runs(run.finish(), undisturbed("topk"))
+    equal_runs(run.finish(), undisturbed("auto"))
 
 
 @pytest.mark.slow
