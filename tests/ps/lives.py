@@ -52,6 +52,17 @@ class Death:
 
 
 @dataclass
+def copied(home: Path, directory: Path) -> bool:
+    """Copy what is in `home`; False where an image that is being saved took or lost its name meanwhile."""
+    try:
+        shutil.copytree(home, directory, ignore=shutil.ignore_patterns("base", "streams"))
+    except shutil.Error as error:
+        if any(Path(source).exists() for source, _, _ in error.args[0]):
+            raise
+        return False
+    return True
+
+
 class Life:
     """One process, from its start to one of its deaths.
 
@@ -99,7 +110,8 @@ class Life:
         with self._lock:
             directory = self.home.with_name(f"{self.home.name}-{len(self.deaths)}")
             self.deaths.append(Death(at, directory, self.revealed))
-            shutil.copytree(self.home, directory, ignore=shutil.ignore_patterns("base", "streams"))
+            while not copied(self.home, directory):
+                shutil.rmtree(directory)
 
     def witness(self, owner: Owner) -> None:
         """Note every record that is logged, in order."""
