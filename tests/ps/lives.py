@@ -51,7 +51,6 @@ class Death:
     revealed: int
 
 
-@dataclass
 def copied(home: Path, directory: Path) -> bool:
     """Copy what is in `home`; False where an image that is being saved took or lost its name meanwhile."""
     try:
@@ -63,6 +62,7 @@ def copied(home: Path, directory: Path) -> bool:
     return True
 
 
+@dataclass
 class Life:
     """One process, from its start to one of its deaths.
 
