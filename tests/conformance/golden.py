@@ -56,6 +56,9 @@ def cases() -> Iterator[Case]:
         yield Case(f"push-topk-{values}-gaps", PUSH, LONG, top(1 / 100, values, feedback="ef"))
     yield Case("push-dense-fp32-none", PUSH, SHORT, whole("fp32", feedback="none"), steps=1)
     yield Case("push-dense-int8-random", PUSH, SHORT, whole("int8", feedback="none"))
+    yield Case(
+        "push-dense-int4-coarse", PUSH, SHORT, whole("int4", coarse=4.0, feedback="ef"), ("1d=fp16",), steps=3
+    )
     yield Case("push-topk-sign1-decay", PUSH, SHORT, top(0.2, "sign1", feedback="ef", decay=0.95), steps=3)
     yield Case("push-topk-sign2-ef21", PUSH, SHORT, top(0.2, "sign2", feedback="ef21"))
     yield Case(
@@ -65,6 +68,7 @@ def cases() -> Iterator[Case]:
     yield Case("push-topk-policy", PUSH, MIXED, top(0.25, "sign1", feedback="ef"), policy)
     yield Case("delta-dense-fp32-set", DELTA, SHORT, whole("fp32"))
     yield Case("delta-dense-int8", DELTA, SHORT, whole("int8"))
+    yield Case("delta-dense-int4-coarse", DELTA, SHORT, whole("int4", coarse=6.0))
     yield Case("delta-topk-sign1", DELTA, LONG, top(1 / 64, "sign1"))
     yield Case("delta-topk-policy", DELTA, MIXED, top(0.25, "sign2"), ("1d=fp32",))
     yield Case("push-no-blocks", PUSH, (), whole("fp32", feedback="none"), steps=1)
