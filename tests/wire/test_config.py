@@ -238,7 +238,10 @@ def test_a_policy_comes_back_from_json_and_toml(tmp_path: Path) -> None:
 def test_a_weight_that_nothing_reads_is_refused(overrides: list[str], reader: str) -> None:
     with pytest.raises(ConfigError, match=f'only "{reader}" reads it'):
         load(None, overrides, {})
-    assert load(None, ["push.momentum=0.5", "push.decay=0.9"], {}).config.push.decay == 0.9
+    topk = ["push.codec=topk", "push.momentum=0.5", "push.decay=0.9"]
+    assert load(None, topk, {}).config.push.decay == 0.9
+    with pytest.raises(ConfigError, match="beside whole blocks"):
+        load(None, topk[1:], {})
 
 
 @pytest.mark.parametrize("way", ["push", "pull"])
@@ -331,7 +334,7 @@ def test_a_pace_is_live_and_who_runs_the_optimizer_is_not() -> None:
         (["sync.mode=local", "optimizer.outer_nesterov=true"], "it needs momentum"),
         (["sync.mode=local", "sync.warmup_rounds=3", "sync.warmup_local_steps=20"], "more than the 15 steps"),
         (["sync.mode=local", "sync.warmup_local_steps=4"], "no warm-up to read it"),
-        (["sync.mode=local", "push.momentum=0.5"], 'only "ef21" reads it'),
+        (["sync.mode=local", "push.codec=topk", "push.momentum=0.5"], 'only "ef21" reads it'),
         (["sync.mode=local", "optimizer.count_power=1"], 'only "count" reads it'),
         (["sync.mode=delayed", "sync.local_steps=4", "sync.look_ahead=2"], "look nowhere ahead"),
         (

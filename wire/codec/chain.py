@@ -104,8 +104,8 @@ def codecs_of(
     up_classes = _classes(layout, up, push.policy)
     if feedback == "auto":
         lossless = "none" if unbiased(up, up_classes) else "ef"
-        spiky = not up.whole or push.momentum != 1
-        feedback = "ef21" if lossless == "ef" and spiky and optimizer == "adamw" and not elastic else lossless
+        spiky = not up.whole and optimizer == "adamw" and not elastic
+        feedback = "ef21" if lossless == "ef" and spiky else lossless
     threads, rounds = config.cluster.compute_threads, Rounds.of(config).until(None)
     return (
         push_codec(

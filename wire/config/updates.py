@@ -97,6 +97,11 @@ class PushConfig(Section):
                     f'push.{key} = {value:g} beside push.feedback = "{self.feedback}": only "{reader}" reads it; '
                     f"leave it at 1, or set push.feedback"
                 )
+        if self.momentum != 1 and self.feedback == "auto" and chosen(self).codec == "dense":
+            raise ValueError(
+                f'push.momentum = {self.momentum:g} beside whole blocks, for which push.feedback = "auto" is never '
+                '"ef21", which reads it: leave it at 1, or set push.feedback, or push.codec = "topk"'
+            )
         return self
 
     @model_validator(mode="after")

@@ -90,7 +90,7 @@ def test_a_policy_that_loses_something_needs_feedback() -> None:
         ((), "adamw", False, ("residual",)),
         (("push.density=0.1",), "adamw", False, ("estimate",)),
         (("push.density=0.1",), "adamw", True, ("residual",)),
-        (("push.momentum=0.2",), "adamw", False, ("momentum", "estimate")),
+        (("push.codec=topk", "push.momentum=0.2"), "adamw", False, ("momentum", "estimate")),
         ((), "adamw", True, ("residual",)),
         ((), "sgd", False, ("residual",)),
         (("push.feedback=ef",), "adamw", False, ("residual",)),
