@@ -15,6 +15,7 @@ h1 { font-size: 1.6em } h2 { font-size: 1.2em; margin-top: 2em }
 table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; border-bottom: 1px solid #ddd; }
 td { text-align: right; font-variant-numeric: tabular-nums } th { text-align: right; font-weight: 600 }
 th:first-child, td:first-child { text-align: left } svg { max-width: 100%; height: auto }
+table { display: block; overflow-x: auto } td:nth-child(n+3) { white-space: nowrap }
 pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 12px }
 .plain td, .plain th { text-align: left; vertical-align: top }"""
 
