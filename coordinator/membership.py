@@ -7,7 +7,7 @@ from dataclasses import dataclass
 CLOSED_GRACE_S = 0.5
 """A heartbeat stream that ends may be a broken connection: this long to open another."""
 FIRST_BEAT_GRACE_S = 15.0
-"""From joining to the first heartbeat: the heartbeat process has to start."""
+"""From joining to the first heartbeat, on a machine that is very busy."""
 
 
 @dataclass

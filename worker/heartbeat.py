@@ -2,7 +2,8 @@
 
 It ends with its standard input, which is a pipe from the trainer: when the trainer dies, the
 stream of beats ends within the second; while the trainer is stopped, none is sent.
-`python -m worker.heartbeat` is started by the trainer, never forked from it.
+`python -m worker.heartbeat` is started by the trainer, never forked from it, and before the trainer joins: one that
+dies as soon as it has joined is missed by its stream of beats, too.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -34,23 +35,60 @@ FOREVER_S = float("inf")
 """It is the trainer that gives up: this process ends with it."""
 
 
-def start(
-    coordinator: str, security: Security, *, run: InRun, incarnation: int, interval_s: float
-) -> subprocess.Popen[bytes]:
-    """The running heartbeat process of this trainer; closing its stdin ends it."""
-    order = {
-        "coordinator": coordinator,
-        "run": str(run),
-        "incarnation": incarnation,
-        "interval_s": interval_s,
-        "insecure": security.insecure,
-        **{k: str(v) for k in ("tls_ca", "tls_cert", "tls_key") if (v := getattr(security, k)) is not None},
-    }
-    process = subprocess.Popen([sys.executable, "-P", "-m", "worker.heartbeat"], stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(order).encode() + b"\n")
-    process.stdin.flush()
-    return process
+class Heartbeat:
+    """The process of this trainer; it is there, and has imported what it needs, before there is anything to say."""
+
+    def __init__(self) -> None:
+        self._process = self._started()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-P", "-m", "worker.heartbeat"], stdin=subprocess.PIPE)
+
+    def begin(
+        self, coordinator: str, security: Security, *, run: InRun, incarnation: int, interval_s: float
+    ) -> None:
+        """Beat as this incarnation, from now on."""
+        order = {
+            "coordinator": coordinator,
+            "run": str(run),
+            "incarnation": incarnation,
+            "interval_s": interval_s,
+            "insecure": security.insecure,
+            **{
+                k: str(v)
+                for k in ("tls_ca", "tls_cert", "tls_key")
+                if (v := getattr(security, k)) is not None
+            },
+        }
+        try:
+            self._tell(order)
+        except BrokenPipeError:  # it died while this process waited to join
+            self.end()
+            self._process = self._started()
+            self._tell(order)
+
+    def _tell(self, order: dict[str, object]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def end(self) -> None:
+        """Beat no more, if it did."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+
+
+@contextmanager
+def starting() -> Iterator[Heartbeat]:
+    """For who is about to join; ended again where that fails."""
+    heart = Heartbeat()
+    try:
+        yield heart
+    except BaseException:
+        heart.end()
+        raise
 
 
 async def beat(order: dict[str, object]) -> None:
@@ -117,8 +155,9 @@ def main() -> None:
     with open(
         0, "rb", buffering=0, closefd=False
     ) as unbuffered:  # nothing is read ahead: the pipe is watched next
-        order = json.loads(unbuffered.readline())
-    asyncio.run(beat(order))
+        told = unbuffered.readline()
+    if told:  # else the trainer has ended before it joined
+        asyncio.run(beat(json.loads(told)))
 
 
 if __name__ == "__main__":

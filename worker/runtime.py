@@ -10,7 +10,6 @@ import os
 import platform
 import runpy
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -60,6 +59,7 @@ class Attachment:
         name: str,
         security: Security,
         reply: coordinator_pb2.JoinReply,
+        heart: heartbeat.Heartbeat,
         device: torch.device,
     ) -> None:
         self._coordinator = coordinator
@@ -82,14 +82,15 @@ class Attachment:
         self.vitals = Vitals(
             Notify(environment()), run=reply.run, least_s=self.config.cluster.progress_timeout_s
         )
-        self._enter(reply)
+        self._enter(reply, heart)
 
-    def _enter(self, reply: coordinator_pb2.JoinReply) -> None:
+    def _enter(self, reply: coordinator_pb2.JoinReply, heart: heartbeat.Heartbeat) -> None:
         """Begin to live as the incarnation that the coordinator handed out."""
         self.timeline = reply.timeline
         self.incarnation = reply.incarnation
         run = InRun(reply.run, reply.timeline)
-        self._heartbeat: subprocess.Popen[bytes] | None = heartbeat.start(
+        self._heartbeat: heartbeat.Heartbeat | None = heart
+        heart.begin(
             self._coordinator,
             self._security,
             run=run,
@@ -112,12 +113,13 @@ class Attachment:
         """
         self.training = False
         self.detach()
-        reply = self._join_patiently()
-        if reply.run != self.run:
-            raise RunOver(
-                f"run {self.run} is gone, {self._coordinator} serves run {reply.run}; start this worker anew"
-            )
-        self._enter(reply)
+        with heartbeat.starting() as heart:
+            reply = self._join_patiently()
+            if reply.run != self.run:
+                raise RunOver(
+                    f"run {self.run} is gone, {self._coordinator} serves run {reply.run}; start this worker anew"
+                )
+            self._enter(reply, heart)
         if self._identity_path is not None:
             self.write_identity(self._identity_path)
         log.info("joined run %s again as incarnation %d", self.run, self.incarnation)
@@ -188,9 +190,7 @@ class Attachment:
     def detach(self) -> None:
         """Stop beating and close the connections: the run has no more of this process."""
         if self._heartbeat is not None:
-            assert self._heartbeat.stdin is not None
-            self._heartbeat.stdin.close()
-            self._heartbeat.wait()
+            self._heartbeat.end()
             self._heartbeat = None
         self.transfer.close()
         self.vitals.excuse()
@@ -303,17 +303,18 @@ def attach(
     global _attachment
     chosen = choose_device(device)
     keep_freed_memory()
-    kernels.warm()  # compiled or loaded before the others wait for this worker
-    reply = asyncio.run(_join(coordinator, name, chosen, security, join_timeout_s))
-    config = Config.from_json(reply.config_json)
-    if logs is not None:
-        logs.follow(config.telemetry)
-        logs.clock = lambda: _attachment.clock() if _attachment is not None else None
-    torch.set_num_threads(config.cluster.compute_threads)
-    seed_all("run", config.run.seed)
-    _attachment = Attachment(
-        coordinator=coordinator, name=name, security=security, reply=reply, device=chosen
-    )
+    with heartbeat.starting() as heart:
+        kernels.warm()  # compiled or loaded before the others wait for this worker
+        reply = asyncio.run(_join(coordinator, name, chosen, security, join_timeout_s))
+        config = Config.from_json(reply.config_json)
+        if logs is not None:
+            logs.follow(config.telemetry)
+            logs.clock = lambda: _attachment.clock() if _attachment is not None else None
+        torch.set_num_threads(config.cluster.compute_threads)
+        seed_all("run", config.run.seed)
+        _attachment = Attachment(
+            coordinator=coordinator, name=name, security=security, reply=reply, heart=heart, device=chosen
+        )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _attachment.on_signal)
     log.info("joined run %s as %s (incarnation %d) on %s", reply.run, name, reply.incarnation, chosen)

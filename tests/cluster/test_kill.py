@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -49,6 +50,17 @@ def check_events(run: Train, summary: dict[str, Any], kills: int) -> None:
         for stream in event["streams"]:
             heirs = [e for e in after if e["event"] == "assigned" and e["stream"] == stream and e["worker"]]
             assert heirs and heirs[0]["attempt"] > 0, f"stream {stream} of {event['name']} found no heir"
+
+
+def test_a_worker_that_dies_as_it_has_joined_is_missed_as_soon(train: Starter) -> None:
+    run = train(flags=["--workers", "2", "--servers", "1"])
+    name = run.wait_for("joined", lambda e: e["role"] == "worker")["name"]
+    time.sleep(0.3)  # it was sent on its way to the first beat
+    at = run.kill_worker(name)
+    died = run.wait_for("died", limit_s=10)
+    assert died["name"] == name
+    assert seconds_until(died, at) <= NOTICED_S, died
+    assert run.finish()["steps"] == 20
 
 
 @pytest.mark.slow
