@@ -83,6 +83,7 @@ class Core:
             e.Ready: self._ready,
             e.Progressed: self._progressed,
             e.Announced: lambda event, now: self.patience.announced(event.incarnation),
+            e.Moving: lambda event, now: self.patience.heard(event.incarnation, now),
             e.StreamDeposited: lambda event, now: self.work.deposited(event),
             e.Holding: lambda event, now: self.work.holding(event),
             e.Flushed: self._flushed,

@@ -104,6 +104,13 @@ class Announced:
 
 
 @dataclass(frozen=True)
+class Moving:
+    """State or a whole model moves between a worker and the servers."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True)
 class StreamDeposited:
     incarnation: int
     stream: int
@@ -362,6 +369,7 @@ Event = (
     | Ready
     | Progressed
     | Announced
+    | Moving
     | StreamDeposited
     | LossEvaluated
     | WorkerFailed

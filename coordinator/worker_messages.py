@@ -31,6 +31,7 @@ _HEARD: Mapping[str, Callable[[int, Any], e.Event]] = {
     "failed": lambda i, f: e.WorkerFailed(i, f.error, f.message, f.ends_run),
     "leaving": lambda i, w: e.WorkerLeaving(i, w.reason),
     "announce": lambda i, w: e.Announced(i, w.activity),
+    "moving": lambda i, m: e.Moving(i),
 }
 """By the report's field; of others the core hears nothing."""
 

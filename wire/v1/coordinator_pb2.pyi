@@ -82,7 +82,7 @@ class HeartbeatEnd(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerReport(_message.Message):
-    __slots__ = ("attending", "uploaded", "ready", "progress", "deposited", "evaluated", "scalars", "failed", "leaving", "announce", "holding", "flushed", "handed_over")
+    __slots__ = ("attending", "uploaded", "ready", "progress", "deposited", "evaluated", "scalars", "failed", "leaving", "announce", "holding", "flushed", "handed_over", "moving")
     ATTENDING_FIELD_NUMBER: _ClassVar[int]
     UPLOADED_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class WorkerReport(_message.Message):
     HOLDING_FIELD_NUMBER: _ClassVar[int]
     FLUSHED_FIELD_NUMBER: _ClassVar[int]
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
+    MOVING_FIELD_NUMBER: _ClassVar[int]
     attending: Attending
     uploaded: Uploaded
     ready: Ready
@@ -109,7 +110,8 @@ class WorkerReport(_message.Message):
     holding: Holding
     flushed: Flushed
     handed_over: HandedOver
-    def __init__(self, attending: _Optional[_Union[Attending, _Mapping]] = ..., uploaded: _Optional[_Union[Uploaded, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., deposited: _Optional[_Union[Deposited, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., flushed: _Optional[_Union[Flushed, _Mapping]] = ..., handed_over: _Optional[_Union[HandedOver, _Mapping]] = ...) -> None: ...
+    moving: Moving
+    def __init__(self, attending: _Optional[_Union[Attending, _Mapping]] = ..., uploaded: _Optional[_Union[Uploaded, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., deposited: _Optional[_Union[Deposited, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., leaving: _Optional[_Union[Leaving, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., holding: _Optional[_Union[Holding, _Mapping]] = ..., flushed: _Optional[_Union[Flushed, _Mapping]] = ..., handed_over: _Optional[_Union[HandedOver, _Mapping]] = ..., moving: _Optional[_Union[Moving, _Mapping]] = ...) -> None: ...
 
 class Attending(_message.Message):
     __slots__ = ("incarnation",)
@@ -166,6 +168,12 @@ class Progress(_message.Message):
     residual_norm: float
     dropped_norm: float
     def __init__(self, version: _Optional[int] = ..., units: _Optional[int] = ..., compute_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., bytes_state: _Optional[int] = ..., pulls: _Optional[int] = ..., unit_s: _Optional[float] = ..., replayed: _Optional[int] = ..., residual_norm: _Optional[float] = ..., dropped_norm: _Optional[float] = ...) -> None: ...
+
+class Moving(_message.Message):
+    __slots__ = ("what",)
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    what: str
+    def __init__(self, what: _Optional[str] = ...) -> None: ...
 
 class Deposited(_message.Message):
     __slots__ = ("stream", "step", "released", "attempt")
