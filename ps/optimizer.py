@@ -99,7 +99,7 @@ class Optimizer:
             options = self._spec.groups[index]
             group["lr"] = learning_rates[index]
             if share != 1.0:
-                group.update(_part(options, learning_rates[index], share, averaged))
+                group.update(part_of_step(options, learning_rates[index], share, averaged))
             elif self._spec.kind == "adamw":
                 group["betas"] = (options["beta1"], options["beta2"])
             else:
@@ -124,7 +124,7 @@ def local_runs(spec: ShardSpec) -> list[tuple[int, BlockRange]]:
     return runs
 
 
-def _part(options: dict[str, float], rate: float, share: float, averaged: float) -> dict[str, object]:
+def part_of_step(options: dict[str, float], rate: float, share: float, averaged: float) -> dict[str, object]:
     """Options of torch's for `share` of a step."""
     if "beta1" in options:
         betas = (options["beta1"] ** share, options["beta2"] ** share)

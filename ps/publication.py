@@ -19,12 +19,14 @@ class Backlog:
     Attributes:
         units: how many.
         lanes: workers that sent units in this segment and were not given up.
+        streams: units of a step (R).
         clock_advanced: the clock is past that of the newest delta: bounded workers wait for the next one.
         flushed: what a leaver held back is pending, and may be published without a unit.
     """
 
     units: int
     lanes: int
+    streams: int
     clock_advanced: bool
     flushed: bool = False
 
@@ -50,10 +52,11 @@ class Publication:
             return Decision("")
         if self._since is None:
             self._since = now
-        enough = max((backlog.lanes + 1) // 2, 1)
+        enough = (max(backlog.lanes, backlog.streams) + 1) // 2
         if backlog.units >= enough:
             return Decision(
-                f"{backlog.units} units are pending, {enough} suffice for {backlog.lanes} workers"
+                f"{backlog.units} units are pending, {enough} suffice for {backlog.streams} a step and "
+                f"{backlog.lanes} workers"
             )
         if backlog.units and backlog.clock_advanced:
             return Decision("the clock advanced")

@@ -116,7 +116,8 @@ class Shard:
         """What a publication would settle, and who waits for it."""
         units = len(self._discipline.pending())
         flushed = self._discipline.flushes > 0 and not self.deltas.between
-        return Backlog(units, self._discipline.lanes, self.clock > self.deltas.clock, flushed)
+        waited_for = self.clock > self.deltas.clock
+        return Backlog(units, self._discipline.lanes, self.spec.streams, waited_for, flushed)
 
     @property
     def stream_planes(self) -> tuple[str, ...]:

@@ -251,7 +251,7 @@ class Driver:
             if self._segment.catch_up():
                 self._report_progress()
             self._schedule.stand_at(self.clock)
-            self._parameters.show()
+        self._parameters.show()
         self._segment.show_first()
 
     def begin_step(self, step: int) -> None:
@@ -300,6 +300,7 @@ class Driver:
                     self._wait()
         except SparsyncError as error:
             log.warning("while leaving: %s", error)
+        self._parameters.show()
 
     def _come_back(self, error: StaleIncarnation) -> None:
         """This worker was given up: join anew, holding nothing; where the run is over meanwhile, that is the end.

@@ -11,11 +11,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from wire.clock import Clock, monotonic_clock
 from wire.codec.base import PushCodec
 from wire.ids import UnitId
 from wire.messages import Commit
 from worker.deltas import Delta
+from worker.drift import Drift
 from worker.farewell import Farewell
 from worker.inner import Inner
 from worker.lane import Lane
@@ -40,6 +43,8 @@ class ElasticSegment:
         held: what the segment before held back, for the pushes of this one.
         inner: the optimizer that units step here; its state stays with this worker. None: the servers do.
         clips: whether pushes may count in part for their norm.
+        look_ahead: how much of the way that x̂ is expected to go before a unit counts the unit is computed ahead; times
+            `Drift`. The replica remembers the last move.
     """
 
     elastic = True
@@ -58,6 +63,7 @@ class ElasticSegment:
         held: Plane | None,
         inner: Inner | None = None,
         clips: bool = False,
+        look_ahead: float = 0.0,
         clock: Clock = monotonic_clock,
     ) -> None:
         self.number = number
@@ -69,14 +75,16 @@ class ElasticSegment:
         self._streams = streams
         self._clips = clips
         self._work = LeaseWork(streams)
+        self._look_ahead = look_ahead
+        self._drift = Drift(len(replica.trainable), streams=streams)
         self._lane = Lane(codec, parameters.gradient, replica.trainable, streams=streams)
         if held is not None and self._lane.held is not None:
             self._lane.held[:] = held
         self._farewell = Farewell(number, lane=self._lane, transfer=transfer, clock=clock)
         self.leaves = False
-        self._before = b""
+        self._extras_before = b""
         self._handed = -1
-        self._shown: list[int] = []
+        self._shown_versions: list[int] = []
         self._news = False
         self.first = False
         self.final = False
@@ -131,6 +139,7 @@ class ElasticSegment:
         """Apply what has arrived; take back what of this worker's pushes was not applied."""
         self._replica.receive(deltas)
         self._replica.catch_up()
+        self._drift.hear(deltas)
         came_back = [self._lane.settle(delta) for delta in deltas]
         self.final = self.final or deltas[0].final
         if deltas[0].pause or self.final:
@@ -164,8 +173,8 @@ class ElasticSegment:
 
         Whether there is news of what is held back: pushes came back since the last call, or none will any more.
         """
-        if self._shown != self._replica.versions:
-            self._shown = list(self._replica.versions)
+        if self._shown_versions != self._replica.versions:
+            self._shown_versions = list(self._replica.versions)
             self._parameters.refresh()
         news, self._news = self._news, False
         return news
@@ -175,15 +184,29 @@ class ElasticSegment:
         return self.catch_up()
 
     def begin(self, task: Task) -> None:
-        """Show x̂, and keep what a bad attempt at the unit might change."""
-        self._parameters.show()
-        self._before = self._extras.save(USER_STREAM)
+        """Show where x̂ is going, and keep what a bad attempt at the unit might change."""
+        self._show()
+        shards = task.send_to or range(len(self._replica.trainable))
+        self._drift.began(task.step * self._streams + task.stream, shards)
+        self._extras_before = self._extras.save(USER_STREAM)
         if self._inner is not None:
             self._inner.begin(self._inner.state)
 
+    def _show(self) -> None:
+        """Have the model show what the unit is computed on: x̂, moved on by what is expected until the unit counts."""
+        moves = [self._look_ahead * self._drift.moves(shard) for shard in range(len(self._replica.trainable))]
+        if not any(moves):
+            self._parameters.show()
+            return
+        assert self._replica.before is not None
+        factors = np.zeros(len(self._parameters.published), np.float32)
+        for blocks, factor in zip(self._replica.trainable, moves, strict=True):
+            factors[blocks.rows] = factor
+        self._parameters.look_ahead(self._replica.before, factors)
+
     def restore(self, task: Task) -> None:
         """Buffers, scaler, objects and inner optimizer as they were before the unit at hand."""
-        self._extras.load(USER_STREAM, self._before)
+        self._extras.load(USER_STREAM, self._extras_before)
         if self._inner is not None:
             self._inner.restore()
 

@@ -216,8 +216,9 @@ class ExactSegment:
     def _show(self, task: Task) -> None:
         """Have the model show what the unit is computed on: x̂, or where it is going."""
         if self._look_ahead and self._carrier.looks_ahead(task.step):
-            assert self._replica.before is not None, (task, self._replica.step)
-            self._parameters.look_ahead(self._replica.before, self._look_ahead)
+            assert self._replica.before is not None and self._replica.moved, (task, self._replica.step)
+            moves = np.full(len(self._replica.before), self._look_ahead, np.float32)
+            self._parameters.look_ahead(self._replica.before, moves)
         else:
             self._parameters.show()
 

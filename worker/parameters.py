@@ -2,8 +2,8 @@
 
 x̂ lives in one float32 plane [blocks, 4096]; where a parameter is float32 on the CPU its data
 *is* a view of that plane, so that applying a delta moves the model and x̂ takes no memory of
-its own. Other parameters are copied and rounded after each apply. With local steps those that are
-trained have memory of their own, which the worker's optimizer moves away from x̂ in each unit.
+its own. Other parameters are copied and rounded after each apply. With local steps, or where units look ahead, those
+that are trained have memory of their own, which stands away from x̂ within a unit.
 """
 
 from __future__ import annotations
@@ -88,21 +88,22 @@ class Parameters:
         views = (self._flat[start : start + d.numel].view(p.shape) for p, d, start in self._spans())
         return {name: view.to(p.dtype, copy=True) for (name, p), view in zip(self._named, views, strict=True)}
 
-    def look_ahead(self, before: Plane, moves: float) -> None:
+    def look_ahead(self, before: Plane, moves: NDArray[np.float32]) -> None:
         """Have the trained parameters stand at x̂ + moves (x̂ - before), until x̂ is shown or moves.
 
-        Rounded after each operation, so that every machine computes the same.
+        moves: float32 [blocks], of each block. Rounded after each operation, so that every machine computes the same.
         """
         if self._ahead:
             return
         self._part()
-        past = torch.from_numpy(before).view(-1)
+        now, past, factors = (torch.from_numpy(array) for array in (self.published, before, moves[:, None]))
         with torch.no_grad():
             for p, described, start in self._spans():
                 if described.trainable:
-                    here = slice(start, start + described.numel)
-                    ahead = torch.sub(self._flat[here], past[here]).mul_(moves).add_(self._flat[here])
-                    p.copy_(ahead.view(p.shape))
+                    first = start // BLOCK
+                    rows = slice(first, first + described.blocks)
+                    ahead = torch.sub(now[rows], past[rows]).mul_(factors[rows]).add_(now[rows])
+                    p.copy_(ahead.view(-1)[: described.numel].view(p.shape))
         self._shown, self._ahead = False, True
 
     def _part(self) -> None:

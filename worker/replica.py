@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
-
 from wire.codec.base import Blocks, DeltaCodec
 from wire.codec.dense import pack, unpack
 from wire.crash import crash_point
@@ -36,7 +34,8 @@ class Replica:
 
     Attributes:
         step: every earlier step is closed in x̂, on all shards; -1 before the first pull.
-        before: x̂ as it was before its last move, where that is remembered; None where it has not moved since a pull.
+        before: x̂ as it was before each shard's part moved last, or as it was pulled; None where it is not remembered.
+        moved: whether it has moved since it was pulled, or since it is remembered.
         versions: of each shard's part.
         clocks: of each shard, as its newest applied delta told.
     """
@@ -58,8 +57,8 @@ class Replica:
         self._sizes = [4 * b.elements for b in self.owned]
         self._ahead: deque[Sequence[Delta]] = deque()
         self._received = 0
-        self._remembered: Plane | None = None
         self.before: Plane | None = None
+        self.moved = False
         self.step = self.newest = -1
         self.versions = [0] * len(self.owned)
         self._newest_versions = list(self.versions)
@@ -96,8 +95,8 @@ class Replica:
 
     def remember(self, *, on: bool) -> None:
         """From now on keep `before`, or no more."""
-        self.before = None
-        self._remembered = np.empty_like(self._published) if on else None
+        self.before = self._published.copy() if on else None
+        self.moved = False
 
     def pull(self) -> Sequence[int]:
         """Take x̂ as it is on each shard now; each shard's step."""
@@ -145,7 +144,7 @@ class Replica:
 
     def _begin(self, parts: Sequence[Snapshot]) -> None:
         self._fill([part.data for part in parts])
-        self.before = None
+        self.remember(on=self.before is not None)
         self._ahead.clear()
         self.step = self.newest = min(part.step for part in parts)
         self.versions = [part.version for part in parts]
@@ -169,9 +168,12 @@ class Replica:
 
     def _apply(self, deltas: Sequence[Delta]) -> None:
         crash_point("worker.apply.before")
-        if self._remembered is not None:
-            np.copyto(self._remembered, self._published)
-            self.before = self._remembered
+        if self.before is not None:
+            before, published = self.before.reshape(-1), self._published.reshape(-1)
+            for delta in deltas:
+                for first, size in self.trainable[delta.shard].segments:
+                    before[first : first + size] = published[first : first + size]
+        self.moved = True
         versions = {delta.shard: delta.version for delta in deltas}
         with span("apply", step=deltas[0].told_step, closes=deltas[0].closes, versions=versions):
             for delta in deltas:

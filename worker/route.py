@@ -176,15 +176,9 @@ class Route:
             "inner": self._inner,
             "clips": self._config.push.clip > 0,
         }
-        look_ahead = self._config.sync.look_ahead if plan.lag and self._inner is None else 0.0
-        self.replica.remember(on=look_ahead > 0)
+        late = plan.lag or plan.elastic
+        shared["look_ahead"] = self._config.sync.look_ahead if late and self._inner is None else 0.0
+        self.replica.remember(on=shared["look_ahead"] > 0)
         if plan.elastic:
             return ElasticSegment(number, **shared)
-        return ExactSegment(
-            number,
-            begins=plan.begins,
-            lag=plan.lag,
-            look_ahead=look_ahead,
-            **shared,
-            origin=self._beginning,
-        )
+        return ExactSegment(number, begins=plan.begins, lag=plan.lag, origin=self._beginning, **shared)

@@ -182,7 +182,8 @@ class Shard:
     def backlog(self) -> Backlog:
         """What a publication would settle, and who waits for it."""
         flushed = bool(self.flushed) and not self.deltas.between
-        return Backlog(len(self.held), len(self._lanes), self.ledger.clock > self.deltas.clock, flushed)
+        waited_for = self.ledger.clock > self.deltas.clock
+        return Backlog(len(self.held), len(self._lanes), self.streams, waited_for, flushed)
 
     def _publish_pending(self) -> Delta | None:
         if not self.held and not self.backlog.flushed:

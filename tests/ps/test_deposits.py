@@ -109,7 +109,7 @@ def test_what_is_handed_over_in_an_elastic_segment_is_kept_until_the_next_close(
             return (await received(stub.Collect(asked)))[1]
 
         for number in range(STREAMS):
-            await push(stub, one, number, base=number)
+            await push(stub, one, number)
         line.send(close=shard_pb2.Close(step=0, deposit=True, retain_from=1))
         while (await line.next()).WhichOneof("event") != "settled":
             pass
@@ -121,7 +121,7 @@ def test_what_is_handed_over_in_an_elastic_segment_is_kept_until_the_next_close(
         await hand_over(HANDED_OVER, 1, b"kept")
         assert await collected(1) == b"kept"
         for number in range(STREAMS, 2 * STREAMS):
-            await push(stub, one, number, base=number + 1)
+            await push(stub, one, number)
         line.send(close=shard_pb2.Close(step=1, deposit=True, retain_from=2))
         while (await line.next()).WhichOneof("event") != "settled":
             pass

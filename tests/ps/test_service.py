@@ -98,6 +98,8 @@ def test_a_live_snapshot_and_what_follows_it(tmp_path: Path) -> None:
         await upload(stub)
         for number in range(STREAMS):
             await push(stub, one, number, base=number)
+            await line.hear("accepted")
+            await line.hear("published")
         ((last, _),) = await follow(stub, STREAMS - 1, STREAMS)
         assert (last.closes, last.clock, last.pause, len(last.outcomes)) == (False, 1, False, 1)
         live = shard_pb2.SnapshotRequest(timeline=1, plane="published", live=True)

@@ -98,10 +98,11 @@ class Pair:
         return event
 
     async def push(self, *numbers: int) -> None:
-        """Units by a worker that knows the newest version."""
+        """Units by a worker that knows the newest version, each in a delta of its own."""
         for number in numbers:
             base = self.one.owner.shard.deltas.version
             assert await push(self.one.stub, self.worker, number, base=base) == "ACCEPTED"
+            await eventually(lambda: not self.one.owner.shard.backlog.units)
 
     async def level(self) -> None:
         """Wait until the second server holds all that the first one does."""
@@ -264,7 +265,7 @@ def test_what_a_promoted_shard_has_pending_is_published(
     async def scene(pair: Pair) -> None:
         await pair.stand()
         monkeypatch.setattr(pair.one.owner._publisher, "look", lambda backlog: None)
-        await pair.push(0)
+        await push(pair.one.stub, pair.worker, 0)
         await eventually(lambda: pair.two.owner.watermark.position == pair.one.owner.archive.position)
         pair.between.cut()
         await pair.promote()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.worker.toy import R, Worker, worker
+from tests.worker.toy import CONFIG, Pushed, R, Worker, worker
+from wire.config import Config
 from wire.errors import RunOver, StaleIncarnation
+from wire.ids import UnitId
 from worker.leases import Lease
 from worker.mailbox import End, Plan
 from worker.streams import Assignment, Kind
@@ -118,6 +120,56 @@ def test_outcomes_give_back_what_was_not_applied() -> None:
     assert numbers(w, 1) == [3]
     assert w.model.a.tolist() == [-1.25 - 1.75] * 4, "three quarters of the first unit came with the third"
     assert w.model.b.tolist() == [0.0] * 4, "the other shard has published nothing"
+
+
+def late_worker(config: Config = CONFIG) -> Worker:
+    """Its first unit was settled behind one of another worker, each in a delta of its own."""
+    w = worker(config)
+    tell(w, elastic(1, 0, Lease(1, 0, 8, 1), first=True))
+    numbers(w, 1)
+    own = next(p for p in w.toy.pushes if p.shard == 0)
+    other = Pushed(0, UnitId.of(1, 100, R), b"", own.commit, 0)
+    for unit in (other, own):
+        w.toy.publish(0, [(unit, 1.0)])
+    return w
+
+
+def test_a_late_worker_computes_where_the_model_is_going_and_leaves_it_where_it_is() -> None:
+    w = late_worker()
+    tasks = w.driver.tasks()
+    next(tasks)
+    published = w.driver._parameters.published[0, 0]
+    assert w.model.a.tolist() == [-3.0] * 4 and published == -1.0, "one unit late, two moves of one unit"
+    assert w.model.b.tolist() == [0.0] * 4, "the other shard has published nothing"
+    w.compute()
+    tasks.close()
+    end(w)
+    w.driver.leave("the loop ended")
+    assert w.model.a.tolist() == [-1.0] * 4
+
+
+def test_without_looking_ahead_it_computes_on_the_model_as_it_is() -> None:
+    sync = CONFIG.sync.model_copy(update={"look_ahead": 0.0})
+    w = late_worker(CONFIG.model_copy(update={"sync": sync}))
+    next(w.driver.tasks())
+    assert w.model.a.tolist() == [-1.0] * 4
+
+
+def test_who_comes_back_to_a_run_that_is_over_holds_the_model_as_it_was_last() -> None:
+    w = late_worker()
+    tasks = w.driver.tasks()
+    next(tasks)
+    w.compute()
+    rejoin = w.attached.rejoin
+
+    def to_a_run_that_is_over() -> None:
+        rejoin()
+        end(w)
+
+    w.attached.rejoin = to_a_run_that_is_over  # type: ignore[method-assign]
+    end(w, "silent", "StaleIncarnation")
+    assert list(tasks) == []
+    assert w.model.a.tolist() == [-1.0] * 4
 
 
 def test_progress_tells_what_is_held_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -63,8 +64,9 @@ def test_looking_ahead_leaves_the_plane_and_what_is_frozen_alone() -> None:
     parameters.published += 1.0
     parameters.refresh()
     plane, weight = parameters.published.copy(), model.embedding.weight.detach().clone()
+    moves = np.full(len(plane), 1.5, np.float32)
     for _ in range(2):  # again for the next stream
-        parameters.look_ahead(before, 1.5)
+        parameters.look_ahead(before, moves)
         assert torch.equal(model.embedding.weight, weight + 1.5 * (weight - old))
         assert model.brief.tolist() == [3.5] * 5 and model.frozen.tolist() == [2.0, 2.0]
         assert (parameters.published == plane).all()
@@ -80,6 +82,15 @@ def test_looking_ahead_leaves_the_plane_and_what_is_frozen_alone() -> None:
     parameters.published += 1.0
     parameters.refresh()
     assert torch.equal(model.embedding.weight, weight + 1)
+
+
+def test_each_block_looks_ahead_as_far_as_it_is_told() -> None:
+    model = nn.Linear(BLOCK, 3, bias=False)
+    parameters = Parameters(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    before = np.ones_like(parameters.published)
+    parameters.published[:] = 3.0
+    parameters.look_ahead(before, np.array([0.0, 0.5, 2.0], np.float32))
+    assert torch.equal(model.weight, torch.tensor([[3.0], [4.0], [7.0]]).expand(3, BLOCK))
 
 
 def test_gradients_are_collected_whatever_their_form() -> None:

@@ -21,6 +21,7 @@ from wire.errors import RunOver
 from wire.ids import PROTOCOL_VERSION
 from wire.rpc.identity import Security
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
+from worker.heartbeat import Heartbeat
 from worker.runtime import Attachment
 
 
@@ -59,6 +60,7 @@ def attached(far_end: Handing) -> Iterator[Attachment]:
             name="worker-3",
             security=Security(),
             reply=far_end.reply(1),
+            heart=Heartbeat(),
             device=torch.device("cpu"),
         )
         try:
@@ -78,7 +80,7 @@ def test_it_comes_back_under_its_name_as_another_incarnation(tmp_path: Path) -> 
         assert far_end.names == ["worker-3"]
         assert attachment.incarnation == 2
         assert attachment.transfer is not older
-        assert heart.poll() == 0
+        assert heart._process.poll() == 0
         older.report(uploaded={})  # what is left of the older one says nothing, and hurts nobody
         older.flush(1.0)
         assert json.loads((tmp_path / "identity.json").read_text())["incarnation"] == 2

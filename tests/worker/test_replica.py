@@ -60,6 +60,24 @@ def test_a_live_pull_takes_each_shard_as_it_is(w: Worker) -> None:
     assert values(w) == [2.0, 4.0]
 
 
+def test_each_shard_remembers_where_it_was_before_its_own_last_move(w: Worker) -> None:
+    moved(w.toy, 0, 1.0)
+    replica = replica_of(w)
+    replica.pull()
+    assert replica.before is None
+    replica.remember(on=True)
+    for value in (2.0, 3.0):
+        moved(w.toy, 0, value)
+        take(w, w.toy.shards[0].log[-1])
+        replica.catch_up()
+    moved(w.toy, 1, 7.0)
+    take(w, w.toy.shards[1].log[-1])
+    replica.catch_up()
+    assert [replica.before[blocks.rows[0], 0] for blocks in replica.trainable] == [2.0, 0.0]
+    replica.pull()
+    assert (replica.before == w.driver._parameters.published).all(), "nothing has moved since"
+
+
 def test_behind_an_elastic_segment_history_goes_by_steps_from_versions_that_differ(w: Worker) -> None:
     moved(w.toy, 0, 1.0)
     moved(w.toy, 0, 2.0)

@@ -201,9 +201,9 @@ class ToyTransfer:
 class ToyAttachment:
     """A process's place in the toy's run; joins anew as often as it is asked to, unless `over` says otherwise."""
 
-    def __init__(self, toy: Toy) -> None:
+    def __init__(self, toy: Toy, config: Config = CONFIG) -> None:
         self._toy = toy
-        self.config = CONFIG
+        self.config = config
         self.timeline = self.incarnation = 1
         self.origin = 0
         self.clock: Callable[[], int | None] = lambda: None
@@ -265,7 +265,7 @@ class Worker:
         self.driver.send(samples=1, tokens=1, loss=0.0, norm_sq=norm_sq)
 
 
-def worker() -> Worker:
+def worker(config: Config = CONFIG) -> Worker:
     torch.manual_seed(0)
     model = Tiny()
     inner = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -273,7 +273,7 @@ def worker() -> Worker:
     scheduler = torch.optim.lr_scheduler.LambdaLR(inner, lambda step: 1.0 / (1 + step))
     parameters = Parameters(model, inner)
     toy = Toy(parameters.layout)
-    attached = ToyAttachment(toy)
+    attached = ToyAttachment(toy, config)
     evaluation = Evaluation(model, attached.report, monotonic_clock)
     driver = Driver(
         cast(Attachment, attached),

@@ -90,7 +90,7 @@ def codecs_of(
 
     `push.feedback = "auto"` is none where values can do without. Else it is EF21-SGDM for top-k before AdamW, which
     would take the spikes of what waited long for large second moments, and error feedback for whole blocks, where
-    nothing waits long (docs/decisions/0024), and before SGD, a linear consumer. In an elastic
+    nothing waits long (docs/decisions/0025), and before SGD, a linear consumer. In an elastic
     segment it is error feedback before both: estimates of single units are repeated there by each publication, noise
     and all, while moments that reach back over more publications smooth spikes (docs/decisions/0013).
     """

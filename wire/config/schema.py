@@ -103,9 +103,10 @@ class SyncConfig(Section):
         "nothing else. `local`: rounds, and without it none. Live",
     )
     look_ahead: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        1.5,
-        description="`delayed`, with one step a unit: gradients are computed this many of the model's last move "
-        "further on, since it moves on before they count. 0: on the model as it is",
+        2.0,
+        description="`delayed`, `ssp`, `async` and `sync.quorum`, with one step a unit: gradients are computed where "
+        "the model is going, this many times the way that it is expected to go, at its last move's pace, before "
+        "they count. 0: on the model as it is",
     )
     quorum: Count | None = Field(
         None,

@@ -74,11 +74,8 @@ class Config(Section):
                 f'optimizer.count_power = {optimizer.count_power:g} beside optimizer.aggregate = "'
                 f'{optimizer.aggregate}": only "count" reads it; set that, or leave count_power out'
             )
-        if (
-            local
-            and self.sync.mode == "delayed"
-            and self.sync.look_ahead not in (0, _default(SyncConfig, "look_ahead"))
-        ):
+        asked = self.sync.look_ahead not in (0, _default(SyncConfig, "look_ahead"))
+        if local and self.sync.mode != "local" and asked:
             raise ValueError(
                 f"sync.look_ahead = {self.sync.look_ahead:g} beside local steps: units of several steps begin at the "
                 "published model and look nowhere ahead; leave it out, or set sync.local_steps = 1"
