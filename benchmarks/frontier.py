@@ -9,6 +9,7 @@ Simulates R = 4 workers and two servers with the real codecs; every method sees 
 - `step`: units on x̂, clipped gradients pushed, AdamW on the servers, a delta down: `sync`, or `delayed` (`lag`).
 - `local`: H steps of AdamW from x̂ a worker (moments and residual its own), the difference pushed, SGD on the servers
   (Nesterov where it has momentum), a delta down. Merged by γ: Σ w Δ R / (n^γ R^(1-γ)).
+- `async`: workers of given speeds, units counted by staleness, servers that step when enough are there (`racing.py`).
 
 Bytes are lengths of frames, R pushes up and R pulls down a round; dense is 4 bytes a parameter for each of 2 R a step.
 The learning rate has one grid for all methods. Every run ends after the same number of samples, with the same
@@ -30,75 +31,23 @@ import torch
 from benchmarks.figures import RESULTS, about
 from benchmarks.one_process import Model, adamw
 from benchmarks.points import SMALL, SWEEPS, Point
-from sparsync.lm import train
+from benchmarks.racing import Race
+from benchmarks.servers import (
+    BETA2,
+    CLIP_NORM,
+    STREAMS,
+    WEIGHT_DECAY,
+    Servers,
+    set_rate,
+    share_of_peak,
+)
 from sparsync.lm.corpus import prepare
-from wire.codec.base import Plane, frame_bytes
-from wire.codec.chain import delta_codec, push_codec
-from wire.codec.cut import Classes
-from wire.config import OptimizerConfig
+from wire.codec.base import Plane
 
-STREAMS = 4
-WEIGHT_DECAY, BETA2, CLIP_NORM = 0.1, 0.95, 1.0
-SCHEDULE = OptimizerConfig(schedule="cosine", warmup_steps=100, min_lr_ratio=0.1)
 WINDOWS = 512
 """Held-out windows: 32,768 tokens."""
 CURVE_EVERY = 300
 STORE = RESULTS / "frontier.jsonl"
-
-
-class Servers:
-    """x, x̂ and what becomes of pushes; `pushed` and `pulled` count the bytes of one push and one pull a unit."""
-
-    def __init__(self, point: Point, model: Model) -> None:
-        self.point, self.model = point, model
-        layout = model.layout
-        up, down = point.up, point.down
-        self.push = push_codec(
-            codec=up.kind,
-            density=up.density,
-            values=up.values,
-            coarse=up.coarse,
-            feedback=up.feedback,
-            decay=up.decay,
-            classes=Classes.by_policy(layout, up.policy),
-        )
-        self.pull = delta_codec(
-            codec=down.kind,
-            density=down.density,
-            values=down.values,
-            coarse=down.coarse,
-            classes=Classes.by_policy(layout, down.policy),
-        )
-        self.x = model.published.copy()
-        self.total, self.one, self.move = (model.plane() for _ in range(3))
-        self.senders = model.plane() if point.gamma else None
-        self.pushed = self.pulled = 0
-
-    def take(self, update: Plane, state: dict[str, Plane], unit: int) -> None:
-        """One unit's push: encoded, decoded, added."""
-        self.one[:] = 0
-        for blocks in self.model.shards:
-            frame = list(self.push.encode(update, state, blocks, unit=unit))
-            self.push.add(b"".join(frame), self.one, blocks)
-            self.pushed += frame_bytes(frame)
-        self.total += self.one
-        if self.senders is not None:
-            self.senders += self.one != 0
-
-    def gather(self) -> Plane:
-        """What the units of a round come to, into `move`; the sum begins anew unless it is one of estimates."""
-        np.divide(self.total, np.float32(STREAMS), out=self.move)
-        if self.senders is not None:
-            gamma = self.point.gamma
-            self.move *= STREAMS**gamma / np.maximum(self.senders, 1.0) ** gamma
-            self.senders[:] = 0
-        if not self.push.estimates:
-            self.total[:] = 0
-        return self.move
-
-    def publish(self) -> None:
-        for blocks in self.model.shards:
-            self.pulled += frame_bytes(self.pull.publish(self.x, self.model.published, blocks))
 
 
 class Lagging:
@@ -121,10 +70,6 @@ class Lagging:
         if self._old:
             self._before = self._old[0]
             self._old = [*self._old[1:], self._published.copy()]
-
-
-def share_of_peak(step: int, steps: int) -> float:
-    return train.share_of_peak(step, SCHEDULE, total_steps=steps)
 
 
 def run_ddp(point: Point, model: Model, measure: Any) -> Servers | None:
@@ -220,12 +165,13 @@ def outer(move: Plane, velocity: Plane | None, momentum: float) -> Plane:
     return move + np.float32(momentum) * velocity
 
 
-METHODS = {"ddp": run_ddp, "step": run_step, "local": run_local}
+def run_async(point: Point, model: Model, measure: Any) -> Servers:
+    servers = Servers(point, model)
+    Race(point, model, servers).run(measure)
+    return servers
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+METHODS = {"ddp": run_ddp, "step": run_step, "local": run_local, "async": run_async}
 
 
 def run(point: Point) -> dict[str, Any]:
@@ -256,9 +202,9 @@ def run(point: Point) -> dict[str, Any]:
     dense = 2 * 4 * model.layout.numel * STREAMS * point.work.steps
     if servers is None:
         return {**result, "bytes": dense, "ratio": 1.0}
-    moved = servers.pushed + STREAMS * servers.pulled
+    moved = servers.pushed + servers.readers * servers.pulled
     model.published[:] = servers.x
-    shares = {"pushed": servers.pushed, "pulled": STREAMS * servers.pulled}
+    shares = {"pushed": servers.pushed, "pulled": servers.readers * servers.pulled}
     return {**result, "loss_x": model.loss(), "bytes": moved, "ratio": dense / moved, **shares}
 
 
@@ -276,8 +222,7 @@ class Store:
         return [json.loads(line) for line in lines]
 
     def measured(self, point: Point) -> bool:
-        wanted = json.loads(json.dumps(asdict(point)))
-        return any(run["point"] == wanted for run in self.runs())
+        return any(Point.of(run["point"]) == point for run in self.runs())
 
     def add(self, point: Point, result: dict[str, Any]) -> None:
         self.path.parent.mkdir(exist_ok=True)

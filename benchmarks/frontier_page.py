@@ -12,7 +12,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.figures import RESULTS, table
@@ -64,7 +64,7 @@ def rows(runs: Iterable[Run]) -> list[Row]:
     for run in runs:
         point = Point.of(run["point"])
         if point.work == WORK:
-            named = {key: value for key, value in run["point"].items() if key not in ("lr", "seed")}
+            named = {key: value for key, value in asdict(point).items() if key not in ("lr", "seed")}
             methods.setdefault(json.dumps(named, sort_keys=True), []).append((point, run))
     return [tuned(found) for found in methods.values()]
 
@@ -81,6 +81,8 @@ def method(point: Point) -> str:
         return "DDP"
     if point.method == "local":
         return f"local, H = {point.local_steps}"
+    if point.method == "async":
+        return f"async, speeds {':'.join(f'{speed:g}' for speed in point.speeds)}"
     return "delayed" if point.lag else "sync"
 
 

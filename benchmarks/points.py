@@ -44,7 +44,7 @@ def sparse(k: int, values: str = "sign1", *, feedback: str = "ef", decay: float 
 @dataclass(frozen=True)
 class Point:
     """One run. `gamma`: of the merge. `alpha`, `momentum`: of the outer step. `lag`: versions that units are
-    behind, `ahead`: moves that they look ahead."""
+    behind, `ahead`: how far they look ahead (`sync.look_ahead`). `speeds`: of the workers of `async`."""
 
     method: str
     lr: float
@@ -57,6 +57,7 @@ class Point:
     beta1: float = 0.9
     lag: int = 0
     ahead: float = 0.0
+    speeds: tuple[float, ...] = ()
     seed: int = 0
     work: Workload = field(default=WORK)
 
@@ -64,6 +65,7 @@ class Point:
     def of(cls, raw: dict[str, Any]) -> Point:
         known = {f.name for f in fields(cls)}
         raw = {name: value for name, value in raw.items() if name in known}
+        raw["speeds"] = tuple(raw.get("speeds", ()))
         for name, kind in (("up", Codec), ("down", Codec), ("work", Workload)):
             if name in raw:
                 given = dict(raw[name])
@@ -81,9 +83,11 @@ def int4(coarse: float = 1.0, feedback: str = "none") -> Codec:
     return Codec(values="int4", feedback=feedback, policy=("1d=fp16",), coarse=coarse)
 
 
-QUARTER = Codec(1 / 4, "sign1", "ef21", policy=("1d=fp16",))
-BY_DEFAULT = Point("step", 0.0, up=QUARTER, down=sparse(1024, feedback="none"))
+BY_DEFAULT = Point("step", 0.0, up=int4(4.0, "ef"), down=int4(4.0))
 """What per-step modes send."""
+QUARTER = Codec(1 / 4, "sign1", "ef21", policy=("1d=fp16",))
+SPARSE_STEP = Point("step", 0.0, up=QUARTER, down=sparse(1024, feedback="none"), beta1=0.5)
+"""What they sent before that was measured (docs/decisions/0025)."""
 
 
 def rates(point: Point) -> Iterator[Point]:
@@ -113,15 +117,23 @@ def step() -> Iterator[Point]:
     yield from rates(Point("step", 0.0, up=INT8, down=INT8))
     for coarse in (1.0, 2.0, 3.0, 4.0, 6.0):
         yield from rates(Point("step", 0.0, up=int4(coarse, "ef"), down=int4(coarse)))
-    for beta1 in (0.5, 0.9):
-        yield from rates(replace(BY_DEFAULT, beta1=beta1))
+    yield from rates(replace(BY_DEFAULT, beta1=0.5))
+    yield from rates(SPARSE_STEP)
 
 
 def delayed() -> Iterator[Point]:
     """One step behind, exact and as compressed by default."""
-    for beta1, ahead in ((0.5, 0.0), (0.9, 0.0), (0.9, 1.5), (0.95, 2.5)):
+    for beta1, ahead in ((0.5, 0.0), (0.9, 0.0), (0.9, 2.0), (0.95, 3.5)):
         yield from rates(Point("step", 0.0, lag=1, beta1=beta1, ahead=ahead))
-    yield from rates(replace(BY_DEFAULT, lag=1, beta1=0.9, ahead=1.5))
+    yield from rates(replace(BY_DEFAULT, lag=1, beta1=0.9, ahead=2.0))
+
+
+def asynchronous() -> Iterator[Point]:
+    """Workers of four speeds, with and without looking ahead, exact and as compressed by default."""
+    race = Point("async", 0.0, speeds=(1, 1, 2, 4))
+    for beta1, ahead in ((0.9, 0.0), (0.9, 2.0), (0.95, 3.5)):
+        yield from rates(replace(race, beta1=beta1, ahead=ahead))
+    yield from rates(replace(BY_DEFAULT, method="async", speeds=race.speeds, ahead=2.0))
 
 
 def density() -> Iterator[Point]:
@@ -144,5 +156,5 @@ def outer() -> Iterator[Point]:
 
 
 SWEEPS: dict[str, Callable[[], Iterator[Point]]] = {
-    sweep.__name__: sweep for sweep in (baseline, step, delayed, density, merge, outer)
+    sweep.__name__: sweep for sweep in (baseline, step, delayed, asynchronous, density, merge, outer)
 }

@@ -1,0 +1,141 @@
+"""`async` in the simulation of `frontier.py`: workers of different speeds, each on the newest x̂, none waits.
+
+How much a unit counts, how many units make a step, how far one step goes and how far ahead units look is the product's
+own code. Time is simulated: a unit takes 1 / speed, give or take, messages take none, and nothing is published for its
+age.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from benchmarks.one_process import Model, adamw
+from benchmarks.points import Point
+from benchmarks.servers import (
+    BETA2,
+    CLIP_NORM,
+    STREAMS,
+    WEIGHT_DECAY,
+    Servers,
+    share_of_peak,
+)
+from ps.optimizer import part_of_step
+from ps.publication import Backlog, Publication
+from ps.staleness import Staleness
+from wire.codec.base import Plane
+from wire.config import SyncConfig
+from wire.ids import UnitId
+from worker.deltas import Delta, Outcome
+from worker.drift import Drift
+
+JITTER = 0.05
+"""Standard deviation of a unit's time, as a share of it."""
+PACE = SyncConfig(mode="async")
+
+
+@dataclass(order=True)
+class Unit:
+    """One under way: when it ends and whose it is, its number, what it is computed on, the version of that."""
+
+    ends: float
+    worker: int
+    number: int = field(compare=False)
+    base: Plane = field(compare=False)
+    version: int = field(compare=False)
+
+
+class Race:
+    """One run. The servers are one shard here: their steps and deltas go together."""
+
+    def __init__(self, point: Point, model: Model, servers: Servers) -> None:
+        self._point, self._model, self._servers = point, model, servers
+        self._units = point.work.steps * STREAMS
+        workers = range(len(point.speeds))
+        servers.readers = len(workers)
+        self._states = [{name: model.plane() for name in servers.push.state_planes} for _ in workers]
+        self._drifts = [Drift(1, streams=STREAMS) for _ in workers]
+        self._optimizer = adamw(
+            model, servers.x, servers.move, lr=point.lr, betas=(point.beta1, BETA2), weight_decay=WEIGHT_DECAY
+        )
+        self._staleness = Staleness(
+            0,
+            streams=STREAMS,
+            aggregate="mean",
+            damping=PACE.damping,
+            max_staleness=PACE.max_staleness,
+        )
+        self._publication = Publication()
+        self._before = model.published.copy()
+        self._version = self._begun = self._settled = 0
+        self._pending: list[int] = []
+        self._under_way: list[Unit] = []
+        self._noise = np.random.default_rng(point.seed)
+
+    def run(self, measure: Callable[[int], None]) -> None:
+        for worker in range(len(self._point.speeds)):
+            self._begin(worker, 0.0)
+        while self._under_way:
+            unit = heapq.heappop(self._under_way)
+            self._accept(unit)
+            lanes = len(self._point.speeds)
+            backlog = Backlog(
+                len(self._pending),
+                lanes,
+                STREAMS,
+                clock_advanced=self._settled + len(self._pending) == self._units,
+            )
+            if self._publication.decide(backlog, 0.0).reason:
+                self._publish()
+                measure(self._settled // STREAMS)
+            self._begin(unit.worker, unit.ends)
+
+    def _begin(self, worker: int, now: float) -> None:
+        """The next unit, on x̂ as it is now, or where that is going."""
+        if self._begun == self._units:
+            return
+        x, drift = self._model.published, self._drifts[worker]
+        base = x + np.float32(self._point.ahead * drift.moves(0)) * (x - self._before)
+        drift.began(self._begun, [0])
+        takes = (1.0 + JITTER * self._noise.standard_normal()) / self._point.speeds[worker]
+        heapq.heappush(self._under_way, Unit(now + takes, worker, self._begun, base, self._version))
+        self._begun += 1
+
+    def _accept(self, unit: Unit) -> None:
+        """Add as much of it as counts; the rest goes back into its worker's residual, where there is one."""
+        servers, state = self._servers, self._states[unit.worker]
+        self._model.bind(unit.base)
+        self._model.backward(unit.number, clip_norm=CLIP_NORM)
+        _, factor = self._staleness.weigh(unit.version, unit.worker)
+        self._staleness.note(self._version, unit.worker)
+        servers.take(self._model.gradient, state, unit.number)
+        if factor < 1.0:
+            rest = np.float32(1.0 - factor) * servers.one
+            servers.total -= rest
+            if servers.push.state_planes:
+                state[servers.push.state_planes[-1]] += rest
+        self._pending.append(unit.number)
+
+    def _publish(self) -> None:
+        """A part of a step with all that is pending, and its delta."""
+        point, servers, count = self._point, self._servers, len(self._pending)
+        np.divide(servers.total, np.float32(count), out=servers.move)
+        servers.total[:] = 0
+        share = count / STREAMS
+        rate = point.lr * share_of_peak(self._settled // STREAMS, point.work.steps)
+        for group in self._optimizer.param_groups:
+            group.update(part_of_step({"beta1": point.beta1, "beta2": BETA2}, rate, share, min(share, 1.0)))
+        for state in self._optimizer.state.values():
+            state["step"].fill_(self._settled / count)
+        self._optimizer.step()
+        np.copyto(self._before, self._model.published)
+        servers.publish()
+        self._version += 1
+        self._settled += count
+        outcomes = tuple(Outcome(UnitId.of(0, number, STREAMS), 1.0) for number in self._pending)
+        for drift in self._drifts:
+            drift.hear([Delta(0, self._version, b"", step=0, closes=False, outcomes=outcomes)])
+        self._pending.clear()

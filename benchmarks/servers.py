@@ -1,0 +1,88 @@
+"""The servers' half of the simulations of `frontier.py`, and what all of their methods have in common."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from benchmarks.one_process import Model
+from benchmarks.points import Point
+from sparsync.lm import train
+from wire.codec.base import Plane, frame_bytes
+from wire.codec.chain import delta_codec, push_codec
+from wire.codec.cut import Classes
+from wire.config import OptimizerConfig
+
+STREAMS = 4
+WEIGHT_DECAY, BETA2, CLIP_NORM = 0.1, 0.95, 1.0
+SCHEDULE = OptimizerConfig(schedule="cosine", warmup_steps=100, min_lr_ratio=0.1)
+
+
+class Servers:
+    """x, x̂ and what becomes of pushes.
+
+    Attributes:
+        pushed: bytes of all pushes. pulled: of all deltas, each once.
+        readers: of each delta.
+    """
+
+    def __init__(self, point: Point, model: Model) -> None:
+        self.point, self.model = point, model
+        layout = model.layout
+        up, down = point.up, point.down
+        self.push = push_codec(
+            codec=up.kind,
+            density=up.density,
+            values=up.values,
+            coarse=up.coarse,
+            feedback=up.feedback,
+            decay=up.decay,
+            classes=Classes.by_policy(layout, up.policy),
+        )
+        self.pull = delta_codec(
+            codec=down.kind,
+            density=down.density,
+            values=down.values,
+            coarse=down.coarse,
+            classes=Classes.by_policy(layout, down.policy),
+        )
+        self.x = model.published.copy()
+        self.total, self.one, self.move = (model.plane() for _ in range(3))
+        self.senders = model.plane() if point.gamma else None
+        self.pushed = self.pulled = 0
+        self.readers = STREAMS
+
+    def take(self, update: Plane, state: dict[str, Plane], unit: int) -> None:
+        """One unit's push: encoded, decoded, added."""
+        self.one[:] = 0
+        for blocks in self.model.shards:
+            frame = list(self.push.encode(update, state, blocks, unit=unit))
+            self.push.add(b"".join(frame), self.one, blocks)
+            self.pushed += frame_bytes(frame)
+        self.total += self.one
+        if self.senders is not None:
+            self.senders += self.one != 0
+
+    def gather(self) -> Plane:
+        """What the units of a round come to, into `move`; the sum begins anew unless it is one of estimates."""
+        np.divide(self.total, np.float32(STREAMS), out=self.move)
+        if self.senders is not None:
+            gamma = self.point.gamma
+            self.move *= STREAMS**gamma / np.maximum(self.senders, 1.0) ** gamma
+            self.senders[:] = 0
+        if not self.push.estimates:
+            self.total[:] = 0
+        return self.move
+
+    def publish(self) -> None:
+        for blocks in self.model.shards:
+            self.pulled += frame_bytes(self.pull.publish(self.x, self.model.published, blocks))
+
+
+def share_of_peak(step: int, steps: int) -> float:
+    return train.share_of_peak(step, SCHEDULE, total_steps=steps)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
