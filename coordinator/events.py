@@ -105,7 +105,7 @@ class Announced:
 
 @dataclass(frozen=True)
 class Moving:
-    """State or a whole model moves between a worker and the servers."""
+    """State or a whole model is on its way between a worker and the servers, and gets on."""
 
     incarnation: int
 

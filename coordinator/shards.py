@@ -277,6 +277,8 @@ class ShardLine:
         kind = event.WhichOneof("event")
         if kind == "alive":
             self._hear(e.ServerAlive(self.incarnation))
+            for worker in event.alive.arriving:
+                self._hear(e.Moving(worker))
         elif (shard := self._serves) is not None:
             self._translate_shard(shard, event)
         elif kind == "state":

@@ -101,6 +101,7 @@ class Control:
         """The line again, once the state was told on it."""
         self._meanwhile: list[News] = []
         """What was revealed between the reading of the state and its telling: told behind it, maybe a second time."""
+        self._arriving: set[int] = set()
         self.attached = asyncio.Event()
         self.callers = Callers()
         self.term = 0
@@ -129,7 +130,7 @@ class Control:
         await self._joined.wait()
         events: Events = asyncio.Queue()
         obey = asyncio.create_task(self._obey(commands, events))
-        living = asyncio.create_task(_live(events))
+        living = asyncio.create_task(self._live(events))
         self._lines += 1
         self.attached.set()
         try:
@@ -145,6 +146,18 @@ class Control:
                 self.attached.clear()
             if self._line is events:
                 self._line = self._events = None
+
+    def arrives(self, incarnation: int) -> None:
+        """A piece of this worker's state, or of its model, is here: a slow link is no lack of progress."""
+        self._arriving.add(incarnation)
+
+    async def _live(self, events: Events) -> None:
+        """Say once a second that this process is not stopped, and whose state is on its way here."""
+        while True:
+            await asyncio.sleep(ALIVE_S)
+            alive = shard_pb2.Alive(arriving=sorted(self._arriving) if self._line is events else ())
+            self._arriving.clear()
+            events.put_nowait(shard_pb2.ShardEvent(alive=alive))
 
     async def _obey(self, commands: AsyncIterator[shard_pb2.ShardCommand], events: Events) -> None:
         """Take commands one by one, until the coordinator closes the line or is not to be obeyed any more."""
@@ -427,7 +440,7 @@ class Control:
         """Bytes that a plane of a stream's state has, or may have; None: there is none of that name."""
         if name == "extra":
             return range(EXTRA_BYTES + 1)
-        if name == "inner" and self._place.config.sync.is_local:
+        if name == ("inner" if self._place.config.sync.is_local else "course"):
             return inner_bytes(self._owner.shard.trainable.elements)
         return 4 * self._owner.shard.trainable.elements if name in planes else None
 
@@ -460,10 +473,3 @@ def _settled(delta: Answer, began: float) -> shard_pb2.Settled:
 def _fenced(answer: Answer) -> shard_pb2.Fenced:
     assert isinstance(answer, Fenced)
     return fenced_to_proto(answer)
-
-
-async def _live(events: Events) -> None:
-    """Tell that this server is alive, again and again."""
-    while True:
-        await asyncio.sleep(ALIVE_S)
-        events.put_nowait(_ALIVE)

@@ -158,6 +158,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         x: bytes | None = None
         async for message in chunks:
             complete = reader.feed(message.plane)
+            self._control.arrives(header.incarnation)
             if complete is not None:
                 x = complete[1]
         reader.finish()
@@ -316,6 +317,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         planes: dict[str, bytes] = {}
         async for message in chunks:
             complete = reader.feed(message.plane)
+            self._control.arrives(header.incarnation)
             if complete is not None:
                 planes[complete[0]] = bytes(complete[1])
         reader.finish()

@@ -11,10 +11,10 @@ import asyncio
 import logging
 from collections.abc import (
     AsyncGenerator,
+    AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -69,6 +69,9 @@ class ShardLink:
     Args:
         plan: number of the placement.
         bytes: of the shard's part of the model in float32.
+
+    Attributes:
+        moved: pieces of state, or of a whole model, that have arrived here.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class ShardLink:
         self._call_s = PATIENCE_S + STATE_MODELS * bytes / SLOWEST_BYTES_PER_S
         self._place = self._go_to(placement.address, placement.term)
         self._left: set[asyncio.Task[None]] = set()
+        self.moved = 0
 
     def _go_to(self, address: str, term: int) -> Place:
         return Place(self.shard, address, term=term, security=self._security, run=self._run)
@@ -122,6 +126,11 @@ class ShardLink:
                 return await call(place)
 
         return await patiently(once, Patience(self._clock), peer=f"server {self.shard}", sleep=self._pause)
+
+    async def _counted(self, arriving: AsyncIterable[T]) -> AsyncIterator[T]:
+        async for one in arriving:
+            self.moved += 1
+            yield one
 
     async def _pause(self, pause_s: float) -> None:
         """Until the next try, which comes at once where the shard is served elsewhere."""
@@ -219,7 +228,7 @@ class ShardLink:
         async def call(place: Place) -> Snapshot:
             reader, found = PlaneReader(lambda name: size), Snapshot(step, 0, step, b"")
             with place.running(place.data.Snapshot(request)) as chunks:
-                async for chunk in chunks:
+                async for chunk in self._counted(chunks):
                     if (complete := reader.feed(chunk)) is not None:
                         name, data = complete
                         numbers = name.split("/")[1:]  # published/STEP/VERSION
@@ -337,7 +346,7 @@ class ShardLink:
         async def call(place: Place) -> dict[str, bytes]:
             reader = PlaneReader(expected)
             with place.running(place.state.Withdraw(request)) as chunks:
-                done: Iterable[tuple[str, bytes] | None] = [reader.feed(chunk) async for chunk in chunks]
+                done = [reader.feed(chunk) async for chunk in self._counted(chunks)]
             reader.finish()
             return dict(part for part in done if part is not None)
 

@@ -48,7 +48,7 @@ T = TypeVar("T")
 EXTRA_BYTES = 1 << 28
 """Most bytes of a stream's state that is no plane."""
 MOVING_S = 1.0
-"""So often a worker says that state moves."""
+"""So often a worker says that state is arriving."""
 LEAVE_S = 10.0
 """A worker that is asked to go waits so long for servers that are away."""
 AFTER_END_S = 5.0
@@ -267,37 +267,33 @@ class Transfer:
     async def _gather(self, call: Callable[[ShardLink], Awaitable[T]]) -> list[T]:
         return list(await asyncio.gather(*(call(link) for link in self._links)))
 
-    async def _moving(self, what: str, call: Callable[[ShardLink], Awaitable[T]]) -> list[T]:
-        """As `_gather`; the coordinator hears of it once a second, as long as bytes move."""
-        moving = self._loop.create_task(self._gather(call))
-        moved = self._moved()
+    async def _fetch(self, call: Callable[[ShardLink], Awaitable[T]]) -> list[T]:
+        """As `_gather`; the coordinator hears of it once a second, as long as anything arrives."""
+        fetching = self._loop.create_task(self._gather(call))
+        arrived = self._arrived()
         try:
-            while not (await asyncio.wait([moving], timeout=MOVING_S))[0]:
-                before, moved = moved, self._moved()
-                if moved > before:
-                    self._line.tell(coordinator_pb2.WorkerReport(moving=coordinator_pb2.Moving(what=what)))
-            return moving.result()
+            while not (await asyncio.wait([fetching], timeout=MOVING_S))[0]:
+                before, arrived = arrived, self._arrived()
+                if arrived > before:
+                    self._line.tell(coordinator_pb2.WorkerReport(moving=coordinator_pb2.Moving()))
+            return fetching.result()
         finally:
-            moving.cancel()
+            fetching.cancel()
 
-    def _moved(self) -> int:
-        """Bytes at the sockets so far, both ways."""
-        return sum(map(sum, self._meter.sample().values()))
+    def _arrived(self) -> int:
+        return sum(link.moved for link in self._links)
 
     def do_snapshot(
         self, plane: str, sizes: Sequence[int], *, step: int = 0, live: bool = False
     ) -> list[Snapshot]:
         """Each shard's part of x̂ at the newest retained base at or below `step` (`live`: as it is now), or of `x`."""
         return self._do_there(
-            self._moving(
-                "pulling the model",
-                lambda link: link.snapshot(plane, sizes[link.shard], step=step, live=live),
-            )
+            self._fetch(lambda link: link.snapshot(plane, sizes[link.shard], step=step, live=live))
         )
 
     def do_upload(self, planes: Sequence[bytes]) -> None:
         """The initial parameters, each shard's part."""
-        self._do_there(self._moving("uploading the model", lambda link: link.upload(planes[link.shard])))
+        self._do_there(self._gather(lambda link: link.upload(planes[link.shard])))
 
     def begin_push(
         self,
@@ -353,10 +349,7 @@ class Transfer:
         async def deposit_all() -> None:
             crash_point("worker.deposit.before")
             with span("deposit", track="deposit", step=step, stream=stream):
-                await self._moving(
-                    f"depositing stream {stream}",
-                    lambda link: link.deposit(stream, step, attempt, planes[link.shard]),
-                )
+                await self._gather(lambda link: link.deposit(stream, step, attempt, planes[link.shard]))
             crash_point("worker.deposit.after")
             deposited = coordinator_pb2.Deposited(
                 stream=stream, step=step, released=released, attempt=attempt
@@ -385,10 +378,7 @@ class Transfer:
     ) -> list[dict[str, bytes]]:
         """The deposit of a stream: each shard's planes by name. `expected(shard, plane)` bounds their sizes."""
         return self._do_there(
-            self._moving(
-                f"taking over stream {stream}",
-                lambda link: link.withdraw(stream, step, lambda name: expected(link.shard, name)),
-            )
+            self._fetch(lambda link: link.withdraw(stream, step, lambda name: expected(link.shard, name)))
         )
 
     def socket_bytes(self) -> Mapping[str, tuple[int, int]]:

@@ -13,7 +13,7 @@ from tests.cluster.proxy import Front
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 RATE = 1.2e6
 """Bytes a second of each worker, both ways: a stream's moments and residual take 4 s."""
-STRAGGLER_S, STUCK_S = 1.5, 3.0
+STRAGGLER_S, STUCK_S = 2.5, 3.0
 LOCAL: dict[str, object] = {
     "sync.mode": "local",
     "sync.local_steps": 2,

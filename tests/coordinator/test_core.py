@@ -112,6 +112,18 @@ def test_heartbeats_keep_alive_who_sends_them_and_nobody_else() -> None:
     assert "silent for" in members[4].gone
 
 
+def test_whose_state_moves_is_neither_a_straggler_nor_stuck() -> None:
+    """Two workers owe units; one of them tells that its state is on its way."""
+    run = Run().begin()
+    limit = run.core.desk.rules.progress_timeout_s
+    for _ in range(int(limit) + 2):
+        run.now += 1.0
+        run.hear(e.Beat(3), e.Beat(4), e.Moving(3), e.Tick())
+    members = run.core.state.members
+    assert members[3].present and members[4].dead
+    assert "no progress for" in members[4].gone
+
+
 # --- the end
 
 

@@ -185,6 +185,13 @@ class Line:
             if event.WhichOneof("event") != "alive":
                 return event
 
+    async def alive(self) -> list[int]:
+        """Workers of whose state something arrived within the last second, as the server tells next."""
+        while True:
+            event: shard_pb2.ShardEvent = await anext(self._events)
+            if event.WhichOneof("event") == "alive":
+                return list(event.alive.arriving)
+
     async def hear(self, kind: str) -> shard_pb2.ShardEvent:
         """The next event, which must be of this kind."""
         event = await self.next()

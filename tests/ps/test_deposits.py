@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 
 import grpc
@@ -23,7 +23,7 @@ from tests.ps.serving import (
     workers,
 )
 from wire.ids import HANDED_OVER
-from wire.rpc.planes import plane_chunks
+from wire.rpc.planes import CHUNK_BYTES, plane_chunks
 from wire.v1 import shard_pb2, shard_pb2_grpc
 
 
@@ -69,6 +69,42 @@ def test_a_deposit_counts_whole_and_from_its_holder_only(tmp_path: Path) -> None
         assert await kept() == b"newer"
 
     play_stub(scene, tmp_path)
+
+
+def test_the_coordinator_is_told_whose_state_arrives_and_no_more_when_nothing_does(tmp_path: Path) -> None:
+    async def scene(stub: shard_pb2_grpc.ShardStub) -> None:
+        line = Line(stub)
+        await line.attach()
+        await line.configure(shard_pb2.Segment())
+        await upload(stub)
+        goes_on = asyncio.Event()
+
+        async def chunks() -> AsyncIterator[shard_pb2.DepositChunk]:
+            header = shard_pb2.DepositHeader(timeline=1, stream=2, step=1, planes=["extra"])
+            yield shard_pb2.DepositChunk(header=header)
+            *most, last = plane_chunks("extra", bytes(2 * CHUNK_BYTES))
+            for piece in most:
+                yield shard_pb2.DepositChunk(plane=piece)
+            await goes_on.wait()
+            yield shard_pb2.DepositChunk(plane=last)
+
+        async def until(arriving: list[int]) -> None:
+            while await line.alive() != arriving:
+                """What came before may be told yet."""
+
+        await asyncio.wait_for(until([]), 10)
+        depositing = asyncio.create_task(_finished(stub.Deposit(chunks())))
+        await asyncio.wait_for(until([0]), 10)
+        await asyncio.wait_for(until([]), 10)
+        goes_on.set()
+        await depositing
+        await asyncio.wait_for(until([0]), 10)
+
+    play_stub(scene, tmp_path)
+
+
+async def _finished(call: Awaitable[object]) -> None:
+    await call
 
 
 @pytest.mark.parametrize("first", [(), (shard_pb2.DepositChunk(),)])

@@ -19,8 +19,10 @@ from tests.worker.far_end import serving
 from wire.config import Config
 from wire.errors import RunOver
 from wire.ids import PROTOCOL_VERSION
+from wire.rpc.access import InRun
 from wire.rpc.identity import Security
 from wire.v1 import coordinator_pb2, coordinator_pb2_grpc
+from worker import heartbeat
 from worker.heartbeat import Heartbeat
 from worker.runtime import Attachment
 
@@ -85,6 +87,22 @@ def test_it_comes_back_under_its_name_as_another_incarnation(tmp_path: Path) -> 
         older.flush(1.0)
         assert json.loads((tmp_path / "identity.json").read_text())["incarnation"] == 2
         assert not attachment.training, "a signal ends the process until its loop goes on"
+
+
+def test_who_cannot_join_leaves_no_process_behind() -> None:
+    with pytest.raises(RunOver), heartbeat.starting() as heart:
+        raise RunOver("the run is over")
+    assert heart._process.poll() == 0
+
+
+def test_a_heartbeat_that_died_while_its_trainer_waited_to_join_is_started_anew() -> None:
+    with serving(Handing()) as address, heartbeat.starting() as heart:
+        died = heart._process
+        died.kill()
+        died.wait()
+        heart.begin(address, Security(), run=InRun("a run", 1), incarnation=1, interval_s=0.1)
+        assert heart._process is not died and heart._process.poll() is None
+        heart.end()
 
 
 def test_another_run_at_the_same_address_is_not_joined() -> None:

@@ -19,7 +19,7 @@ from wire.layout import Layout, Parameter
 from wire.messages import OptimizerSpec
 from wire.rpc.access import InRun
 from wire.rpc.identity import Security
-from wire.v1 import common_pb2, coordinator_pb2, coordinator_pb2_grpc
+from wire.v1 import common_pb2, coordinator_pb2, coordinator_pb2_grpc, shard_pb2, shard_pb2_grpc
 from worker.transfer import LEAVE_S, Transfer
 
 INCARNATION = 7
@@ -266,6 +266,56 @@ def test_who_is_to_go_tells_it_at_once_and_waits_for_an_absent_server_ten_second
         assert transfer._do_there(asyncio.sleep(0.5, "answered")) == "answered"
     finally:
         transfer.close()
+
+
+# --- state on its way -------------------------------------------------------------------------------------
+
+
+class Slow(shard_pb2_grpc.ShardServicer):
+    """A server that sends a stream's state a byte now and then; while it is `stuck`, none."""
+
+    def __init__(self) -> None:
+        self.stuck, self.quick = threading.Event(), threading.Event()
+
+    async def Withdraw(
+        self, request: shard_pb2.WithdrawRequest, context: Any
+    ) -> AsyncIterator[common_pb2.PlaneChunk]:
+        yield common_pb2.PlaneChunk(header=common_pb2.PlaneHeader(plane="extra", bytes=100))
+        for byte in range(100):
+            while not self.quick.is_set():
+                await asyncio.sleep(0.05)
+                if not self.stuck.is_set():
+                    break
+            yield common_pb2.PlaneChunk(data=bytes([byte]))
+
+
+def test_state_that_arrives_is_told_of_and_what_is_stuck_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.transfer.MOVING_S", 0.2)
+    shard = Slow()
+    with (
+        serving(
+            Restarted(), add_others=lambda s: shard_pb2_grpc.add_ShardServicer_to_server(shard, s)
+        ) as there,
+        serving(far_end := Restarted(places=there)) as address,
+        connected(address) as transfer,
+    ):
+        transfer.do_declare(LAYOUT, OptimizerSpec("sgd", ()))
+        transfer.begin_attending()
+        withdrawn: list[Any] = []
+        withdrawing = threading.Thread(
+            target=lambda: withdrawn.extend(transfer.do_withdraw(0, 5, lambda shard, name: 100))
+        )
+        withdrawing.start()
+        assert far_end.told(3) == ["attending", "moving", "moving"]
+        shard.stuck.set()
+        time.sleep(0.5)
+        while not far_end.heard.empty():
+            far_end.heard.get()
+        time.sleep(0.7)
+        assert far_end.heard.empty(), "nothing arrives: nothing is told"
+        shard.quick.set()
+        withdrawing.join(LIMIT_S)
+    assert withdrawn == [{"extra": bytes(range(100))}]
 
 
 class AnotherRun(coordinator_pb2_grpc.CoordinatorServicer):

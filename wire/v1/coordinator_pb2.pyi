@@ -170,10 +170,8 @@ class Progress(_message.Message):
     def __init__(self, version: _Optional[int] = ..., units: _Optional[int] = ..., compute_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., bytes_pushed: _Optional[int] = ..., bytes_pulled: _Optional[int] = ..., bytes_state: _Optional[int] = ..., pulls: _Optional[int] = ..., unit_s: _Optional[float] = ..., replayed: _Optional[int] = ..., residual_norm: _Optional[float] = ..., dropped_norm: _Optional[float] = ...) -> None: ...
 
 class Moving(_message.Message):
-    __slots__ = ("what",)
-    WHAT_FIELD_NUMBER: _ClassVar[int]
-    what: str
-    def __init__(self, what: _Optional[str] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Deposited(_message.Message):
     __slots__ = ("stream", "step", "released", "attempt")

@@ -273,8 +273,10 @@ class ShardState(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., configured: _Optional[bool] = ..., version: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ..., step: _Optional[int] = ..., segment: _Optional[int] = ..., term: _Optional[int] = ..., standby: _Optional[int] = ..., standing: _Optional[bool] = ..., clock: _Optional[int] = ...) -> None: ...
 
 class Alive(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("arriving",)
+    ARRIVING_FIELD_NUMBER: _ClassVar[int]
+    arriving: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, arriving: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class InSync(_message.Message):
     __slots__ = ("standby",)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wire.errors import ProtocolMismatch
-from wire.rpc.planes import CHUNK_BYTES, PlaneReader, plane_chunks
+from wire.rpc.planes import CHUNK_BYTES, PIECE_BYTES, PlaneReader, plane_chunks
 from wire.v1.common_pb2 import PlaneChunk, PlaneHeader
 
 
@@ -25,12 +25,12 @@ def read_all(reader: PlaneReader, chunks: list[PlaneChunk]) -> list[tuple[str, b
     return planes
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])
 def test_a_plane_arrives(size: int) -> None:
     data = np.random.default_rng(size).bytes(size)
     chunks = list(plane_chunks("x", data))
-    assert len(chunks) == 1 + -(-size // CHUNK_BYTES)
-    assert all(chunk.ByteSize() <= CHUNK_BYTES + 16 for chunk in chunks)
+    assert len(chunks) == 1 + -(-size // PIECE_BYTES)
+    assert all(chunk.ByteSize() <= PIECE_BYTES + 16 for chunk in chunks)
     assert read_all(PlaneReader({"x": size}.get), chunks) == [("x", data)]
 
 
