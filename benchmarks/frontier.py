@@ -43,6 +43,7 @@ from benchmarks.servers import (
 )
 from sparsync.lm.corpus import prepare
 from wire.codec.base import Plane
+from worker.foresight import Course, Foresight
 
 WINDOWS = 512
 """Held-out windows: 32,768 tokens."""
@@ -51,24 +52,25 @@ STORE = RESULTS / "frontier.jsonl"
 
 
 class Lagging:
-    """What units are computed on: x̂ `lag` versions ago, moved on by `ahead` times its last move then."""
+    """What units are computed on: x̂ `lag` versions ago.
 
-    def __init__(self, published: Plane, lag: int, ahead: float = 0.0) -> None:
+    Attributes:
+        before: the version before that.
+    """
+
+    def __init__(self, published: Plane, lag: int) -> None:
         self._published = published
         self._old = [published.copy() for _ in range(lag)]
-        self._before = published.copy()
-        self._ahead = np.float32(ahead)
+        self.before = published.copy()
 
     @property
     def base(self) -> Plane:
-        if not self._old:
-            return self._published
-        return self._old[0] + self._ahead * (self._old[0] - self._before) if self._ahead else self._old[0]
+        return self._old[0] if self._old else self._published
 
     def publish_over(self) -> None:
         """x̂ is about to move."""
         if self._old:
-            self._before = self._old[0]
+            self.before = self._old[0]
             self._old = [*self._old[1:], self._published.copy()]
 
 
@@ -95,13 +97,23 @@ def run_step(point: Point, model: Model, measure: Any) -> Servers:
     optimizer = adamw(
         model, servers.x, servers.move, lr=point.lr, betas=(point.beta1, BETA2), weight_decay=WEIGHT_DECAY
     )
-    view = Lagging(model.published, point.lag, point.ahead)
+    view = Lagging(model.published, point.lag)
+    momentum = np.full(model.layout.blocks, point.beta1, np.float32)
+    foresight = Foresight(servers.push, model.shards, momentum=momentum, weight=point.ahead)
+    courses = [Course.of(b"", blocks=model.layout.blocks) for _ in states]
+    ahead = model.plane()
     for step in range(point.work.steps):
-        model.bind(view.base)
         for stream, state in enumerate(states):
+            model.bind(view.base)
+            if point.ahead and step:
+                before = view.before if step > 1 else None
+                courses[stream] = foresight.look(courses[stream], view.base, before, ahead)
+                ahead += view.base
+                model.bind(ahead)
             unit = step * STREAMS + stream
             model.backward(unit, clip_norm=CLIP_NORM)
-            servers.take(model.gradient, state, unit)
+            frames = servers.take(model.gradient, state, unit)
+            courses[stream] = courses[stream].sent(frames)
         servers.gather()
         set_rate(optimizer, point.lr * share_of_peak(step, point.work.steps))
         optimizer.step()

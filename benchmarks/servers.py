@@ -52,16 +52,19 @@ class Servers:
         self.pushed = self.pulled = 0
         self.readers = STREAMS
 
-    def take(self, update: Plane, state: dict[str, Plane], unit: int) -> None:
-        """One unit's push: encoded, decoded, added."""
+    def take(self, update: Plane, state: dict[str, Plane], unit: int) -> list[list[bytes]]:
+        """One unit's push: encoded, decoded, added; its frames."""
         self.one[:] = 0
+        frames = []
         for blocks in self.model.shards:
             frame = list(self.push.encode(update, state, blocks, unit=unit))
             self.push.add(b"".join(frame), self.one, blocks)
             self.pushed += frame_bytes(frame)
+            frames.append(frame)
         self.total += self.one
         if self.senders is not None:
             self.senders += self.one != 0
+        return frames
 
     def gather(self) -> Plane:
         """What the units of a round come to, into `move`; the sum begins anew unless it is one of estimates."""

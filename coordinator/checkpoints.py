@@ -6,6 +6,7 @@
     stream-S.PLANE.safetensors      state of stream S, trainable parameters only
     stream-S.extra                  its buffers, scaler and user objects (a safetensors blob)
     stream-S.inner                  with local steps: its worker's optimizer (the same; in pieces on the shards)
+    stream-S.course                 in `delayed`: what it knows of where x̂ goes (the same)
     handed.extra                    the same of the worker that evaluates, in an elastic segment
 
 The data section of each tensor file is the padding-free concatenation of its blocks in block
@@ -45,7 +46,9 @@ HANDED = "handed"
 CHUNK_BYTES = 1 << 20
 RETRY_S = 0.5
 ELEMENT_BYTES = 4
-BLOBS = (".extra", ".inner")
+PIECES = ("inner", "course")
+"""Blobs of a stream of which each shard has a piece."""
+BLOBS = (".extra", *(f".{name}" for name in PIECES))
 """What of a stream's state is no plane."""
 RESERVE_BYTES = 16 << 20
 """Left free on the disk, which the journal and the events may share with the checkpoints."""
@@ -343,14 +346,16 @@ class CheckpointLoader:
                 yield chunk
 
     def _blobs(self, stream: int, shard: int) -> Iterator[tuple[str, bytes]]:
-        """What of a stream is no plane: the extra on the first shard, on each its piece of the inner optimizer."""
-        extra, inner = (self._path / f"stream-{stream}.{name}" for name in ("extra", "inner"))
+        """What of a stream is no plane: the extra on the first shard, on each its piece of the others."""
+        extra = self._path / f"stream-{stream}.extra"
         if shard == 0 and extra.exists():
             yield "extra", extra.read_bytes()
-        if inner.exists():
-            trainable = self._layout.select(trainable=True)
-            owned = [self._layout.elements(intersect(s.ranges, trainable)) for s in self._state.placement]
-            yield "inner", pieces_of(inner.read_bytes(), owned)[shard]
+        trainable = self._layout.select(trainable=True)
+        owned = [self._layout.elements(intersect(s.ranges, trainable)) for s in self._state.placement]
+        for name in PIECES:
+            whole = self._path / f"stream-{stream}.{name}"
+            if whole.exists():
+                yield name, pieces_of(whole.read_bytes(), owned)[shard]
 
     def _plane(self, plane: str, file: str, extents: _Extents) -> Iterator[shard_pb2.RestoreChunk]:
         yield _restore(common_pb2.PlaneChunk(header=common_pb2.PlaneHeader(plane=plane, bytes=extents.bytes)))

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from wire.clock import Clock, monotonic_clock
+from wire.codec import kernels
 from wire.codec.base import PushCodec
 from wire.ids import UnitId
 from wire.messages import Commit
@@ -199,10 +200,11 @@ class ElasticSegment:
             self._parameters.show()
             return
         assert self._replica.before is not None
-        factors = np.zeros(len(self._parameters.published), np.float32)
+        now, into = self._parameters.published, self._parameters.gradient
+        gains = np.zeros(len(now), np.float32)
         for blocks, factor in zip(self._replica.trainable, moves, strict=True):
-            factors[blocks.rows] = factor
-        self._parameters.look_ahead(self._replica.before, factors)
+            kernels.go_on(now, self._replica.before, np.full_like(gains, factor), gains, blocks.rows, into)
+        self._parameters.look_ahead()
 
     def restore(self, task: Task) -> None:
         """Buffers, scaler, objects and inner optimizer as they were before the unit at hand."""

@@ -19,6 +19,7 @@ from wire.ids import UnitId
 from wire.messages import Commit
 from wire.rpc.planes import inner_bytes, pieces_of
 from worker.deltas import Delta
+from worker.foresight import Course, Foresight, keeping
 from worker.inner import Inner
 from worker.mailbox import Plan
 from worker.parameters import Parameters, Plane
@@ -43,7 +44,7 @@ class ExactSegment:
         held: what the segment before held back; the first stream without a deposit begins with it.
         inner: the optimizer that units step here; None: the servers do.
         clips: whether pushes may count in part.
-        look_ahead: where units lag, how many of its last moves x̂ is taken to make meanwhile; the replica remembers it.
+        foresight: where units lag and look ahead; the replica remembers x̂'s last move.
     """
 
     elastic = False
@@ -65,7 +66,7 @@ class ExactSegment:
         held: Plane | None,
         inner: Inner | None = None,
         clips: bool = False,
-        look_ahead: float = 0.0,
+        foresight: Foresight | None = None,
     ) -> None:
         self.number = number
         self._transfer = transfer
@@ -79,8 +80,10 @@ class ExactSegment:
         self._residual = "" if codec.estimates or not codec.state_planes else codec.state_planes[-1]
         self._inherited = held if self._residual else None
         self._carrier = Carrier(begins=begins, lag=lag)
-        self._look_ahead = look_ahead
+        self._foresight = foresight
         self._states: dict[int, StreamState] = {}
+        self._course = Course.of(b"", blocks=0)
+        """Of the stream of the unit at hand, as the unit began."""
         self._returned = Returned(codec, replica.trainable, on=clips)
         if lag and replica.step > begins:
             self._pull_again(max(replica.step - 1 - lag, begins))
@@ -215,12 +218,18 @@ class ExactSegment:
 
     def _show(self, task: Task) -> None:
         """Have the model show what the unit is computed on: x̂, or where it is going."""
-        if self._look_ahead and self._carrier.looks_ahead(task.step):
-            assert self._replica.before is not None and self._replica.moved, (task, self._replica.step)
-            moves = np.full(len(self._replica.before), self._look_ahead, np.float32)
-            self._parameters.look_ahead(self._replica.before, moves)
-        else:
+        self._course = self._states[task.stream].course
+        if self._foresight is None:
             self._parameters.show()
+        elif not self._carrier.lags(task.step):
+            self._course = self._course.arrived()
+            self._parameters.show()
+        else:
+            before = self._replica.before if self._carrier.saw_move(task.step) else None
+            assert before is None or self._replica.moved, (task, self._replica.step)
+            now, offset = self._parameters.published, self._parameters.gradient
+            self._course = self._foresight.look(self._course, now, before, offset)
+            self._parameters.look_ahead()
 
     def restore(self, task: Task) -> None:
         """As before the unit at hand: what a bad attempt changed is undone."""
@@ -244,6 +253,10 @@ class ExactSegment:
             commit = replace(
                 commit, push_norm=self._codec.norm(zip(whole, self._replica.trainable, strict=True))
             )
+        if self._foresight is not None:
+            kept: list[list[bytes]] = [[] for _ in frames]
+            frames = [keeping(pieces, into) for pieces, into in zip(frames, kept, strict=True)]
+            state.course = self._course.sent(kept)
         for shard, (blocks, pieces) in enumerate(zip(self._replica.trainable, frames, strict=True)):
             if task.kind is not Kind.COMPUTE or (task.send_to and shard not in task.send_to):
                 deque(pieces, maxlen=0)  # the state moves on all the same
@@ -282,7 +295,7 @@ class ExactSegment:
     def _take_over(self, task: Task) -> None:
         """A stream's newest deposit, or the state that every stream begins with."""
         planes = {name: np.zeros_like(self._parameters.gradient) for name in self._codec.state_planes}
-        inner = self._inner.origin if self._inner is not None else b""
+        inner, course = self._inner.origin if self._inner is not None else b"", b""
         if task.has_deposit:
             log.info("taking over stream %d from its deposit at step %d", task.stream, task.step)
             parts = self._transfer.do_withdraw(task.stream, task.step, self._expected_of_deposit)
@@ -290,20 +303,22 @@ class ExactSegment:
                 for name in planes:
                     unpack(part[name], planes[name], blocks)
             extra = parts[0].get("extra", b"")
-            inner = b"".join(part.get("inner", b"") for part in parts)
+            inner, course = (b"".join(part.get(name, b"") for part in parts) for name in ("inner", "course"))
         else:
             extra = self._origin()
             if self._inherited is not None:
                 planes[self._residual], self._inherited = self._inherited, None
         moments = self._inner.load(inner) if self._inner is not None else None
-        self._states[task.stream] = StreamState(planes, extra, moments)
+        self._states[task.stream] = StreamState(
+            planes, extra, moments, Course.of(course, blocks=len(self._parameters.gradient))
+        )
         self._returned.forget(task.stream)
         self._carrier.done(task)
 
     def _expected_of_deposit(self, shard: int, name: str) -> int | range | None:
         if name == "extra":
             return range(EXTRA_BYTES + 1)
-        if name == "inner" and self._inner is not None:
+        if name in ("inner", "course"):
             return inner_bytes(self._replica.trainable[shard].elements)
         return 4 * self._replica.trainable[shard].elements if name in self._codec.state_planes else None
 
@@ -316,10 +331,16 @@ class ExactSegment:
             for blocks in self._replica.trainable
         ]
         parts[0]["extra"] = state.extra
+        blobs: dict[str, bytes] = {}
         if self._inner is not None:
-            elements = [blocks.elements for blocks in self._replica.trainable]
-            for part, piece in zip(parts, pieces_of(self._inner.dump(state.moments), elements), strict=True):
-                part["inner"] = piece
+            blobs["inner"] = self._inner.dump(state.moments)
+        if self._foresight is not None:
+            lags = self._carrier.lags(task.step)
+            blobs["course"] = bytes(state.course if lags else state.course.arrived())
+        elements = [blocks.elements for blocks in self._replica.trainable]
+        for name, blob in blobs.items():
+            for part, piece in zip(parts, pieces_of(blob, elements), strict=True):
+                part[name] = piece
         released = task.kind is Kind.RELEASE
         self._transfer.begin_deposit(task.stream, task.step, task.attempt, parts, released=released)
         self._carrier.done(task)

@@ -39,7 +39,7 @@ class Parameters:
 
     def __init__(self, model: nn.Module, inner: torch.optim.Optimizer, *, moves: bool = False) -> None:
         self._moves = moves
-        self._shown, self._ahead = True, False
+        self._shown = True
         self._named = [(plain_name(name), p) for name, p in model.named_parameters()]
         groups = {id(p): i for i, group in enumerate(inner.param_groups) for p in group["params"]}
         unknown = groups.keys() - {id(p) for _, p in self._named}
@@ -81,30 +81,22 @@ class Parameters:
         with torch.no_grad():
             for p, view in self._copied:
                 p.copy_(view)
-        self._shown, self._ahead = True, False
+        self._shown = True
 
     def named_copies(self) -> dict[str, torch.Tensor]:
         """x̂ by the names of the parameters, in their dtypes, whatever the model shows; new memory on the CPU."""
         views = (self._flat[start : start + d.numel].view(p.shape) for p, d, start in self._spans())
         return {name: view.to(p.dtype, copy=True) for (name, p), view in zip(self._named, views, strict=True)}
 
-    def look_ahead(self, before: Plane, moves: NDArray[np.float32]) -> None:
-        """Have the trained parameters stand at x̂ + moves (x̂ - before), until x̂ is shown or moves.
-
-        moves: float32 [blocks], of each block. Rounded after each operation, so that every machine computes the same.
-        """
-        if self._ahead:
-            return
+    def look_ahead(self) -> None:
+        """Have the trained parameters stand at x̂ + the offset that `gradient` holds, until x̂ is shown or moves."""
         self._part()
-        now, past, factors = (torch.from_numpy(array) for array in (self.published, before, moves[:, None]))
         with torch.no_grad():
             for p, described, start in self._spans():
                 if described.trainable:
-                    first = start // BLOCK
-                    rows = slice(first, first + described.blocks)
-                    ahead = torch.sub(now[rows], past[rows]).mul_(factors[rows]).add_(now[rows])
-                    p.copy_(ahead.view(-1)[: described.numel].view(p.shape))
-        self._shown, self._ahead = False, True
+                    here = slice(start, start + described.numel)
+                    p.copy_((self._flat[here] + self._flat_gradient[here]).view(p.shape))
+        self._shown = False
 
     def _part(self) -> None:
         """Give the trained parameters memory of their own."""

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from wire.codec.base import PushCodec
 from wire.codec.chain import codecs_of
 from wire.config import Config
 from wire.errors import StaleIncarnation
 from wire.messages import OptimizerSpec
 from worker.elastic import ElasticSegment
 from worker.exact import ExactSegment
+from worker.foresight import Foresight, momentum_of
 from worker.inner import Inner
 from worker.mailbox import Plan
 from worker.parameters import Parameters, Plane
@@ -59,13 +61,13 @@ class Route:
         self._config = config
         self._transfer = transfer
         self._parameters = parameters
-        self._optimizer = specification.kind
+        self._specification = specification
         self._extras = extras
         self.origin = origin
         self._inner = inner
         self._fresh = fresh
         self._named: int | None = None
-        _, pull = codecs_of(config, parameters.layout, optimizer=self._optimizer)
+        _, pull = codecs_of(config, parameters.layout, optimizer=self._specification.kind)
         self.replica = Replica(parameters.published, parameters.layout, transfer.placement, pull, transfer)
         self.segment = self._make(NOWHERE, Plan())
         self._reached = NOWHERE
@@ -163,7 +165,7 @@ class Route:
 
     def _make(self, number: int, plan: Plan, *, held: Plane | None = None) -> ExactSegment | ElasticSegment:
         codec, _ = codecs_of(
-            self._config, self._parameters.layout, optimizer=self._optimizer, elastic=plan.elastic
+            self._config, self._parameters.layout, optimizer=self._specification.kind, elastic=plan.elastic
         )
         shared: dict[str, Any] = {
             "transfer": self._transfer,
@@ -176,9 +178,16 @@ class Route:
             "inner": self._inner,
             "clips": self._config.push.clip > 0,
         }
-        late = plan.lag or plan.elastic
-        shared["look_ahead"] = self._config.sync.look_ahead if late and self._inner is None else 0.0
-        self.replica.remember(on=shared["look_ahead"] > 0)
+        late = (plan.lag or plan.elastic) and self._inner is None
+        look_ahead = self._config.sync.look_ahead if late else 0.0
+        self.replica.remember(on=look_ahead > 0)
         if plan.elastic:
-            return ElasticSegment(number, **shared)
-        return ExactSegment(number, begins=plan.begins, lag=plan.lag, origin=self._beginning, **shared)
+            return ElasticSegment(number, look_ahead=look_ahead, **shared)
+        foresight = self._foresight(codec, look_ahead) if look_ahead else None
+        return ExactSegment(
+            number, begins=plan.begins, lag=plan.lag, origin=self._beginning, foresight=foresight, **shared
+        )
+
+    def _foresight(self, codec: PushCodec, weight: float) -> Foresight:
+        momentum = momentum_of(self._specification, self._parameters.layout)
+        return Foresight(codec, self.replica.trainable, momentum=momentum, weight=weight)

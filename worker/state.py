@@ -39,11 +39,15 @@ class Stateful(Protocol):
 
 @dataclass
 class StreamState:
-    """One stream's state. planes: [blocks, 4096] by the codec's names. moments: of the inner optimizer, if it runs."""
+    """One stream's state. planes: [blocks, 4096] by the codec's names. moments: of the inner optimizer, if it runs.
+
+    course: where units look ahead (worker/foresight.py).
+    """
 
     planes: dict[str, Plane]
     extra: bytes
     moments: Any = None
+    course: Any = None
 
 
 class Extras:

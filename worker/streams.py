@@ -96,8 +96,12 @@ class Carrier:
         drains = step <= self._begins or step in self._drained
         return step if drains else step - self.lag
 
-    def looks_ahead(self, step: int) -> bool:
-        """Whether the unit of `step` lags behind a move that everybody knows: one since the pipeline last drained."""
+    def lags(self, step: int) -> bool:
+        """Whether the unit of `step` is computed while units of the step before are on their way."""
+        return self.need(step) < step
+
+    def saw_move(self, step: int) -> bool:
+        """Whether it lags behind a move that everybody knows: one since the pipeline last drained."""
         need = self.need(step)
         return need < step and need > self._begins and need not in self._drained
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -60,15 +59,14 @@ def test_moving_the_plane_moves_the_model() -> None:
 
 def test_looking_ahead_leaves_the_plane_and_what_is_frozen_alone() -> None:
     model, _, parameters = mixed()
-    before, old = parameters.published.copy(), model.embedding.weight.detach().clone()
     parameters.published += 1.0
     parameters.refresh()
     plane, weight = parameters.published.copy(), model.embedding.weight.detach().clone()
-    moves = np.full(len(plane), 1.5, np.float32)
-    for _ in range(2):  # again for the next stream
-        parameters.look_ahead(before, moves)
-        assert torch.equal(model.embedding.weight, weight + 1.5 * (weight - old))
-        assert model.brief.tolist() == [3.5] * 5 and model.frozen.tolist() == [2.0, 2.0]
+    for offset in (1.5, -0.5):  # again for the next stream
+        parameters.gradient[:] = offset
+        parameters.look_ahead()
+        assert torch.equal(model.embedding.weight, weight + offset)
+        assert model.brief.tolist() == [2.0 + offset] * 5 and model.frozen.tolist() == [2.0, 2.0]
         assert (parameters.published == plane).all()
     published = parameters.named_copies()
     assert torch.equal(published["embedding.weight"], weight) and set(published) == set(
@@ -82,15 +80,6 @@ def test_looking_ahead_leaves_the_plane_and_what_is_frozen_alone() -> None:
     parameters.published += 1.0
     parameters.refresh()
     assert torch.equal(model.embedding.weight, weight + 1)
-
-
-def test_each_block_looks_ahead_as_far_as_it_is_told() -> None:
-    model = nn.Linear(BLOCK, 3, bias=False)
-    parameters = Parameters(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    before = np.ones_like(parameters.published)
-    parameters.published[:] = 3.0
-    parameters.look_ahead(before, np.array([0.0, 0.5, 2.0], np.float32))
-    assert torch.equal(model.weight, torch.tensor([[3.0], [4.0], [7.0]]).expand(3, BLOCK))
 
 
 def test_gradients_are_collected_whatever_their_form() -> None:

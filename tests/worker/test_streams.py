@@ -280,7 +280,8 @@ def test_an_heir_replays_what_drained_as_it_was() -> None:
     for version in range(1, 6):
         reach(carrier, version, deposit=version == 3)
     assert [carrier.need(step) for step in range(7)] == [0, 0, 1, 3, 3, 4, 5]
-    assert [step for step in range(7) if carrier.looks_ahead(step)] == [2, 5, 6], "never across a boundary"
+    assert [step for step in range(7) if carrier.lags(step)] == [1, 2, 4, 5, 6]
+    assert [step for step in range(7) if carrier.saw_move(step)] == [2, 5, 6], "never across a boundary"
     done = advance(carrier)
     assert done[:4] == ["load 0 0", "replay 0 0", "replay 0 1", "replay 0 2"]
     assert done[4:] == ["deposit 0 3", "replay 0 3", "replay 0 4", "compute 0 5", "compute 0 6"]

@@ -657,6 +657,6 @@ def test_warm_loads_each_kernel() -> None:
     ks.warm()
     entries = (
         ks.first_not_finite, ks.encode_blocks, ks.bitmap_from_gaps, ks.read_gaps, ks.read_bitmap, ks.read_values,
-        ks.scatter_add, ks.add_all, ks.set_all,
+        ks.scatter_add, ks.add_all, ks.set_all, ks.products, ks.go_on,
     )  # fmt: skip
     assert all(function.signatures for function in entries)

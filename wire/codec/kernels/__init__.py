@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from wire.codec.kernels.ahead import go_on, products
 from wire.codec.kernels.decode import add_all, count_sent, read_values, scatter_add, set_all
 from wire.codec.kernels.encode import (
     CARRY,
@@ -55,6 +56,8 @@ __all__ = [
     "count_sent",
     "encode_blocks",
     "first_not_finite",
+    "go_on",
+    "products",
     "read_bitmap",
     "read_gaps",
     "read_values",
@@ -92,3 +95,6 @@ def warm() -> None:
         count_sent(indices, counts, rows, np.zeros((1, 4096), np.uint16))
         add_all(plane[0], lengths, rows, np.zeros((1, 4096), np.float32))
         set_all(plane[0], lengths, rows, np.zeros((1, 4096), np.float32))
+    moved, one = np.ones((1, 4096), np.float32), np.ones(1, np.float32)
+    products(moved, moved, moved, rows, np.zeros(1), np.zeros(1))
+    go_on(moved, moved, one, one, rows, moved)

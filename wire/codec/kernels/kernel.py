@@ -24,6 +24,7 @@ LARGEST_BFLOAT16 = 0x7F7F
 SMALLEST_NORMAL_BFLOAT16 = 0x0080
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 U16 = NDArray[np.uint16]
