@@ -139,7 +139,7 @@ def test_a_late_worker_computes_where_the_model_is_going_and_leaves_it_where_it_
     tasks = w.driver.tasks()
     next(tasks)
     published = w.driver._parameters.published[0, 0]
-    assert w.model.a.tolist() == [-3.0] * 4 and published == -1.0, "one unit late, two moves of one unit"
+    assert w.model.a.tolist() == [-3.5] * 4 and published == -1.0, "one unit late, 2.5 moves of one unit"
     assert w.model.b.tolist() == [0.0] * 4, "the other shard has published nothing"
     w.compute()
     tasks.close()

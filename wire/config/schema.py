@@ -103,10 +103,11 @@ class SyncConfig(Section):
         "nothing else. `local`: rounds, and without it none. Live",
     )
     look_ahead: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        2.0,
+        2.5,
         description="`delayed`, `ssp`, `async` and `sync.quorum`, with one step a unit: gradients are computed where "
-        "the model is going, this many times the way that it is expected to go, at its last move's pace, before "
-        "they count. 0: on the model as it is",
+        "the model is going. `delayed`: by its momentum, and this many times what the stream's unit on its way is "
+        "expected to do; else this many times the way that it is expected to go at its last move's pace. 0: on the "
+        "model as it is",
     )
     quorum: Count | None = Field(
         None,
@@ -202,7 +203,7 @@ class OptimizerConfig(Section):
         description="how the learning rate goes on after the warm-up: it falls to `optimizer.min_lr_ratio` as a half "
         "cosine or in a straight line until the run ends, or stays; by the step of the unit, in every mode",
     )
-    warmup_steps: int = Field(20, ge=0, description="steps over which the learning rate rises from 0")
+    warmup_steps: int = Field(60, ge=0, description="steps over which the learning rate rises from 0")
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1, description="learning rate at the end, as a share of the peak; not read by `constant`"
     )
