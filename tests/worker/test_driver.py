@@ -172,6 +172,49 @@ def test_who_comes_back_to_a_run_that_is_over_holds_the_model_as_it_was_last() -
     assert w.model.a.tolist() == [-1.0] * 4
 
 
+def held_by(stream: int, *, attempt: int = 0, step: int = 0, release: bool = False) -> Plan:
+    """A plan of a segment whose units lag, with one stream."""
+    assignment = Assignment(stream, attempt, step, step, step > 0, (), release)
+    return Plan((assignment,), 10, attempt + 1 + release, lag=1)
+
+
+def delayed_units(steps: int, *, handed_over: int | None = None) -> list[list[float]]:
+    """What the units of stream 1 are computed on; `handed_over`: from one worker to another before that step."""
+    one = worker()
+    holders = [one, worker(toy=one.toy)]
+    for stream, w in enumerate(holders):
+        tell(w, held_by(stream))
+    units = [w.driver.tasks() for w in holders]
+    stood: list[list[float]] = []
+    for step in range(steps):
+        for stream in range(R):
+            if stream == 1 and step == handed_over:
+                giver, heir = holders[1], worker(toy=one.toy)
+                tell(giver, held_by(1, release=True))
+                while (1, step) not in one.toy.deposits:
+                    giver.driver._turn()
+                tell(heir, held_by(1, attempt=1, step=step))
+                holders[1], units[1] = heir, heir.driver.tasks()
+            task = next(units[stream])
+            assert (task.step, task.stream, task.kind) == (step, stream, Kind.COMPUTE)
+            model = holders[stream].model
+            if stream == 1:
+                stood.append(model.a.tolist())
+            holders[stream].compute(0.4 * (model.a[0].item() - 1 - stream))
+            if step and stream == 0:
+                one.toy.close(step - 1)
+                for shard in one.toy.shards:
+                    shard.bases = {0: shard.bases[0]}  # as between two boundaries
+    return stood
+
+
+def test_a_stream_that_changes_hands_between_two_boundaries_foresees_the_same() -> None:
+    straight = delayed_units(8)
+    assert len({tuple(a) for a in straight}) > 5
+    for step in (3, 4, 6):
+        assert delayed_units(8, handed_over=step) == straight
+
+
 def test_progress_tells_what_is_held_back() -> None:
     w = worker()
     tell(w, elastic(1, 0, Lease(1, 0, 8, 1)))

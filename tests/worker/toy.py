@@ -6,7 +6,7 @@ settled in part or paused is for the test to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -89,6 +89,7 @@ class Toy:
         self.rests: list[FlushedRest] = []
         self.reports: list[tuple[str, Any]] = []
         self.listeners: list[Callable[[Delta], None]] = []
+        self.deposits: dict[tuple[int, int], Sequence[Mapping[str, bytes]]] = {}
 
     def told(self, kind: str) -> list[Any]:
         return [what for name, what in self.reports if name == kind]
@@ -175,6 +176,21 @@ class ToyTransfer:
             for delta in shard.log[version:]:
                 mailbox.put_delta(opened(delta), number)
         self._toy.listeners.append(lambda delta: mailbox.put_delta(opened(delta), number))
+
+    def begin_deposit(
+        self, stream: int, step: int, attempt: int, parts: Sequence[Mapping[str, bytes]], *, released: bool
+    ) -> None:
+        self._toy.deposits[stream, step] = parts
+
+    def do_withdraw(
+        self, stream: int, step: int, expected: Callable[[int, str], int | range | None]
+    ) -> Sequence[Mapping[str, bytes]]:
+        parts = self._toy.deposits[stream, step]
+        for shard, part in enumerate(parts):
+            for name, data in part.items():
+                allowed = expected(shard, name)
+                assert len(data) == allowed or (isinstance(allowed, range) and len(data) in allowed), name
+        return parts
 
     def begin_push(
         self,
@@ -265,14 +281,15 @@ class Worker:
         self.driver.send(samples=1, tokens=1, loss=0.0, norm_sq=norm_sq)
 
 
-def worker(config: Config = CONFIG) -> Worker:
+def worker(config: Config = CONFIG, *, toy: Toy | None = None) -> Worker:
+    """In a run of its own, or in that of `toy`."""
     torch.manual_seed(0)
     model = Tiny()
     inner = torch.optim.SGD(model.parameters(), lr=1.0)
     inner._opt_called = True  # type: ignore[attr-defined]
     scheduler = torch.optim.lr_scheduler.LambdaLR(inner, lambda step: 1.0 / (1 + step))
     parameters = Parameters(model, inner)
-    toy = Toy(parameters.layout)
+    toy = toy or Toy(parameters.layout)
     attached = ToyAttachment(toy, config)
     evaluation = Evaluation(model, attached.report, monotonic_clock)
     driver = Driver(
