@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ import pytest
 
 from sparsync.faults import proc
 
-ADDRESS = "127.0.0.1:45677"
+OWN = ".".join(map(str, (127, *os.getpid().to_bytes(3))))
+"""Tests that run beside these in another process have run directories of their own, and must have other addresses."""
+ADDRESS = f"{OWN}:45677"
 IDLE = """
 import signal, sys, threading
 signal.signal(signal.SIGUSR1, lambda *_: print("USR1", flush=True))

@@ -22,7 +22,7 @@ from sparsync.faults.outcome import Struck
 from sparsync.faults.plan import Plan
 from sparsync.faults.warden import Debt, Warden
 from sparsync.run_directory import RunDirectory
-from tests.sparsync.faults.conftest import ADDRESS, Idle, state
+from tests.sparsync.faults.conftest import ADDRESS, OWN, Idle, state
 from wire.errors import NoInput, UsageError
 
 Processes = dict[str, subprocess.Popen[str]]
@@ -92,7 +92,7 @@ def test_slow_ones_run_in_between(cluster: Processes, run_dir: Path) -> None:
 
 
 def test_a_partition_is_cut_and_mended(cluster: Processes, idle: Idle, run_dir: Path) -> None:
-    proxy = idle("proxy", "--target", ADDRESS, "--listen", "127.0.0.1:45679")
+    proxy = idle("proxy", "--target", ADDRESS, "--listen", f"{OWN}:45679")
     plan = Plan(seed=5, kinds=["partition"], roles=["coordinator"], every_s=0.01)
     (struck,) = carry_out(run_dir, plan, for_s=0.01)
     assert struck.target is not None and str(proxy.pid) in struck.target
