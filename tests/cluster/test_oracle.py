@@ -2,7 +2,8 @@
 
 The loop below is the oracle: the units of a step one after the other, summed in stream order, divided
 once by the number of those that are not empty, then one step of torch's own fused optimizer. In `delayed` it computes
-them where the parameters of one step before were going, but for the steps at which the run is whole.
+them where each stream expects the parameters to be by then (docs/numerics.md), but for the steps at which the run is
+whole.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,6 +25,7 @@ from sparsync.lm.model import GPT
 from sparsync.lm.train import CLIP_NORM, build_optimizer, build_scheduler
 from tests.cluster.conftest import Starter
 from wire.config import Config, complete, load
+from wire.layout import BLOCK
 from worker.data import Order
 from worker.randomness import seed_all
 
@@ -48,11 +51,19 @@ def train_alone(config: Config) -> nn.Module:
     streams = config.sync.units_per_step
     order = Order(config.run.seed, len(dataset), config.data.batch_size, streams)
     earlier = before = parameters_of(model)
+    expecting = [Expecting(config, before) for _ in range(streams)]
     for step in range(config.run.steps):
-        samples = [order.indices(step, stream).tolist() for stream in range(streams)]
-        now = parameters_of(model)
-        put(model, now if not lags(config, step) else ahead(config, step, before, earlier))
-        gradients = [unit_gradient(model, dataset, indices) for indices in samples if indices]
+        now, gradients = parameters_of(model), []
+        for stream in range(streams):
+            indices = order.indices(step, stream).tolist()
+            put(model, now)
+            if not lags(config, step):
+                expecting[stream].arrive()
+            else:
+                put(model, expecting[stream].ahead(before, earlier if lags(config, step - 1) else None))
+            own = unit_gradient(model, dataset, indices) if indices else []
+            gradients += [own] if indices else []
+            expecting[stream].send(own or [torch.zeros_like(p) for p in now])
         put(model, now)
         earlier, before = before, now
         for parameter, units in zip(model.parameters(), zip(*gradients, strict=True), strict=True):
@@ -72,13 +83,57 @@ def lags(config: Config, step: int) -> bool:
     return config.sync.mode == "delayed" and not whole
 
 
-def ahead(
-    config: Config, step: int, before: list[torch.Tensor], earlier: list[torch.Tensor]
-) -> list[torch.Tensor]:
-    """The parameters of the step before, moved on as they moved last; not across a step at which the run is whole."""
-    if not lags(config, step - 1):
-        return before
-    return [b + config.sync.look_ahead * (b - e) for b, e in zip(before, earlier, strict=True)]
+class Expecting:
+    """Where one stream takes the parameters to be when its next unit counts."""
+
+    def __init__(self, config: Config, like: list[torch.Tensor]) -> None:
+        self._weight = config.sync.look_ahead
+        self._beta = np.float32(config.optimizer.betas[0] if config.optimizer.name == "adamw" else 0.0)
+        self._along, self._squares, self._last = (
+            [np.zeros(len(in_blocks(p))) for p in like] for _ in range(3)
+        )
+        self._units: list[list[np.ndarray]] = []
+        self._met = False
+
+    def arrive(self) -> None:
+        """Nothing is on its way any more."""
+        self._units, self._met = [], False
+
+    def send(self, gradient: list[torch.Tensor]) -> None:
+        self._units = [*self._units[-1:], [in_blocks(g) for g in gradient]]
+
+    def ahead(self, before: list[torch.Tensor], earlier: list[torch.Tensor] | None) -> list[torch.Tensor]:
+        """`earlier`: the step before that; None: the run was whole in between."""
+        if self._weight == 0:
+            return before
+        found = []
+        for i, parameter in enumerate(before):
+            here = in_blocks(parameter)
+            move = here - in_blocks(earlier[i]) if earlier is not None else np.zeros_like(here)
+            if earlier is not None and self._met and len(self._units) == 2:
+                counted = self._units[0][i]
+                new = self._beta * self._last[i] - inner(move, counted)
+                self._along[i] = 0.97 * self._along[i] + (1 - 0.97) * new
+                self._squares[i] = 0.97 * self._squares[i] + (1 - 0.97) * inner(counted, counted)
+            self._last[i] = inner(move, self._units[-1][i])
+            gain = np.where(self._squares[i] > 0, self._along[i] / np.maximum(self._squares[i], 1e-300), 0)
+            gain = (self._weight * gain).astype(np.float32)[:, None]
+            there = here + (self._beta * move - gain * self._units[-1][i])
+            found.append(torch.from_numpy(there.reshape(-1)[: parameter.numel()]).view(parameter.shape))
+        self._met = earlier is not None
+        return found
+
+
+def in_blocks(values: torch.Tensor) -> np.ndarray:
+    """float32 [blocks, 4096], the last one filled up with zeros."""
+    flat = values.detach().reshape(-1).numpy()
+    return np.pad(flat, (0, -len(flat) % BLOCK)).reshape(-1, BLOCK)
+
+
+def inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """float64 [blocks]: products of rows, in four sums side by side from left to right."""
+    lanes = np.cumsum((a.astype(np.float64) * b).reshape(len(a), -1, 4), axis=1)[:, -1]
+    return (lanes[:, 0] + lanes[:, 1]) + (lanes[:, 2] + lanes[:, 3])
 
 
 def parameters_of(model: nn.Module) -> list[torch.Tensor]:
