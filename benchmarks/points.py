@@ -123,17 +123,17 @@ def step() -> Iterator[Point]:
 
 def delayed() -> Iterator[Point]:
     """One step behind, exact and as compressed by default."""
-    for beta1, ahead in ((0.5, 0.0), (0.9, 0.0), (0.5, 2.0), (0.9, 2.0)):
+    for beta1, ahead in ((0.5, 0.0), (0.9, 0.0), (0.5, 2.5), (0.9, 2.5)):
         yield from rates(Point("step", 0.0, lag=1, beta1=beta1, ahead=ahead))
-    yield from rates(replace(BY_DEFAULT, lag=1, beta1=0.9, ahead=2.0))
+    yield from rates(replace(BY_DEFAULT, lag=1, beta1=0.9, ahead=2.5))
 
 
 def asynchronous() -> Iterator[Point]:
     """Workers of four speeds, with and without looking ahead, exact and as compressed by default."""
     race = Point("async", 0.0, speeds=(1, 1, 2, 4))
-    for beta1, ahead in ((0.9, 0.0), (0.9, 2.0), (0.95, 3.5)):
+    for beta1, ahead in ((0.9, 0.0), (0.9, 2.5), (0.95, 3.5)):
         yield from rates(replace(race, beta1=beta1, ahead=ahead))
-    yield from rates(replace(BY_DEFAULT, method="async", speeds=race.speeds, ahead=2.0))
+    yield from rates(replace(BY_DEFAULT, method="async", speeds=race.speeds, ahead=2.5))
 
 
 def density() -> Iterator[Point]:
