@@ -5,10 +5,10 @@
 
 Simulates R = 4 workers and two servers with the real codecs; every method sees the same samples in the same order.
 
-- `ddp`: what PyTorch's DDP computes: the gradient of all R units, clipped, AdamW.
+- `ddp`: what PyTorch's DDP computes: the gradient of all R units, clipped, AdamW or Muon.
 - `step`: units on x̂, clipped gradients pushed, AdamW on the servers, a delta down: `sync`, or `delayed` (`lag`).
-- `local`: H steps of AdamW from x̂ a worker (moments and residual its own), the difference pushed, SGD on the servers
-  (Nesterov where it has momentum), a delta down. Merged by γ: Σ w Δ R / (n^γ R^(1-γ)).
+- `local`: H steps of AdamW or Muon from x̂ a worker (moments and residual its own), the difference pushed, SGD on the
+  servers (Nesterov where it has momentum), a delta down. Merged by γ: Σ w Δ R / (n^γ R^(1-γ)).
 - `async`: workers of given speeds, units counted by staleness, servers that step when enough are there (`racing.py`).
 
 Bytes are lengths of frames, R pushes up and R pulls down a round; dense is 4 bytes a parameter for each of 2 R a step.
@@ -38,6 +38,7 @@ from benchmarks.servers import (
     STREAMS,
     WEIGHT_DECAY,
     Servers,
+    own_optimizer,
     set_rate,
     share_of_peak,
 )
@@ -75,14 +76,7 @@ class Lagging:
 
 
 def run_ddp(point: Point, model: Model, measure: Any) -> Servers | None:
-    optimizer = adamw(
-        model,
-        model.published,
-        model.gradient,
-        lr=point.lr,
-        betas=(point.beta1, BETA2),
-        weight_decay=WEIGHT_DECAY,
-    )
+    optimizer = own_optimizer(point, model)
     for step in range(point.work.steps):
         model.backward(step * STREAMS, units=STREAMS, clip_norm=CLIP_NORM)
         set_rate(optimizer, point.lr * share_of_peak(step, point.work.steps))
@@ -130,14 +124,7 @@ class Stream:
         self._point, self._model = point, model
         self.state = {name: model.plane() for name in servers.push.state_planes}
         self._own = model.plane()
-        self._optimizer = adamw(
-            model,
-            self._own,
-            model.gradient,
-            lr=point.lr,
-            betas=(point.beta1, BETA2),
-            weight_decay=WEIGHT_DECAY,
-        )
+        self._optimizer = own_optimizer(point, model)
 
     def work(self, base: Plane, stream: int, first: int, last: int) -> Plane:
         """Steps first … last - 1 from `base`; the difference."""

@@ -44,7 +44,7 @@ def sparse(k: int, values: str = "sign1", *, feedback: str = "ef", decay: float 
 @dataclass(frozen=True)
 class Point:
     """One run. `gamma`: of the merge. `alpha`, `momentum`: of the outer step. `lag`: versions that units are
-    behind, `ahead`: `sync.look_ahead`. `speeds`: of the workers of `async`."""
+    behind, `ahead`: `sync.look_ahead`. `speeds`: of the workers of `async`. `optimizer`: of `ddp` and `local`."""
 
     method: str
     lr: float
@@ -58,6 +58,7 @@ class Point:
     lag: int = 0
     ahead: float = 0.0
     speeds: tuple[float, ...] = ()
+    optimizer: str = "adamw"
     seed: int = 0
     work: Workload = field(default=WORK)
 

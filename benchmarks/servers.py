@@ -82,6 +82,14 @@ class Servers:
             self.pulled += frame_bytes(self.pull.publish(self.x, self.model.published, blocks))
 
 
+def own_optimizer(point: Point, model: Model) -> torch.optim.Optimizer:
+    """What a worker steps by itself, on whatever plane is bound: the built-in trainer's."""
+    config = OptimizerConfig(
+        name=point.optimizer, lr=point.lr, betas=(point.beta1, BETA2), weight_decay=WEIGHT_DECAY
+    )
+    return train.build_optimizer(model.net, config)
+
+
 def share_of_peak(step: int, steps: int) -> float:
     return train.share_of_peak(step, SCHEDULE, total_steps=steps)
 

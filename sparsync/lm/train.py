@@ -6,9 +6,9 @@ An ordinary user script: it uses the public API and this package, and nothing th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from sparsync.lm.corpus import prepare
 from sparsync.lm.dataset import TokenDataset, validation_batches, validation_loss
 from sparsync.lm.model import GPT
 from sparsync.lm.sample import generate
+from sparsync.optim import CombinedOptimizer
 
 if TYPE_CHECKING:
     from wire.config import Config, OptimizerConfig
@@ -50,16 +51,34 @@ def main() -> None:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW, or SGD whose momentum is betas[0]; weight decay for matrices, none for biases and norms."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [
+    """AdamW, SGD whose momentum is betas[0], or Muon with AdamW; weight decay for matrices, none for biases and norms.
+
+    Muon (torch's, its momentum too) steps the matrices that are no embedding, AdamW the rest; at one learning rate
+    both move their parameters as far (arXiv 2502.16982).
+    """
+    if config.name == "sgd":
+        return torch.optim.SGD(_groups(model.parameters(), config), lr=config.lr, momentum=config.betas[0])
+    embeddings = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    hidden = [p for p in model.parameters() if p.dim() == 2 and p not in embeddings]
+    taken = set(hidden) if config.name == "muon" else set[nn.Parameter]()
+    rest = _groups((p for p in model.parameters() if p not in taken), config)
+    adamw = torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, fused=True)
+    if not taken:
+        return adamw
+    muon = torch.optim.Muon(
+        hidden, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return CombinedOptimizer(muon, adamw)
+
+
+def _groups(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> list[dict[str, Any]]:
+    matrices, vectors = list[nn.Parameter](), list[nn.Parameter]()
+    for p in parameters:
+        (matrices if p.dim() >= 2 else vectors).append(p)
+    return [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0])
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
 def build_scheduler(

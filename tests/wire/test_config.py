@@ -312,6 +312,19 @@ def test_the_environment_is_a_copy() -> None:
     assert "SPARSYNC_NEW" not in os.environ
 
 
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["sync.mode=delayed"], "adamw"),
+        (["sync.mode=local", "sync.local_steps=1"], "muon"),
+        (["sync.mode=async", "sync.local_steps=4"], "muon"),
+        (["sync.mode=local", "optimizer.name=sgd"], "sgd"),
+    ],
+)
+def test_the_default_optimizer_depends_on_who_runs_it(overrides: list[str], name: str) -> None:
+    assert complete(load(None, overrides, {}).config).optimizer.name == name
+
+
 def test_a_pace_is_live_and_who_runs_the_optimizer_is_not() -> None:
     local = load(None, ["sync.mode=local", "optimizer.outer_lr=0.7"], {}).config
     free = amend(local, {"sync.mode": "async"})
@@ -329,6 +342,7 @@ def test_a_pace_is_live_and_who_runs_the_optimizer_is_not() -> None:
     [
         (["optimizer.outer_lr=0.7"], "only a run with local steps reads that"),
         (["optimizer.aggregate=count"], 'optimizer.aggregate = "count" beside sync.mode'),
+        (["optimizer.name=muon"], "only a run with local steps reads that"),
         (["sync.mode=local", "push.feedback=ef21"], "differences are added up, not estimated"),
         (["sync.mode=local", "sync.quorum=2", "sync.staleness=1"], "leave one of them out"),
         (["sync.mode=local", "optimizer.outer_nesterov=true"], "it needs momentum"),

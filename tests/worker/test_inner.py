@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparsync.optim import CombinedOptimizer
 from wire.config import OptimizerConfig
 from wire.errors import ModelMismatch, UsageError
 from worker.inner import Inner, outer
@@ -21,7 +22,13 @@ MAKERS: dict[str, Maker] = {
     "adafactor": lambda p: torch.optim.Adafactor(p, lr=1e-2),
     "averaged": lambda p: torch.optim.ASGD(p, lr=1e-2),
     "nadam": lambda p: torch.optim.NAdam(p, lr=1e-2),
+    "combined": lambda p: combined(list(p)),
 }
+
+
+def combined(parameters: list[nn.Parameter]) -> CombinedOptimizer:
+    matrices, vectors = ([p for p in parameters if p.dim() == dims] for dims in (2, 1))
+    return CombinedOptimizer(torch.optim.Muon(matrices, lr=1e-2), torch.optim.AdamW(vectors, lr=1e-2))
 
 
 def model() -> nn.Module:
@@ -58,7 +65,7 @@ def test_another_worker_trains_on(kind: str) -> None:
     assert bits(net) == bits(other)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "momentum"])
+@pytest.mark.parametrize("kind", ["adamw", "momentum", "combined"])
 def test_streams_take_turns(kind: str) -> None:
     """Two streams on one optimizer move as on two."""
     apart = [model() for _ in range(2)]

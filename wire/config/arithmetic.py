@@ -14,6 +14,7 @@ BY_ARITHMETIC: dict[str, tuple[Any, Any]] = {
     "push.coarse": (4.0, 6.0),
     "pull.coarse": (4.0, 6.0),
     "push.decay": (1.0, 1.0),
+    "optimizer.name": ("adamw", "muon"),
     "optimizer.weights": ("uniform", "tokens"),
 }
 """`section.key` -> (per-step runs, runs with local steps)."""

@@ -185,9 +185,11 @@ class SyncConfig(Section):
 class OptimizerConfig(Section):
     """The optimizer: `aggregate`, `count_power`, `weights`, `outer_*` for any script, the rest for the built-in one."""
 
-    name: Literal["adamw", "sgd"] = Field(
-        "adamw",
-        description="which optimizer the built-in trainer takes: the servers run it, or with local steps the workers",
+    name: Literal["adamw", "sgd", "muon"] | None = Field(
+        None,
+        description="which optimizer the built-in trainer takes: the servers run it, or with local steps the workers. "
+        f"`muon`, with local steps only: Muon for the matrices between embedding and head, AdamW for all else; "
+        f"learning rates mean the same for both. Without it {told('optimizer.name')}",
     )
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(2e-3, description="peak learning rate")
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(

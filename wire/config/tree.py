@@ -48,6 +48,7 @@ class Config(Section):
         check_falls("pull", self.pull, local=local)
         here = {
             'optimizer.aggregate = "count"': optimizer.aggregate == "count",
+            'optimizer.name = "muon"': optimizer.name == "muon",
             "optimizer.weights": optimizer.weights is not None,
             "optimizer.outer_lr": optimizer.outer_lr != 1,
             "optimizer.outer_momentum": optimizer.outer_momentum != 0,

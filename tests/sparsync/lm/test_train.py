@@ -75,6 +75,16 @@ def test_matrices_decay_and_vectors_do_not(model: GPT, name: str, kind: type) ->
     assert len(matrices["params"]) + len(vectors["params"]) == len(list(model.parameters()))
 
 
+def test_muon_steps_the_hidden_matrices_and_adamw_the_rest(model: GPT) -> None:
+    optimizer = build_optimizer(model, OptimizerConfig(name="muon", lr=0.5, weight_decay=0.3))
+    hidden, embeddings, vectors = (set(group["params"]) for group in optimizer.param_groups)
+    assert embeddings == {model.tokens.weight, model.positions.weight}
+    assert hidden == {p for p in model.parameters() if p.dim() == 2} - embeddings
+    assert vectors == {p for p in model.parameters() if p.dim() == 1}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.3, 0.0]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5, 0.5]
+
+
 def test_epochs_become_steps_with_a_short_last_one() -> None:
     by_steps = Config(run=RunConfig(steps=70))
     assert planned_steps(by_steps, samples=10**6) == 70

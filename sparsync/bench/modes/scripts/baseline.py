@@ -12,6 +12,8 @@ does.
   `-powersgd`: its hooks.
 - `diloco`: R replicas, each H steps of clipped AdamW; then x − mean(replicas) is the gradient of SGD with Nesterov
   momentum (2311.08105).
+
+Each with `muon=1`: Muon in AdamW's place, as far as the built-in trainer takes it.
 """
 
 from __future__ import annotations
@@ -77,6 +79,8 @@ class Bench:
         self.case, self.rank = case, rank
         self.keys = values(case.settings)
         config = load(None, [*case.common, *case.work.settings], {}).config
+        name = "muon" if self.keys["muon"] else config.optimizer.name
+        self.optimizer = config.optimizer.model_copy(update={"name": name})
         self.config: Config = config
         seed_all("run", config.run.seed)
         text = prepare(config.data.source, config.data.cache_dir)
@@ -157,8 +161,8 @@ class Bench:
 def alone(bench: Bench) -> None:
     """One process: the units of a step one after the other."""
     model, recorder, steps = bench.model, bench.recorder, bench.config.run.steps
-    optimizer = build_optimizer(model, bench.config.optimizer)
-    scheduler = build_scheduler(optimizer, bench.config.optimizer, total_steps=steps)
+    optimizer = build_optimizer(model, bench.optimizer)
+    scheduler = build_scheduler(optimizer, bench.optimizer, total_steps=steps)
     for step in range(steps):
         bench.keep(step)
         totals, losses, tokens = [torch.zeros_like(p) for p in model.parameters()], list[float](), 0
@@ -190,8 +194,8 @@ def ddp(bench: Bench) -> None:
     an epoch ends with fewer samples.
     """
     model, recorder, steps = bench.model, bench.recorder, bench.config.run.steps
-    optimizer = build_optimizer(model, bench.config.optimizer)
-    scheduler = build_scheduler(optimizer, bench.config.optimizer, total_steps=steps)
+    optimizer = build_optimizer(model, bench.optimizer)
+    scheduler = build_scheduler(optimizer, bench.optimizer, total_steps=steps)
     watch = Watch()
     parallel = DistributedDataParallel(model)
     state, hook = HOOKS[bench.case.kind](bench.keys)
@@ -287,9 +291,9 @@ class Replica:
 
     def __init__(self, bench: Bench, stream: int) -> None:
         self._bench, self._stream = bench, stream
-        self._optimizer = build_optimizer(bench.model, bench.config.optimizer)
+        self._optimizer = build_optimizer(bench.model, bench.optimizer)
         self._scheduler = build_scheduler(
-            self._optimizer, bench.config.optimizer, total_steps=bench.config.run.steps
+            self._optimizer, bench.optimizer, total_steps=bench.config.run.steps
         )
 
     def train(
