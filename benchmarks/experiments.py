@@ -37,6 +37,7 @@ from benchmarks.findings import (
 
 COMMON = "--model 4x160x4 --seq-len 128 --batch-size 4 --copies 40 --windows 256"
 LOCAL = "local+sync.local_steps=15"
+DILOCO = ("diloco+local_steps=15", "diloco+local_steps=15+muon=1")
 NO_MEMORY = "push.feedback=ef+push.decay=0.000001"
 """Error feedback that forgets: β = 0, as near as the configuration lets us."""
 
@@ -66,25 +67,31 @@ def same_bits(result: Result) -> list[Finding]:
 
 
 def near_ddp(result: Result) -> list[Finding]:
-    """The method with the fewest bytes of those whose loss is within 1%."""
+    """Of those whose loss is within 1%, the method with the fewest bytes; DDP with AdamW, and with our optimizer."""
     found = rows(result)
     dense = {c["case"]["method"]: c["bytes_dense"] for c in result["cases"] if not c["error"]}
-    near = [
-        fewer
-        for label in found
-        if label.startswith("local") and (gap := worse(found, label, "ddp")) is not None and gap <= 0.01
-        if (fewer := ratio(dense[label], moved(found, label))) is not None
-    ]
-    best = max(near, default=0.0) if "ddp" in found else None
-    return [
-        at_least("fewer bytes than dense fp32, both ways, within 1% of DDP", best, 300),
-        at_least("the same, stretched", best, 1000),
-    ]
+    findings = []
+    for name, reference in (("DDP with AdamW", "ddp"), ("DDP with Muon", "ddp+muon=1")):
+        near = [
+            fewer
+            for label in found
+            if label.startswith("local")
+            and (gap := worse(found, label, reference)) is not None
+            and gap <= 0.01
+            if (fewer := ratio(dense[label], moved(found, label))) is not None
+        ]
+        best = max(near, default=0.0) if reference in found else None
+        findings += [
+            at_least(f"fewer bytes than dense fp32, both ways, within 1% of {name}", best, 300),
+            at_least("the same, stretched", best, 1000),
+        ]
+    return findings
 
 
 def near_diloco(result: Result) -> list[Finding]:
+    """Against the better of DiLoCo with AdamW and with our optimizer."""
     found = rows(result)
-    theirs = "diloco+local_steps=15"
+    theirs = best_of(found, DILOCO)
     return [
         at_most(f"{LOCAL} against {theirs}", worse(found, LOCAL, theirs), 0.005),
         at_least("fewer bytes", ratio(moved(found, theirs), moved(found, LOCAL)), 16),
@@ -189,12 +196,12 @@ EXPERIMENTS = {
     3: Experiment(
         "local steps come within 1% of DDP at a three-hundredth of the bytes",
         f"--modes local+sync.local_steps=4,local+sync.local_steps=8,{LOCAL},local+sync.local_steps=30,{SPARSE} "
-        f"--baselines ddp --workers 4 {ALIKE}",
+        f"--baselines ddp,ddp+muon=1 --workers 4 {ALIKE}",
         near_ddp,
     ),
     4: Experiment(
         "sparse local steps come within 0.5% of dense DiLoCo at a sixteenth of the bytes",
-        f"--modes {LOCAL} --baselines ddp,diloco+local_steps=15 --workers 4 {ALIKE}",
+        f"--modes {LOCAL} --baselines {','.join(('ddp', *DILOCO))} --workers 4 {ALIKE}",
         near_diloco,
     ),
     5: Experiment(

@@ -42,13 +42,15 @@ COMMON: Mapping[str, Any] = {
     "windows": 256,
     "unit_s": 0.0,
 }
+ALL = (*BASELINES, "ddp+muon=1", "diloco+muon=1")
+"""Baselines; two of them with the optimizer of local steps as well."""
 LONG_UNIT_S = 0.8
 """Of a unit where workers are made slow: longer than it computes, so that few cores can show four machines."""
 FULL: Mapping[str, Mapping[str, Any]] = {
-    "scaling": {"modes": modes(), "baselines": tuple(BASELINES), "workers": (2, 4)},
+    "scaling": {"modes": modes(), "baselines": ALL, "workers": (2, 4)},
     "links": {
         "modes": modes(),
-        "baselines": tuple(BASELINES),
+        "baselines": ALL,
         "workers": (2,),
         "links": ("unlimited", "100mbit", "10mbit"),
     },
