@@ -19,9 +19,10 @@ from wire.ids import UnitId
 from wire.messages import Commit
 from wire.rpc.planes import inner_bytes, pieces_of
 from worker.deltas import Delta
-from worker.foresight import Course, Foresight, keeping
+from worker.foresight import Course, Foresight
 from worker.inner import Inner
 from worker.mailbox import Plan
+from worker.outgoing import keeping
 from worker.parameters import Parameters, Plane
 from worker.replica import Replica
 from worker.returned import Returned

@@ -12,7 +12,7 @@ All of it is the stream's: whoever carries it computes the same.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,13 +115,6 @@ class Foresight:
     def _products(self, now: Plane, before: Plane, into: Plane, along: Any, squares: Any) -> None:
         for blocks in self._trainable:
             kernels.products(now, before, into, blocks.rows, along, squares)
-
-
-def keeping(pieces: Iterable[bytes], kept: list[bytes]) -> Iterable[bytes]:
-    """The same pieces; `kept` has them, too."""
-    for piece in pieces:
-        kept.append(piece)
-        yield piece
 
 
 def momentum_of(specification: OptimizerSpec, layout: Layout) -> NDArray[np.float32]:

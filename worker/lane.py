@@ -14,6 +14,7 @@ import numpy as np
 from wire.codec.base import Blocks, PushCodec
 from wire.codec.chain import FLUSH
 from worker.deltas import Delta
+from worker.outgoing import keeping
 from worker.parameters import Plane
 
 
@@ -43,9 +44,7 @@ class Lane:
     def encode(self, shard: int, unit: int, gradient: Plane) -> Iterator[bytes]:
         """The pieces of the frame of unit number `unit` for one shard, kept until it is settled there."""
         frame = self._frames[shard, unit] = []
-        for piece in self._codec.encode(gradient, self.planes, self._trainable[shard], unit=unit):
-            frame.append(piece)
-            yield piece
+        return keeping(self._codec.encode(gradient, self.planes, self._trainable[shard], unit=unit), frame)
 
     def norm(self, frames: Mapping[int, Sequence[bytes]]) -> float:
         """L2 norm of what a unit's frames decode to; by shard."""

@@ -6,7 +6,7 @@ All pieces are kept until the push is acknowledged, so that what must be sent ag
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 from wire.crash import crash_point
 from wire.messages import Commit, commit_to_proto
@@ -80,3 +80,10 @@ async def each(chunks: Iterable[Data]) -> AsyncIterator[Data]:
     """Chunks that are all there."""
     for chunk in chunks:
         yield chunk
+
+
+def keeping(pieces: Iterable[bytes], kept: list[bytes]) -> Iterator[bytes]:
+    """The same pieces; `kept` has them, too."""
+    for piece in pieces:
+        kept.append(piece)
+        yield piece

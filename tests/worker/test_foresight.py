@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from wire.codec.chain import push_codec
 from wire.codec.cut import Classes
 from wire.layout import BLOCK, FROZEN, BlockRange, Layout, Parameter
 from wire.messages import OptimizerSpec
-from worker.foresight import Course, Foresight, keeping, momentum_of
+from worker.foresight import Course, Foresight, momentum_of
 from worker.returned import Frames
 
 LAYOUT = Layout((Parameter("a", (BLOCK,), "float32", 0), Parameter("b", (2, BLOCK), "float32", 0)))
@@ -169,9 +169,3 @@ def test_the_momentum_is_that_of_the_blocks_group(spec: OptimizerSpec, expected:
         )
     )
     assert momentum_of(spec, layout).tolist() == pytest.approx(expected)
-
-
-def test_pieces_are_kept_as_they_pass() -> None:
-    kept: list[bytes] = []
-    made: Callable[[], list[bytes]] = lambda: list(keeping((b"a", b"b"), kept))  # noqa: E731
-    assert made() == kept == [b"a", b"b"]

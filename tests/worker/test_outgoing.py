@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from wire.rpc.chunks import CHUNK_BYTES
-from worker.outgoing import Outgoing
+from worker.outgoing import Outgoing, keeping
 
 LIMIT_S = 30.0
 
@@ -138,3 +138,10 @@ def test_the_end_may_come_before_each_look_of_the_sender(turn: int) -> None:
         return await gathered(outgoing)
 
     assert b"".join(asyncio.run(send())) == b"firstlast"
+
+
+def test_pieces_are_kept_as_they_pass() -> None:
+    kept: list[bytes] = []
+    passing = keeping((b"a", b"b"), kept)
+    assert (next(iter(passing)), kept) == (b"a", [b"a"])
+    assert (list(passing), kept) == ([b"b"], [b"a", b"b"])
