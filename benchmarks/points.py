@@ -156,6 +156,17 @@ def outer() -> Iterator[Point]:
     yield from rates(replace(local(4, 128, 256), up=sparse(128, decay=0.95)))
 
 
+def muon() -> Iterator[Point]:
+    """Local steps whose hidden matrices Muon steps, as by default, and DDP with it."""
+    yield from rates(Point("ddp", 0.0, optimizer="muon"))
+    for h, coarse in ((1, 4.0), (2, 6.0), (4, 6.0), (8, 6.0), (15, 4.0), (15, 6.0), (30, 4.0), (30, 6.0)):
+        codec = int4(coarse)
+        yield from rates(
+            Point("local", 0.0, h, up=replace(codec, feedback="ef"), down=codec, optimizer="muon")
+        )
+    yield from rates(Point("local", 0.0, 15, optimizer="muon"))
+
+
 SWEEPS: dict[str, Callable[[], Iterator[Point]]] = {
-    sweep.__name__: sweep for sweep in (baseline, step, delayed, asynchronous, density, merge, outer)
+    sweep.__name__: sweep for sweep in (baseline, step, delayed, asynchronous, density, merge, outer, muon)
 }

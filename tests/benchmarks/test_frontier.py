@@ -47,7 +47,9 @@ def test_each_method_at_its_best_rate_over_the_seeds_of_both() -> None:
 
 
 def test_the_page_and_the_plot_show_every_method() -> None:
-    found = rows(RUNS)
-    told = page(found, found[0], {"parameters": 1, "data_digest": "d" * 64, "machine": "m"})
-    assert "| local, H = 4 | 128 of 4,096, sign1, EF |" in told and "+5.00%" in told
-    assert plot(found, found[0]).count("<circle") == 2
+    found = rows([*RUNS, run(replace(DDP, optimizer="muon"), 1.6)])
+    baselines = [found[0], found[-1]]
+    told = page(found, baselines, {"parameters": 1, "data_digest": "d" * 64, "machine": "m"})
+    assert "| local, H = 4 | 128 of 4,096, sign1, EF |" in told and "| +5.00% | +31.25% |" in told
+    assert "| DDP, Muon |" in told
+    assert plot(found, baselines).count("<circle") == 3
