@@ -177,7 +177,7 @@ def _workers_in_words(status: Status) -> str:
 
 
 def _why(event: Mapping[str, Any]) -> str:
-    return f": {event['reason']}" if event.get("reason") else ""
+    return f": {show(event['reason'])}" if event.get("reason") else ""
 
 
 def _evaluated(event: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from wire.words import printable
+
 UNKNOWN = "–"
 BARS = "·▁▂▃▄▅▆▇█"
 MAX_BARS = 9
@@ -66,8 +68,8 @@ def show_histogram(counts: Mapping[str, int]) -> str:
 
 
 def show(value: object) -> str:
-    """Anything else."""
-    return UNKNOWN if value is None else str(value)
+    """Anything else, others' words among them, as part of one line."""
+    return UNKNOWN if value is None else printable(str(value))
 
 
 def _scaled(value: float | None, base: int, units: tuple[str, ...]) -> str:

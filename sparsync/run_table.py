@@ -54,7 +54,7 @@ def render(status: Status, *, eta_s: float | None = None, max_rows: int | None =
 
     parts: list[RenderableType] = [Text(_head(status)), _progress(status, eta_s), _figures(status)]
     if status.get("reason") and status.get("state") != "running":
-        parts.insert(2, Text(f"{show(status.get('state'))}: {status['reason']}", style="yellow"))
+        parts.insert(2, Text(f"{show(status.get('state'))}: {show(status['reason'])}", style="yellow"))
     if status.get("insecure"):
         parts.insert(1, Text(INSECURE, style="bold red"))
     if happened := pace_words(status):

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from wire.words import printable
+
 if TYPE_CHECKING:
     from wire.config.schema import TelemetryConfig
 
@@ -70,6 +72,7 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         clock = self._logs.clock()
         record.speaker = self._name if clock is None else f"{self._name}@{clock}"
+        record.message = printable(record.message)  # others' words are among them
         return super().formatMessage(record)
 
 

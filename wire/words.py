@@ -1,7 +1,8 @@
 """What others say in words, cut short where it comes in: reasons, messages, names of errors and activities.
 
-Such words are kept, journaled and told on to everybody, and whoever sends them decides how long they are. Identities
-are compared and never cut: whoever takes one says how long it may be.
+Such words are kept, journaled and told on to everybody, and whoever sends them decides how long they are and what is in
+them: they are cut where they come in, and `printable` where they stand in a line for people. Identities are compared
+and never cut: whoever takes one says how long it may be.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ MOST_CHARACTERS = 2000
 def cut(text: str) -> str:
     """`text`, or its beginning with an ellipsis where it is longer than what is kept."""
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """`text` without what would break a line or a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def cut_words(message: Message) -> None:

@@ -21,8 +21,9 @@ from wire.config.schema import (
 )
 from wire.config.section import Section
 from wire.config.updates import PullConfig, PushConfig, check_falls
-from wire.config.words import explain, printable, toml_value
+from wire.config.words import explain, toml_value
 from wire.errors import ConfigError
+from wire.words import printable
 
 
 class Config(Section):

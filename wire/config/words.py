@@ -103,11 +103,6 @@ def named(value: object) -> str:
     return f"the {_NAMES.get(type(value), type(value).__name__)} {toml_value(value)}"
 
 
-def printable(text: str) -> str:
-    """`text` without what would break a line or a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def toml_value(value: object) -> str:
     """A value as TOML writes it."""
     if value is None:

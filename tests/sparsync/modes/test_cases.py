@@ -132,7 +132,8 @@ def test_an_unknown_baseline_or_key_is_refused(text: str) -> None:
 
 
 def test_a_baseline_says_all_its_keys() -> None:
-    assert methods.values(methods.baseline("diloco+local_steps=30").settings) == {
+    assert methods.values(methods.baseline("diloco+local_steps=30+muon=1").settings) == {
+        "muon": 1.0,
         "local_steps": 30.0,
         "outer_lr": 0.7,
         "outer_momentum": 0.9,
