@@ -41,7 +41,7 @@ REJOINS = 5
 FIRST_UNIT_S = 5.0
 """In its first unit, while nobody knows how long one takes, a worker says so often that it makes progress."""
 LEAVE_S = 10.0
-"""A loop that ended before the run waits so long to be let go."""
+"""Who is to go waits so long to be let go: where its loop ended before the run, or the coordinator is away."""
 
 
 class Driver:
@@ -78,6 +78,7 @@ class Driver:
         self._ready: Mapping[str, Any] | None = None
         self._looked_at = NOWHERE
         self._leaving = False
+        self._forsaken: Deadline | None = None
         self._futile = 0
         self._began = self._told = 0.0
         self.task = WAIT
@@ -264,9 +265,16 @@ class Driver:
             self._report_progress()
 
     def _listen(self) -> None:
-        """Take in what has arrived; tell that this worker wants to go."""
+        """Take in what has arrived; tell that this worker wants to go.
+
+        Raises: Interrupted where nobody has been there for long to let it go.
+        """
         if self._attached.asked_to_end():
             self._say_leaving("asked to end")
+            attended = self._attached.transfer.attended
+            self._forsaken = None if attended else self._forsaken or Deadline(self._clock, LEAVE_S)
+            if self._forsaken is not None and self._forsaken.passed:
+                raise Interrupted("asked to end while the coordinator is away: nothing is handed over")
         self._mailbox.check()
         self._route.advance()
 

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import ByHand, Starter
-from tests.cluster.roles import COORDINATOR, Cluster
+from tests.cluster.roles import COORDINATOR, DRAIN_S, Cluster
 from tests.cluster.test_digests import equal_runs
 from tests.cluster.test_modes import AUDIT, LOSSLESS, STREAMS, check_audit
 from wire.errors import StaleIncarnation, UsageError
+from worker.driver import LEAVE_S
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 PACED = Path(__file__).parent / "scripts" / "paced.py"
@@ -109,6 +110,19 @@ def test_one_that_is_sent_away_takes_no_run_with_it(by_hand: ByHand, alone: dict
     summary = cluster.finish()
     check_story(cluster, 2)
     equal_runs(alone, summary)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_sent_away_meanwhile_goes(by_hand: ByHand, alone: dict[str, Any]) -> None:
+    """As where a machine is shut down whose coordinator went first; the other worker takes its streams over."""
+    cluster = begin(by_hand, {"cluster.min_workers": 1}, script=[PACED, "--pause", str(PAUSE_S)])
+    cluster.kill_worker(COORDINATOR)
+    cluster.term("w-1")
+    cluster.wait_code("w-1", 0, limit_s=LEAVE_S + DRAIN_S)
+    start_again(cluster)
+    cluster.wait_for_more_steps(1)
+    cluster.hurry()
+    equal_runs(alone, cluster.finish())
 
 
 @pytest.mark.slow

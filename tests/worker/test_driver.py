@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.worker.toy import CONFIG, Pushed, R, Worker, worker
@@ -371,6 +373,23 @@ def test_who_was_asked_to_end_does_not_come_back() -> None:
     end(w, "silent for 5.0 s", "StaleIncarnation")
     assert list(w.driver.tasks()) == []
     assert w.attached.rejoins == 0
+
+
+def test_who_was_asked_to_end_waits_only_so_long_for_a_coordinator_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Units go on meanwhile; a coordinator that comes back in time lets it go as ever."""
+    monkeypatch.setattr("worker.driver.LEAVE_S", 0.3)
+    w = worker()
+    tell(w, elastic(1, 0, Lease(1, 0, 10**9, 1)))
+    w.attached.leaving, w.attached.transfer.attended = True, False
+    steps = 0
+    for steps, _ in enumerate(w.driver.tasks(), 1):
+        w.compute()
+        w.attached.transfer.attended = steps == 2
+        time.sleep(0.01 if steps > 2 else 0.2)
+    assert steps > 2
+    assert w.driver.end == End("asked to end while the coordinator is away: nothing is handed over", "")
 
 
 def test_a_loop_that_ends_early_says_so_and_computes_no_more() -> None:
