@@ -252,9 +252,11 @@ def run(
     Raises: SparsyncError, with the exit code that it knows.
     """
     logs = log_to_stderr("worker", name, form=telemetry.log_format)
+    identity = data_dir / "identity.json"
+    identity.unlink(missing_ok=True)  # of a process before; health checks take it for having joined
     attach(coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s, logs=logs)
     assert _attachment is not None
-    _attachment.write_identity(data_dir / "identity.json")
+    _attachment.write_identity(identity)
     watched = watch(_attachment, telemetry.metrics, name=name, data_dir=data_dir, security=security)
     path = script or str(Path(__file__).parent.parent / "sparsync" / "lm" / "train.py")
     sys.argv = [path, *args]
