@@ -92,9 +92,10 @@ def plain_loop(units: int) -> float:
     from sparsync.lm.corpus import prepare
     from sparsync.lm.dataset import TokenDataset
     from sparsync.lm.model import GPT
-    from wire.config import Config
+    from wire.config import Config, complete
 
-    config = Config()
+    config = complete(Config())
+    assert config.optimizer.lr is not None
     torch.set_num_threads(1)
     torch.manual_seed(config.run.seed)
     dataset = TokenDataset(prepare(config.data.source).train, config.data.seq_len)

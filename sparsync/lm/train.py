@@ -56,6 +56,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     Muon (torch's, its momentum too) steps the matrices that are no embedding, AdamW the rest; at one learning rate
     both move their parameters as far (arXiv 2502.16982).
     """
+    assert config.lr is not None, "of a complete configuration"
     if config.name == "sgd":
         return torch.optim.SGD(_groups(model.parameters(), config), lr=config.lr, momentum=config.betas[0])
     embeddings = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}

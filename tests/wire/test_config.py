@@ -123,7 +123,7 @@ def test_an_unknown_variable_is_refused_but_foreign_ones_are_not() -> None:
         ("push.policy=1d=fp16", "list of text or none", 'the string "1d=fp16"'),
         ("push.density=0", "number > 0 and ≤ 1 or none", "the integer 0"),
         ("push.density=nan", "number > 0 and ≤ 1 or none", "the number nan"),
-        ("optimizer.lr=inf", "number > 0", "the number inf"),
+        ("optimizer.lr=inf", "number > 0 or none", "the number inf"),
         ("optimizer.betas=[0.9]", "list of 2 with number ≥ 0 and < 1 each", "the list [0.9]"),
         ("security.insecure=1", "true or false", "the integer 1"),
         ("data.source=", "text", 'the string ""'),
@@ -313,16 +313,19 @@ def test_the_environment_is_a_copy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "name"),
+    ("overrides", "expected"),
     [
-        (["sync.mode=delayed"], "adamw"),
-        (["sync.mode=local", "sync.local_steps=1"], "muon"),
-        (["sync.mode=async", "sync.local_steps=4"], "muon"),
-        (["sync.mode=local", "optimizer.name=sgd"], "sgd"),
+        (["sync.mode=delayed"], ("adamw", 2e-3)),
+        (["sync.mode=local", "sync.local_steps=1"], ("muon", 8e-3)),
+        (["sync.mode=async", "sync.local_steps=4"], ("muon", 8e-3)),
+        (["sync.mode=local", "optimizer.name=sgd", "optimizer.lr=0.1"], ("sgd", 0.1)),
     ],
 )
-def test_the_default_optimizer_depends_on_who_runs_it(overrides: list[str], name: str) -> None:
-    assert complete(load(None, overrides, {}).config).optimizer.name == name
+def test_the_default_optimizer_depends_on_who_runs_it(
+    overrides: list[str], expected: tuple[str, float]
+) -> None:
+    chosen = complete(load(None, overrides, {}).config).optimizer
+    assert (chosen.name, chosen.lr) == expected
 
 
 def test_a_pace_is_live_and_who_runs_the_optimizer_is_not() -> None:

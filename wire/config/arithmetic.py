@@ -15,6 +15,7 @@ BY_ARITHMETIC: dict[str, tuple[Any, Any]] = {
     "pull.coarse": (4.0, 6.0),
     "push.decay": (1.0, 1.0),
     "optimizer.name": ("adamw", "muon"),
+    "optimizer.lr": (2e-3, 8e-3),
     "optimizer.weights": ("uniform", "tokens"),
 }
 """`section.key` -> (per-step runs, runs with local steps)."""

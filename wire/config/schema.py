@@ -191,7 +191,9 @@ class OptimizerConfig(Section):
         f"`muon`, with local steps only: Muon for the matrices between embedding and head, AdamW for all else; "
         f"learning rates mean the same for both. Without it {told('optimizer.name')}",
     )
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(2e-3, description="peak learning rate")
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description=f"peak learning rate. Without it {told('optimizer.lr')}"
+    )
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.1, description="weight decay of matrices"
     )

@@ -66,7 +66,9 @@ def test_the_scheduler_drives_both_groups(model: GPT) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
 def test_matrices_decay_and_vectors_do_not(model: GPT, name: str, kind: type) -> None:
-    optimizer = build_optimizer(model, OptimizerConfig(name=name, betas=(0.9, 0.95), weight_decay=0.3))
+    optimizer = build_optimizer(
+        model, OptimizerConfig(name=name, lr=0.5, betas=(0.9, 0.95), weight_decay=0.3)
+    )
     assert type(optimizer) is kind
     matrices, vectors = optimizer.param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.3, 0.0)
