@@ -241,7 +241,10 @@ def test_a_weight_that_nothing_reads_is_refused(overrides: list[str], reader: st
     topk = ["push.codec=topk", "push.momentum=0.5", "push.decay=0.9"]
     assert load(None, topk, {}).config.push.decay == 0.9
     with pytest.raises(ConfigError, match="beside whole blocks"):
-        load(None, topk[1:], {})
+        load(None, topk[1:2], {})
+    assert load(None, topk[2:], {}).config.push.decay == 0.9
+    with pytest.raises(ConfigError, match="beside a codec that leaves no rest"):
+        load(None, ["push.codec=dense", "push.values=int8", "push.decay=0.9"], {})
 
 
 @pytest.mark.parametrize("way", ["push", "pull"])

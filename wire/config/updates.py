@@ -75,18 +75,24 @@ class PushConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_is_lost_for_good(self) -> Self:
-        codec, values, _ = chosen(self)
-        codes = [
-            Values.named(values, codec=codec),
-            *(rule.values for rule in _rules_of("push", self.policy)),
-        ]
-        if self.feedback == "none" and (codec != "dense" or not all(code.unbiased for code in codes)):
+        codes = self._codes  # whose rules are read whatever the feedback
+        if self.feedback == "none" and not self._leaves_no_rest:
             raise ValueError(
-                f'push.feedback = "none" beside push.codec = "{codec}" with '
+                f'push.feedback = "none" beside push.codec = "{chosen(self).codec}" with '
                 f"{', '.join(code.name.lower() for code in codes)} values would lose what is not sent: "
                 'use "ef" or "ef21", or "dense" with fp32, fp16, bf16 or int8'
             )
         return self
+
+    @property
+    def _codes(self) -> list[Values]:
+        codec, values, _ = chosen(self)
+        return [Values.named(values, codec=codec), *(rule.values for rule in _rules_of("push", self.policy))]
+
+    @property
+    def _leaves_no_rest(self) -> bool:
+        """Whether all is sent, and what is rounded is right in the mean."""
+        return chosen(self).codec == "dense" and all(code.unbiased for code in self._codes)
 
     @model_validator(mode="after")
     def _weights_have_their_feedback(self) -> Self:
@@ -101,6 +107,11 @@ class PushConfig(Section):
             raise ValueError(
                 f'push.momentum = {self.momentum:g} beside whole blocks, for which push.feedback = "auto" is never '
                 '"ef21", which reads it: leave it at 1, or set push.feedback, or push.codec = "topk"'
+            )
+        if self.decay not in (None, 1) and self.feedback == "auto" and self._leaves_no_rest:
+            raise ValueError(
+                f'push.decay = {self.decay:g} beside a codec that leaves no rest, for which push.feedback = "auto" is '
+                '"none": leave it out, or set push.feedback = "ef", which reads it'
             )
         return self
 
