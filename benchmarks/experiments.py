@@ -1,6 +1,6 @@
 """Experiments on what the modes promise: each is one grid of `sparsync bench modes`, and a rule for its verdict.
 
-    python benchmarks/experiments.py 12 [--steps 2000] [--seeds 0,1,2] [--lrs 1e-3,2e-3,4e-3,8e-3] [--out DIR]
+    python benchmarks/experiments.py 12 [--steps 2000] [--seeds 0,1,2] [--lrs 1e-3,2e-3,4e-3,8e-3,1.6e-2] [--out DIR]
 
 Every method is tuned on the same learning rates (`sparsync bench modes` says how). Runs are kept under DIR/NUMBER, and
 the same command goes on where it was interrupted. Writes benchmarks/results/experiment-NUMBER.{json,md}: all figures,
@@ -247,7 +247,7 @@ def main() -> None:
     known.add_argument("number", type=int, choices=EXPERIMENTS)
     known.add_argument("--steps", default="2000")
     known.add_argument("--seeds", default="0,1,2")
-    known.add_argument("--lrs", default="1e-3,2e-3,4e-3,8e-3")
+    known.add_argument("--lrs", default="1e-3,2e-3,4e-3,8e-3,1.6e-2")
     known.add_argument("--out", type=Path, default=ROOT / "bench-experiments")
     chosen = known.parse_args()
     experiment = EXPERIMENTS[chosen.number]

@@ -33,13 +33,15 @@ from coordinator.state import State
 from wire.checkpoint import CheckpointWriter, Manifest, load_manifest
 from wire.config import Config
 from wire.errors import ModelMismatch, SparsyncError
-from wire.layout import BlockRange, Layout, intersect
+from wire.layout import FROZEN, BlockRange, Layout, intersect
 from wire.messages import term_to_proto
 from wire.rpc.planes import pieces_of
 from wire.tensor_file import TensorFileReader, TensorFileWriter
 from wire.v1 import common_pb2, shard_pb2
 
 log = logging.getLogger(__name__)
+Table = Sequence[Sequence[Any]]
+"""A model as a manifest has it: name, shape, dtype and group of each parameter."""
 FILES = {"x": "model", "published": "published"}
 HANDED = "handed"
 """The blob that a worker hands over in an elastic segment."""
@@ -284,9 +286,11 @@ class CheckpointLoader:
 
     def _check(self, described: shard_pb2.DescribeReply) -> None:
         extra = self._manifest.extra
-        layout = [[p.name, list(p.shape), p.dtype, p.group] for p in self._layout.parameters]
+        kept = self._manifest.layout
+        now = [[p.name, list(p.shape), p.dtype, p.group] for p in self._layout.parameters]
         pairs: list[tuple[str, Any, Any]] = [
-            ("parameters", self._manifest.layout, layout),
+            ("parameters", _without_groups(kept), _without_groups(now)),
+            ("parameter groups (optimizer.name)", self._groups(kept), self._groups(now)),
             ("planes (optimizer)", *self._planes(described)),
             ("stream state (push.codec)", *self._stream_planes(described)),
             ("streams (sync.units_per_step)", extra["streams"], len(self._state.lanes)),
@@ -297,6 +301,10 @@ class CheckpointLoader:
                     f"checkpoint {self._path} has other {what} than this run: found {_brief(found)}, expected "
                     f"{_brief(expected)}; resume with the model and configuration that it was written with"
                 )
+
+    def _groups(self, layout: Table) -> list[int]:
+        """Of each parameter, where the same optimizer goes on."""
+        return [group for *_, group in layout] if self._alike else []
 
     def _planes(self, described: shard_pb2.DescribeReply) -> tuple[list[str], list[str]]:
         """Those of the checkpoint and of the run, where the same optimizer goes on."""
@@ -393,6 +401,11 @@ def _restore(plane: common_pb2.PlaneChunk) -> shard_pb2.RestoreChunk:
 def _lasting(planes: Iterable[str]) -> list[str]:
     """Without the sum of estimates, which begins at zero where the streams do."""
     return sorted(set(planes) - {"aggregate"})
+
+
+def _without_groups(layout: Table) -> Table:
+    """Of the group only whether there is one: a frozen parameter stays what it is."""
+    return [[*what, group == FROZEN] for *what, group in layout]
 
 
 def _brief(value: object) -> str:

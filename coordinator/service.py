@@ -137,6 +137,7 @@ class CoordinatorService(coordinator_pb2_grpc.CoordinatorServicer):
         incarnation = first.attending.incarnation
         self._engine.check_own(peer_of(context), incarnation)
         orders = self._engine.attach(incarnation)
+        await context.send_initial_metadata(())  # the first order may be long in coming
         listening = asyncio.create_task(self._listen(incarnation, reports))
         getting: asyncio.Task[coordinator_pb2.WorkerOrder | None] | None = None
         try:

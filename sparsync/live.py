@@ -169,7 +169,9 @@ def progress_line(status: Status) -> str:
 
 def _workers_in_words(status: Status) -> str:
     workers = newest_of_each_name(status.get("workers") or [])
-    gone = [f"{show(w.get('name'))} {w['state']}" for w in workers if w.get("state") in ("dead", "left")]
+    gone = [
+        f"{show(w.get('name'))} {show(w['state'])}" for w in workers if w.get("state") in ("dead", "left")
+    ]
     slow = [f"{show(w.get('name'))} straggler" for w in workers if w.get("straggler")]
     present = len(workers) - len(gone)
     words = f"{present} worker{'' if present == 1 else 's'}"
@@ -181,7 +183,7 @@ def _why(event: Mapping[str, Any]) -> str:
 
 
 def _evaluated(event: Mapping[str, Any]) -> str:
-    of = "" if event.get("model") in (None, "published") else f" of {event['model']}"
+    of = "" if event.get("model") in (None, "published") else f" of {show(event['model'])}"
     return f"validation loss{of} at step {show(event.get('step'))}: {show_loss(event.get('loss'))}"
 
 

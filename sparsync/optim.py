@@ -15,7 +15,11 @@ import torch
 class CombinedOptimizer(torch.optim.Optimizer):
     """Optimizers that each step parameters of their own, as one: to `sparsync.join`, schedulers and loss scalers.
 
-    Its parameter groups are theirs, in order; state is kept here. Afterwards they are stepped through this one only.
+    Its parameter groups are theirs, in order, and so is the state that they begin with. Afterwards they are stepped
+    through this one only.
+
+    Attributes:
+        name: with those of its parts: whose state it has.
 
     Raises: ValueError where a parameter is in two of them.
     """
@@ -25,6 +29,13 @@ class CombinedOptimizer(torch.optim.Optimizer):
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._parts = parts
         self._cuts = [0, *itertools.accumulate(len(part.param_groups) for part in parts)]
+        self.name = f"{type(self).__name__}({', '.join(type(part).__name__ for part in parts)})"
+        for part in parts:
+            self.state.update(part.state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies."""
+        return {**super().__getstate__(), "_parts": self._parts, "_cuts": self._cuts, "name": self.name}
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of each. `closure` is called once, before the first, and its loss returned."""

@@ -62,7 +62,10 @@ class Logs:
 
 
 class TextFormatter(logging.Formatter):
-    """`TIME LEVEL ROLE ID@CLOCK LOGGER: MESSAGE`, for people; the id is left out where it is the role."""
+    """`TIME LEVEL ROLE ID@CLOCK LOGGER: MESSAGE`, for people; the id is left out where it is the role.
+
+    Further lines of a message are indented, so that nobody's words pass for a line of their own.
+    """
 
     def __init__(self, logs: Logs) -> None:
         super().__init__(TEXT)
@@ -72,7 +75,7 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         clock = self._logs.clock()
         record.speaker = self._name if clock is None else f"{self._name}@{clock}"
-        record.message = printable(record.message)  # others' words are among them
+        record.message = "\n    ".join(map(printable, record.message.splitlines()))  # others' words are in it
         return super().formatMessage(record)
 
 

@@ -20,7 +20,7 @@ def cut(text: str) -> str:
 
 def printable(text: str) -> str:
     """`text` without what would break a line or a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return "".join(c if c.isprintable() or c == "\t" else "?" for c in text)
 
 
 def cut_words(message: Message) -> None:

@@ -203,7 +203,7 @@ class Driver:
     def _turn(self) -> Task:
         """Do what comes next; the unit if it is one, with the model made ready for it."""
         self._listen()
-        task = self._route.next()
+        task = self._route.next() if self._forsaken is None else WAIT
         match task.kind:
             case Kind.LOAD | Kind.DEPOSIT | Kind.RELEASE | Kind.FLUSH:
                 self._manage(task)
@@ -274,7 +274,7 @@ class Driver:
             attended = self._attached.transfer.attended
             self._forsaken = None if attended else self._forsaken or Deadline(self._clock, LEAVE_S)
             if self._forsaken is not None and self._forsaken.passed:
-                raise Interrupted("asked to end while the coordinator is away: nothing is handed over")
+                raise Interrupted("asked to end while the coordinator is away: nothing more is handed over")
         self._mailbox.check()
         self._route.advance()
 

@@ -87,14 +87,14 @@ class Inner:
                     "parameters, so that the state can go to another worker"
                 )
             entries.append([places[id(key)], _packed(values)])
-        return dump({type(self._optimizer).__name__: entries})
+        return dump({_name(self._optimizer): entries})
 
     def load(self, blob: bytes) -> Moments:
         """The state that `dump` saw. Raises: UsageError where it is that of another optimizer."""
         (name, entries), *_ = parse(blob).items()
-        if name != type(self._optimizer).__name__:
+        if name != _name(self._optimizer):
             raise UsageError(
-                f"the state of a stream is that of {name}, this script trains with {type(self._optimizer).__name__}; "
+                f"the state of a stream is that of {name}, this script trains with {_name(self._optimizer)}; "
                 "train on with the same optimizer"
             )
         state: Moments = defaultdict(dict)
@@ -102,6 +102,11 @@ class Inner:
             parameter = self._parameters[place]
             state[parameter] = _unpacked(values, parameter.device)
         return state
+
+
+def _name(optimizer: torch.optim.Optimizer) -> str:
+    """Its type, or what it calls itself where it is made of several (sparsync/optim.py)."""
+    return str(getattr(optimizer, "name", type(optimizer).__name__))
 
 
 def _copied(value: Any) -> Any:

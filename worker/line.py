@@ -55,7 +55,7 @@ class Line:
         hear: called with every order.
 
     Attributes:
-        stands: orders come: an order was heard since the line was opened.
+        stands: the coordinator has taken the line, and it has not ended since.
     """
 
     def __init__(
@@ -85,9 +85,10 @@ class Line:
             call = self._stub.Attend(self._outgoing(self._reports))
             try:
                 with at_the_coordinator(self._peer):
+                    await call.initial_metadata()
+                    self.stands = not call.done()
                     async for order in call:
                         patience.heard()
-                        self.stands = True
                         heard = order_from_proto(order)
                         self._hear(heard)
                         if isinstance(heard, End):

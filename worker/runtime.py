@@ -41,6 +41,7 @@ from worker.watching import watch
 
 log = logging.getLogger(__name__)
 JOIN_TIMEOUT_S = 60.0
+CPUINFO = Path("/proc/cpuinfo")
 
 
 class Attachment:
@@ -377,5 +378,15 @@ def fingerprint(device: torch.device) -> str:
             "torch": torch.__version__,
             "device": f"{device.type} {model}",
             "cpu": torch.backends.cpu.get_cpu_capability(),
+            "bfloat16": _bfloat16(),
         }
     )
+
+
+def _bfloat16() -> list[str]:
+    """What this CPU has for products in bfloat16, which Muon computes in: they round in another order with each."""
+    try:
+        words = set(CPUINFO.read_text().split())
+    except OSError:
+        return []
+    return sorted(words & {"avx512_bf16", "amx_bf16", "bf16"})

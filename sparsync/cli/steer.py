@@ -165,5 +165,5 @@ def gone_line(name: str, left: Mapping[str, Any]) -> str:
     ways = {"dead": "died while it was leaving", "left": "has left"}
     if left["state"] not in ways:
         return f"the run ended before {name} was out of it"
-    why = f": {left['gone']}" if left["gone"] else ""
+    why = f": {show(left['gone'])}" if left["gone"] else ""
     return f"{name} {ways[left['state']]}{why}; {show(left['units'])} units computed"

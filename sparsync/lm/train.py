@@ -119,10 +119,10 @@ def write_sample(model: GPT, path: Path, *, seed: int) -> None:
     """Text that the trained model continues from `SAMPLE_PROMPT`; the same for equal models and seeds."""
     generator = torch.Generator().manual_seed(seed)
     text = generate(model, SAMPLE_PROMPT, SAMPLE_BYTES, generator=generator)
-    path.write_text(printable(text))
+    path.write_text(readable(text))
 
 
-def printable(text: bytes) -> str:
+def readable(text: bytes) -> str:
     """Text that is safe on a terminal: whatever is no printable character, tab or line end becomes U+FFFD."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text.decode(errors="replace"))
 

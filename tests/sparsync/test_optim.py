@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -57,6 +59,32 @@ def test_it_steps_as_its_parts_would_alone() -> None:
             scheduler.step()
     assert same(net, alone)
     assert len(optimizer.state) == 4
+
+
+def test_what_its_parts_hold_already_goes_on() -> None:
+    net, alone = model(), model()
+    first, apart = parts(net), parts(alone)
+    for optimizers, each in ((first, net), (apart, alone)):
+        backward(each, 0)
+        for optimizer in optimizers:
+            optimizer.step()
+    combined = CombinedOptimizer(*first)
+    backward(net, 1)
+    backward(alone, 1)
+    combined.step()
+    for part in apart:
+        part.step()
+    assert same(net, alone)
+
+
+def test_a_copy_steps_too() -> None:
+    net = model()
+    optimizer = CombinedOptimizer(*parts(net))
+    twin, its_own = copy.deepcopy((net, optimizer))
+    for each, stepped in ((net, optimizer), (twin, its_own)):
+        backward(each, 0)
+        stepped.step()
+    assert same(net, twin) and its_own.name == "CombinedOptimizer(Muon, AdamW)"
 
 
 def test_a_closure_is_called_once() -> None:

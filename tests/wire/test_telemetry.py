@@ -36,9 +36,10 @@ def test_text_names_role_id_and_clock(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_told_words_forge_no_line_of_text(capsys: pytest.CaptureFixture[str]) -> None:
     log_to_stderr("coordinator", "coordinator")
-    log.warning("a worker left: %s", "so\n2026-01-01 ERROR coordinator: \x1b[2Jall is lost")
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("a worker left: so?2026-01-01 ERROR coordinator: ?[2Jall is lost")
+    log.warning("a worker left: %s", "so\n2026-01-01 ERROR coordinator:\t\x1b[2Jall is lost")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("WARNING coordinator some.module: a worker left: so")
+    assert second == "    2026-01-01 ERROR coordinator:\t?[2Jall is lost"
 
 
 def test_a_role_that_has_no_other_name_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,17 @@ def test_another_worker_trains_on(kind: str) -> None:
     assert bits(net) == bits(other)
 
 
+def test_state_of_other_parts_is_refused() -> None:
+    net = model()
+    blob = Inner(combined(list(net.parameters()))).save()
+    matrices, vectors = ([p for p in net.parameters() if p.dim() == dims] for dims in (2, 1))
+    other = CombinedOptimizer(torch.optim.Muon(matrices), torch.optim.SGD(vectors))
+    with pytest.raises(
+        UsageError, match=r"that of CombinedOptimizer\(Muon, AdamW\), this script trains with"
+    ):
+        Inner(other).load(blob)
+
+
 @pytest.mark.parametrize("kind", ["adamw", "momentum", "combined"])
 def test_streams_take_turns(kind: str) -> None:
     """Two streams on one optimizer move as on two."""

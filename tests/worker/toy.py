@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wire.clock import monotonic_clock
+from wire.clock import Clock, monotonic_clock
 from wire.codec.base import Blocks
 from wire.codec.chain import codecs_of
 from wire.codec.dense import pack
@@ -281,7 +281,7 @@ class Worker:
         self.driver.send(samples=1, tokens=1, loss=0.0, norm_sq=norm_sq)
 
 
-def worker(config: Config = CONFIG, *, toy: Toy | None = None) -> Worker:
+def worker(config: Config = CONFIG, *, toy: Toy | None = None, clock: Clock = monotonic_clock) -> Worker:
     """In a run of its own, or in that of `toy`."""
     torch.manual_seed(0)
     model = Tiny()
@@ -300,6 +300,6 @@ def worker(config: Config = CONFIG, *, toy: Toy | None = None) -> Worker:
         evaluation=evaluation,
         inner=inner,
         scheduler=scheduler,
-        clock=monotonic_clock,
+        clock=clock,
     )
     return Worker(toy, attached, model, driver, scheduler, evaluation)

@@ -13,7 +13,7 @@ from sparsync.bench.modes.methods import BASELINES, modes
 
 QUICK: Mapping[str, Any] = {
     "modes": ("sync", "delayed", "async", "local"),
-    "baselines": tuple(BASELINES),
+    "baselines": (*BASELINES, "ddp+muon=1"),
     "codecs": ("default",),
     "workers": (2,),
     "stragglers": ("none", "slow:1/4"),
@@ -32,7 +32,7 @@ COMMON: Mapping[str, Any] = {
     "codecs": ("default",),
     "stragglers": ("none",),
     "links": ("unlimited",),
-    "lrs": (1e-3, 2e-3, 4e-3, 8e-3),
+    "lrs": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "seeds": (0, 1, 2),
     "steps": 2000,
     "model": "4x256x4",
@@ -62,7 +62,7 @@ FULL: Mapping[str, Mapping[str, Any]] = {
     },
     "stragglers": {
         "modes": modes(),
-        "baselines": ("one", "ddp", "diloco"),
+        "baselines": ("one", "ddp", "ddp+muon=1", "diloco"),
         "workers": (4,),
         "stragglers": ("none", "slow:4/4/2/1", "pauses:0.02/2", "stop:30/10"),
         "unit_s": LONG_UNIT_S,

@@ -11,7 +11,7 @@ from sparsync.lm.train import (
     build_optimizer,
     build_scheduler,
     planned_steps,
-    printable,
+    readable,
     share_of_peak,
     write_sample,
 )
@@ -98,7 +98,7 @@ def test_epochs_become_steps_with_a_short_last_one() -> None:
 
 
 def test_samples_are_safe_on_a_terminal() -> None:
-    assert printable(b"a\tb\nc\x00\x1b[2J\xff") == "a\tb\nc\ufffd\ufffd[2J\ufffd"
+    assert readable(b"a\tb\nc\x00\x1b[2J\xff") == "a\tb\nc\ufffd\ufffd[2J\ufffd"
 
 
 def test_the_sample_is_readable_text_and_the_same_again(model: GPT, tmp_path: Path) -> None:
