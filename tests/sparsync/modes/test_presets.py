@@ -32,7 +32,7 @@ def test_every_part_is_a_grid_with_enough_seeds_text_and_rates() -> None:
     assert set(found) == {f"modes-{part}" for part in FULL}
     for own in found.values():
         assert {case.seed for case in own} == {0, 1, 2}
-        assert {case.lr for case in own} == {1e-3, 2e-3, 4e-3, 8e-3}
+        assert {case.lr for case in own} == {1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2}
         assert all(case.work.windows >= 256 and case.work.steps >= 2000 for case in own)
 
 
