@@ -140,7 +140,7 @@ def plot(found: Sequence[Row], baselines: Sequence[Row]) -> str:
         frame,
         x="fewer bytes than dense fp32, both ways",
         y="loss above that of DDP with AdamW, %",
-        x_text=lambda power: f"{10**power:.3g}x",
+        x_text=lambda power: f"{float(f'{10**power:.3g}'):,g}x",
     )
     body += [
         dot(frame, place, colours[method(row.point)], " · ".join(map(str, cells(row, baselines))))
