@@ -21,10 +21,14 @@ class CombinedOptimizer(torch.optim.Optimizer):
     Attributes:
         name: with those of its parts: whose state it has.
 
-    Raises: ValueError where a parameter is in two of them.
+    Raises: ValueError where a parameter is in two of them, or one is LBFGS, which steps with a closure only.
     """
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        if any(isinstance(part, torch.optim.LBFGS) for part in parts):
+            raise ValueError(
+                "LBFGS in a CombinedOptimizer; expected optimizers that step without a closure, such as AdamW or Muon"
+            )
         self._parts: tuple[torch.optim.Optimizer, ...] = ()
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._parts = parts

@@ -108,6 +108,12 @@ def test_a_parameter_belongs_to_one_part() -> None:
         CombinedOptimizer(*parts(net), torch.optim.SGD(net[0].parameters(), lr=0.1))
 
 
+def test_all_parts_step_without_a_closure() -> None:
+    net = model()
+    with pytest.raises(ValueError, match="LBFGS in a CombinedOptimizer"):
+        CombinedOptimizer(torch.optim.LBFGS(net.parameters()))
+
+
 def test_groups_are_given_to_the_parts() -> None:
     net = model()
     optimizer = CombinedOptimizer(*parts(net))
