@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
@@ -26,7 +25,8 @@ from coordinator.state import State
 from coordinator.vitals import Vitals
 from wire.clock import monotonic_clock
 from wire.config import Config, environment
-from wire.errors import UsageError, by_name
+from wire.errors import by_name
+from wire.files import own
 from wire.notify import Notify
 from wire.rounds import Rounds
 from wire.rpc.audit import AUDIT_FILE, Audit
@@ -73,21 +73,10 @@ def run(
     """
     logs = log_to_stderr("coordinator", IN_THE_RUN, form=telemetry.log_format)
     logs.follow(config.telemetry)
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "lock").open("w") as lock:
-        _lock(lock.fileno(), data_dir)
+    with own(data_dir, "coordinator"):
         return asyncio.run(
             _main(config, listen, advertise, data_dir.resolve(), security, resume, logs, telemetry.metrics)
         )
-
-
-def _lock(descriptor: int, data_dir: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"another coordinator works in {data_dir}; give this one another --data-dir"
-        ) from None
 
 
 async def _main(

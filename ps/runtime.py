@@ -8,7 +8,6 @@ DIR/base, DIR/streams                  what workers' recovery needs beside it (p
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import logging
 import signal
@@ -16,7 +15,7 @@ import threading
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import torch
@@ -35,7 +34,8 @@ from ps.vitals import status_line, watch
 from wire.clock import monotonic_clock
 from wire.codec import kernels
 from wire.config import Config, environment
-from wire.errors import Busy, DamagedFile, SparsyncError, StaleIncarnation, Unreachable, UsageError
+from wire.errors import Busy, DamagedFile, SparsyncError, StaleIncarnation, Unreachable
+from wire.files import own
 from wire.memory import keep_freed_memory
 from wire.notify import Notify
 from wire.rounds import Rounds
@@ -102,18 +102,6 @@ def run(
         gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
 
 
-def _lock(data_dir: Path) -> TextIO:
-    """The directory is this process's while what is returned is open. Raises: UsageError where it is another's."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    lock = (data_dir / "lock").open("w")
-    try:
-        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise UsageError(f"another server works in {data_dir}; give this one another --data-dir") from None
-    return lock
-
-
 async def _serve(
     coordinator: str,
     name: str,
@@ -140,7 +128,7 @@ async def _serve(
         )
 
     channel = None if knows else await reached()
-    with _lock(data_dir):
+    with own(data_dir, "server"):
         server = Server(coordinator, name, data_dir, security, logs, metrics=telemetry.metrics)
         try:
             recovered = await server.recover()

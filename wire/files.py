@@ -1,4 +1,4 @@
-"""Small files that are whole or as they were, whatever happens meanwhile.
+"""Small files that are whole or as they were, whatever happens meanwhile; directories that one process works in.
 
 A file's content is durable when it is fsynced, its name when its directory is: two steps, so that a caller can put
 something between them.
@@ -6,8 +6,27 @@ something between them.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
+from typing import TextIO
+
+from wire.errors import UsageError
+
+
+def own(directory: Path, role: str) -> TextIO:
+    """Make the directory, which belongs to this process, a `role`, as long as what is returned is open.
+
+    Raises: UsageError while it is another's.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = (directory / "lock").open("w")
+    try:
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise UsageError(f"another {role} works in {directory}; give this one another --data-dir") from None
+    return lock
 
 
 def replace_durably(path: Path, data: bytes) -> None:

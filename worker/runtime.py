@@ -22,6 +22,7 @@ from wire.clock import Deadline, monotonic_clock
 from wire.codec import kernels
 from wire.config import Config, complete, environment, load
 from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, Unreachable, UsageError
+from wire.files import own
 from wire.launchers import place_in
 from wire.memory import keep_freed_memory
 from wire.metrics import Samples
@@ -253,13 +254,28 @@ def run(
     Raises: SparsyncError, with the exit code that it knows.
     """
     logs = log_to_stderr("worker", name, form=telemetry.log_format)
-    identity = data_dir / "identity.json"
-    identity.unlink(missing_ok=True)  # of a process before; health checks take it for having joined
-    attach(coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s, logs=logs)
-    assert _attachment is not None
-    _attachment.write_identity(identity)
-    watched = watch(_attachment, telemetry.metrics, name=name, data_dir=data_dir, security=security)
-    path = script or str(Path(__file__).parent.parent / "sparsync" / "lm" / "train.py")
+    with own(data_dir, "worker"):
+        identity = data_dir / "identity.json"
+        identity.unlink(missing_ok=True)  # of a process before; health checks take it for having joined
+        attach(
+            coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s, logs=logs
+        )
+        assert _attachment is not None
+        _attachment.write_identity(identity)
+        watched = watch(_attachment, telemetry.metrics, name=name, data_dir=data_dir, security=security)
+        try:
+            _run_script(script or str(Path(__file__).parent.parent / "sparsync" / "lm" / "train.py"), args)
+        finally:
+            _end_in_peace()
+            _attachment.vitals.end("this worker ends")
+            watched.close()
+            _attachment.detach()
+            gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
+    return 0
+
+
+def _run_script(path: str, args: list[str]) -> None:
+    """Run it as `__main__`. Raises: ScriptFailed when it ends badly; SparsyncError as it is."""
     sys.argv = [path, *args]
     sys.path.insert(0, str(Path(path).resolve().parent))
     try:
@@ -272,13 +288,6 @@ def run(
     except Exception as error:
         traceback.print_exc()
         raise ScriptFailed(f"{path} raised {type(error).__name__}: {error}") from None
-    finally:
-        _end_in_peace()
-        _attachment.vitals.end("this worker ends")
-        watched.close()
-        _attachment.detach()
-        gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
-    return 0
 
 
 def _end_in_peace() -> None:

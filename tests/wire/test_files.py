@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wire.files import fsync_directory, fsync_file, replace_durably, write_durably
+from wire.errors import UsageError
+from wire.files import fsync_directory, fsync_file, own, replace_durably, write_durably
 
 
 def test_content_is_replaced_as_a_whole_over_what_was_left_half_made(tmp_path: Path) -> None:
@@ -47,3 +48,14 @@ def test_content_is_forced_before_the_name_and_the_name_before_the_end(
     assert steps[2:] == [("file", True), ("directory", True)]
     with pytest.raises(NotADirectoryError):
         fsync_directory(path)
+
+
+def test_a_directory_has_one_process_at_a_time(tmp_path: Path) -> None:
+    with own(tmp_path / "worker-0", "worker"):
+        with pytest.raises(
+            UsageError, match=r"another worker works in .*worker-0; give this one another --data-dir"
+        ):
+            own(tmp_path / "worker-0", "worker")
+        with own(tmp_path / "worker-1", "worker"):
+            pass
+    own(tmp_path / "worker-0", "worker").close()
