@@ -1,9 +1,11 @@
-"""What is freed is not faulted in again: seen in the kernel's count of page faults, in a process of its own."""
+"""What is freed is not faulted in again, and threads share it; each seen in a process of its own."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from xml.etree import ElementTree
 
 FAULTS = """
 import resource, sys
@@ -27,3 +29,35 @@ def test_freed_memory_is_used_again() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     pages = 10 * 32 * (1 << 20) // 4096
     assert int(done.stdout) < 0.05 * pages
+
+
+ARENAS = """
+import ctypes, sys, threading
+from wire.memory import keep_freed_memory
+
+assert keep_freed_memory()
+all_at_once = threading.Barrier(8)
+
+def allocate():
+    all_at_once.wait()
+    pieces = [bytes(100_000) for _ in range(100)]
+    all_at_once.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+told = libc.fopen(sys.argv[1].encode(), b"w")
+libc.malloc_info(0, ctypes.c_void_p(told))
+libc.fclose(ctypes.c_void_p(told))
+"""
+
+
+def test_threads_share_a_few_arenas(tmp_path: Path) -> None:
+    told = tmp_path / "malloc.xml"
+    subprocess.run([sys.executable, "-c", ARENAS, told], check=True)
+    arenas = ElementTree.parse(told).findall("heap")
+    assert 1 <= len(arenas) <= 2
