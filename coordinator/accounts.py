@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wire.v1 import coordinator_pb2
@@ -22,10 +23,17 @@ class WorkerAccount:
 
 
 class Accounts:
-    """Reports of all incarnations; the dead ones stay in the sums."""
+    """Reports of all incarnations; the dead ones stay in the sums.
 
-    def __init__(self) -> None:
+    Args:
+        told: incarnation -> what it said last, of those that were gone before this coordinator came.
+    """
+
+    def __init__(self, told: Mapping[int, Sequence[tuple[str, float]]]) -> None:
         self.workers: dict[int, WorkerAccount] = {}
+        for incarnation, figures in told.items():
+            for name, value in figures:
+                setattr(self.of(incarnation).report, name, value)
         self._rate: list[tuple[float, int]] = []
 
     def of(self, incarnation: int) -> WorkerAccount:

@@ -61,6 +61,7 @@ class Core:
         self.liveness = Liveness(suspect_s=rules.suspect_s, dead_s=rules.dead_s)
         self.patience = Patience(rules)
         self.residuals = Residuals(self.desk)
+        self._figures: dict[int, tuple[tuple[str, float], ...]] = {}
         workers = state.present("worker")
         self.crew = Crew(
             ready={m.incarnation for m in workers if m.ready},
@@ -289,6 +290,7 @@ class Core:
         self.desk.worker(event.incarnation)
         self.patience.progressed(event.incarnation, now, unit_s=event.unit_s)
         self.residuals.told(event)
+        self._figures[event.incarnation] = event.figures
         if event.unit_s > 0:
             self.crew.computed(self.desk.name_of(event.incarnation), event.unit_s, now)
 
@@ -378,7 +380,8 @@ class Core:
         carried = self.work.carries(incarnation)
         straggles = not dead
         dead = dead and self.state.ended is None and not (incarnation in self.crew.leaving and not carried)
-        self.desk.decide(r.Departed(incarnation, reason, dead, bool(carried)))
+        told = self._figures.pop(incarnation, ())
+        self.desk.decide(r.Departed(incarnation, reason, dead, bool(carried), told))
         event = "straggled" if straggles else "died" if dead else "left"
         self.desk.note(event, name=member.name, reason=reason, streams=carried)
         self.model.dismiss(incarnation, reason)

@@ -89,7 +89,7 @@ class Engine:
         self.address = ""
         self.security = security
         self.clock = clock
-        self.accounts = Accounts()
+        self.accounts = Accounts({m.incarnation: m.told for m in core.state.members.values() if m.told})
         self.board = Board(out / "tensorboard")
         self.servers: dict[int, ShardLine] = {}
         """The lines, by incarnation."""

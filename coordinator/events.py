@@ -87,12 +87,16 @@ class HandedOver:
 
 @dataclass(frozen=True)
 class Progressed:
-    """A worker did something. `unit_s`: seconds of the newest unit, 0 if none was finished."""
+    """A worker did something.
+
+    `unit_s`: seconds of the newest unit, 0 if none was finished; `figures`: what it did so far, by field of Progress.
+    """
 
     incarnation: int
     unit_s: float
     residual_norm: float = 0.0
     dropped_norm: float = 0.0
+    figures: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

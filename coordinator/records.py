@@ -102,13 +102,14 @@ class Leaving:
 class Departed:
     """A process is out of the run: dead, left, or failed. Its incarnation is refused from now on.
 
-    `carried`: it had work that others must take over.
+    `carried`: it had work that others must take over. `told`: what a worker said of itself last, by field of Progress.
     """
 
     incarnation: int
     reason: str
     dead: bool
     carried: bool = False
+    told: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

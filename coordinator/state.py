@@ -45,7 +45,8 @@ class Member:
     """A process of the run, in or out of it.
 
     `retiring`: it is gone, and some shard may still take something from it; `dropped`: norm of what it let fall;
-    `keeps`: it has buffers, a loss scaler or the user's objects beside the parameters.
+    `keeps`: it has buffers, a loss scaler or the user's objects beside the parameters; `told`: what it said of itself
+    last, once it is gone.
     """
 
     incarnation: int
@@ -62,6 +63,7 @@ class Member:
     retiring: bool = False
     dropped: float = 0.0
     keeps: bool = False
+    told: tuple[tuple[str, float], ...] = ()
 
     @property
     def present(self) -> bool:
@@ -347,7 +349,7 @@ class State:
 
     def _depart(self, record: r.Departed) -> None:
         member = self.members[record.incarnation]
-        member.gone, member.dead = record.reason, record.dead
+        member.gone, member.dead, member.told = record.reason, record.dead, record.told
         member.retiring = self.begun and member.role == "worker"  # before, nobody had anything to push
         standbys = self.standbys.items()
         self.standbys = {s: standby for s, standby in standbys if standby.incarnation != record.incarnation}

@@ -10,6 +10,14 @@ from coordinator import events as e
 from wire.rounds import Rounds
 from wire.v1 import coordinator_pb2
 
+FIGURES = ("units", "compute_s", "wait_s", "bytes_pushed", "bytes_pulled", "bytes_state", "pulls", "replayed")
+"""Of Progress: cumulative, and so for the accounts also when the worker is gone."""
+
+
+def _figures(progress: coordinator_pb2.Progress) -> tuple[tuple[str, float], ...]:
+    return tuple((name, getattr(progress, name)) for name in FIGURES)
+
+
 _HEARD: Mapping[str, Callable[[int, Any], e.Event]] = {
     "uploaded": lambda i, _: e.Uploaded(i),
     "ready": lambda i, r: e.Ready(
@@ -22,7 +30,7 @@ _HEARD: Mapping[str, Callable[[int, Any], e.Event]] = {
         r.evaluate_every,
         r.keeps,
     ),
-    "progress": lambda i, p: e.Progressed(i, p.unit_s, p.residual_norm, p.dropped_norm),
+    "progress": lambda i, p: e.Progressed(i, p.unit_s, p.residual_norm, p.dropped_norm, _figures(p)),
     "holding": lambda i, h: e.Holding(i, h.plan, tuple((held.lease, held.next) for held in h.leases)),
     "flushed": lambda i, f: e.Flushed(i, f.segment, f.residual_norm),
     "handed_over": lambda i, h: e.HandedOver(i, h.step),

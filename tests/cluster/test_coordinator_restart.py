@@ -30,6 +30,7 @@ SERVES_S = 5.0
 BUSY = 3
 AWAY_S = 3.0
 UNIT_S = 0.05
+TOLD = ("units", "wait_share", "bytes_pushed", "bytes_pulled")
 HARDLY = int(2 * AWAY_S / UNIT_S / STREAMS / 4)
 """Steps that two workers make while it is away, at a quarter of their pace."""
 
@@ -110,6 +111,25 @@ def test_one_that_is_sent_away_takes_no_run_with_it(by_hand: ByHand, alone: dict
     summary = cluster.finish()
     check_story(cluster, 2)
     equal_runs(alone, summary)
+
+
+@pytest.mark.slow
+def test_what_a_worker_did_that_died_before_stays_in_the_accounts(by_hand: ByHand) -> None:
+    cluster = begin(by_hand, {"cluster.min_workers": 1}, script=[PACED, "--pause", str(PAUSE_S)])
+    cluster.wait_for_more_steps(5)
+    cluster.kill_worker("w-1")
+    before = cluster.wait_until("its death", lambda status: cluster.events("died") and status)
+    cluster.kill_worker(COORDINATOR)
+    start_again(cluster)
+    of_dead = next(worker for worker in before["workers"] if worker["name"] == "w-1")
+    assert of_dead["bytes_pushed"] > 0 and of_dead["units"] > 0
+    after = cluster.wait_until(
+        "the other one's word", lambda status: status["bytes_pushed"] > of_dead["bytes_pushed"] and status
+    )
+    still = next(worker for worker in after["workers"] if worker["name"] == "w-1")
+    assert {key: still[key] for key in TOLD} == {key: of_dead[key] for key in TOLD}
+    cluster.hurry()
+    assert cluster.finish()["bytes_pushed"] >= before["bytes_pushed"]
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ SAMPLES: list[r.Record] = [
     r.Admitted(4, "worker", "w", "", "cpu", 1, "h"),
     r.Readied(4),
     r.Leaving(4),
-    r.Departed(4, "silent", True, True),
+    r.Departed(4, "silent", True, True, (("units", 12), ("wait_s", 0.5))),
     r.Retired(4),
     r.Modelled(
         (("w", (3, 4), "float32", 0), ("s", (), "bfloat16", -1)),
