@@ -54,7 +54,7 @@ class Order:
     def epoch(self, step: int) -> int:
         return step // self.steps_per_epoch
 
-    def indices(self, step: int, stream: int) -> NDArray[np.int64]:
+    def indices(self, step: int, stream: int) -> NDArray[np.integer[Any]]:
         """Dataset indices of a unit; fewer than `unit`, or none, at the end of an epoch."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         start = (step_in_epoch * self.streams + stream) * self.unit
@@ -62,13 +62,13 @@ class Order:
 
 
 @lru_cache(maxsize=2)
-def permutation(seed: int, epoch: int, samples: int) -> NDArray[np.int64]:
+def permutation(seed: int, epoch: int, samples: int) -> NDArray[np.integer[Any]]:
     """The order of an epoch: the same on every machine (Philox, keyed by seed and epoch)."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
-    return generator.permutation(samples)
+    return generator.permutation(np.arange(samples, dtype=np.int32 if samples < 1 << 31 else np.int64))
 
 
-def batches_of(indices: NDArray[np.int64], batch_size: int, accumulate: int) -> list[list[int]]:
+def batches_of(indices: NDArray[np.integer[Any]], batch_size: int, accumulate: int) -> list[list[int]]:
     """A unit's batches: `accumulate` of them wherever there are that many samples."""
     if len(indices) >= batch_size * accumulate or len(indices) < accumulate:
         cut = range(batch_size, len(indices), batch_size)
