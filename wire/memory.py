@@ -4,13 +4,15 @@ By default glibc maps each large array anew and unmaps it when it is freed, so t
 frame and delta is faulted in again: on a virtual machine that takes several times as long as writing it. What is
 kept is bounded, and what a process needs at most does not change.
 
-Memory that one of its arenas holds, the others cannot use, and by default there are eight a core: two are as fast, and
-do not grow for hours until each of them has once met the most that it is asked for.
+Frames are never of one length, so that pieces that are free, and too small, add up for hours. Therefore what has been
+free for a while is given back, and threads share two arenas, whose free memory the others cannot use, in place of
+eight a core.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT_BYTES = 256 << 20
@@ -18,12 +20,24 @@ KEPT_BYTES = 256 << 20
 LARGEST_BYTES = 32 << 20
 """Larger pieces are mapped each for itself all the same; glibc takes no higher limit."""
 ARENAS = 2
+GIVEN_BACK_S = 60.0
+"""So often all that is free goes back; what is used again at once costs a page fault once in that time."""
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep freed memory, in few arenas; whether its C library can be told so."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    """Have this process keep freed memory for a while, in few arenas; whether its C library can be told so."""
+    library = ctypes.CDLL(None)
+    if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
         return False
     wanted = {M_TRIM_THRESHOLD: KEPT_BYTES, M_MMAP_THRESHOLD: LARGEST_BYTES, M_ARENA_MAX: ARENAS}
-    return all(mallopt(key, value) for key, value in wanted.items())
+    if not all(library.mallopt(key, value) for key, value in wanted.items()):
+        return False
+    threading.Thread(target=_give_back, args=(library,), name="memory", daemon=True).start()
+    return True
+
+
+def _give_back(library: ctypes.CDLL) -> None:
+    """For ever; pages in the middle of a heap, too."""
+    never = threading.Event()
+    while not never.wait(GIVEN_BACK_S):
+        library.malloc_trim(0)

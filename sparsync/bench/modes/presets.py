@@ -75,7 +75,7 @@ FULL: Mapping[str, Mapping[str, Any]] = {
         "unit_s": LONG_UNIT_S,
     },
     "quorum": {
-        "modes": ("sync", "sync+sync.quorum=3"),
+        "modes": ("sync", "sync+sync.quorum=3+sync.deadline_s=0.5"),
         "baselines": ("one",),
         "workers": (4,),
         "stragglers": ("slow:1/1/1/5",),
