@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from sparsync.optim import CombinedOptimizer
+from wire.errors import UsageError
 from worker.scaling import unscale
 
 
@@ -29,6 +32,16 @@ def test_a_loop_may_have_unscaled_to_clip() -> None:
     assert not unscale(scaler, inner)
     assert parameter.grad is not None
     assert parameter.grad.tolist() == [3.0, 3.0]
+
+
+def test_a_part_of_the_optimizer_is_never_unscaled_alone() -> None:
+    scaler, part, _ = scaled(3.0)
+    whole = CombinedOptimizer(part)
+    scaler.unscale_(part)
+    with pytest.raises(
+        UsageError, match=r"expected that of sparsync\.join.*Here inner is CombinedOptimizer"
+    ):
+        unscale(scaler, whole)
 
 
 def test_an_overflow_is_told_and_lowers_the_scale() -> None:
