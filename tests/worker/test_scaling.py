@@ -38,9 +38,7 @@ def test_a_part_of_the_optimizer_is_never_unscaled_alone() -> None:
     scaler, part, _ = scaled(3.0)
     whole = CombinedOptimizer(part)
     scaler.unscale_(part)
-    with pytest.raises(
-        UsageError, match=r"expected that of sparsync\.join.*Here inner is CombinedOptimizer"
-    ):
+    with pytest.raises(UsageError, match=r"expected that of sparsync\.join.*Here inner is CombinedOptimizer"):
         unscale(scaler, whole)
 
 

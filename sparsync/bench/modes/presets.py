@@ -46,6 +46,8 @@ ALL = (*BASELINES, "ddp+muon=1", "diloco+muon=1")
 """Baselines; two of them with the optimizer of local steps as well."""
 LONG_UNIT_S = 0.8
 """Of a unit where workers are made slow: longer than it computes, so that few cores can show four machines."""
+SLOWLY = "optimizer.warmup_steps=200"
+"""Late units bear no high learning rate early (docs/numerics.md); who is compared with them has the same."""
 FULL: Mapping[str, Mapping[str, Any]] = {
     "scaling": {"modes": modes(), "baselines": ALL, "workers": (2, 4)},
     "links": {
@@ -68,14 +70,14 @@ FULL: Mapping[str, Mapping[str, Any]] = {
         "unit_s": LONG_UNIT_S,
     },
     "speeds": {
-        "modes": ("sync", "async"),
+        "modes": (f"sync:sync+{SLOWLY}", f"async:async+{SLOWLY}"),
         "baselines": ("one",),
         "workers": (4,),
         "stragglers": ("slow:4/4/2/1",),
         "unit_s": LONG_UNIT_S,
     },
     "quorum": {
-        "modes": ("sync", "sync+sync.quorum=3+sync.deadline_s=0.5"),
+        "modes": (f"sync:sync+{SLOWLY}", f"quorum:sync+sync.quorum=3+sync.deadline_s=0.5+{SLOWLY}"),
         "baselines": ("one",),
         "workers": (4,),
         "stragglers": ("slow:1/1/1/5",),
