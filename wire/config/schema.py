@@ -207,7 +207,12 @@ class OptimizerConfig(Section):
         description="how the learning rate goes on after the warm-up: it falls to `optimizer.min_lr_ratio` as a half "
         "cosine or in a straight line until the run ends, or stays; by the step of the unit, in every mode",
     )
-    warmup_steps: int = Field(60, ge=0, description="steps over which the learning rate rises from 0")
+    warmup_steps: int = Field(
+        60,
+        ge=0,
+        description="steps over which the learning rate rises from 0; give it 3e-5 a step at most where units may be "
+        "late (`async`, `ssp`, a quorum: docs/numerics.md)",
+    )
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1, description="learning rate at the end, as a share of the peak; not read by `constant`"
     )
