@@ -79,7 +79,7 @@ def run_ddp(point: Point, model: Model, measure: Any) -> Servers | None:
     optimizer = own_optimizer(point, model)
     for step in range(point.work.steps):
         model.backward(step * STREAMS, units=STREAMS, clip_norm=CLIP_NORM)
-        set_rate(optimizer, point.lr * share_of_peak(step, point.work.steps))
+        set_rate(optimizer, point.lr * share_of_peak(step, point))
         optimizer.step()
         measure(step + 1)
     return None
@@ -109,7 +109,7 @@ def run_step(point: Point, model: Model, measure: Any) -> Servers:
             frames = servers.take(model.gradient, state, unit)
             courses[stream] = courses[stream].sent(frames)
         servers.gather()
-        set_rate(optimizer, point.lr * share_of_peak(step, point.work.steps))
+        set_rate(optimizer, point.lr * share_of_peak(step, point))
         optimizer.step()
         view.publish_over()
         servers.publish()
@@ -132,7 +132,7 @@ class Stream:
         self._model.bind(self._own)
         for step in range(first, last):
             self._model.backward(step * STREAMS + stream, clip_norm=CLIP_NORM)
-            set_rate(self._optimizer, self._point.lr * share_of_peak(step, self._point.work.steps))
+            set_rate(self._optimizer, self._point.lr * share_of_peak(step, self._point))
             self._optimizer.step()
         return base - self._own
 

@@ -84,7 +84,8 @@ def method(point: Point) -> str:
     if point.method == "local":
         return f"local{optimizer}, H = {point.local_steps}"
     if point.method == "async":
-        return f"async, speeds {':'.join(f'{speed:g}' for speed in point.speeds)}"
+        network = f", over a network, warm-up {point.warmup}" if point.late else ""
+        return f"async, speeds {':'.join(f'{speed:g}' for speed in point.speeds)}{network}"
     return "delayed" if point.lag else "sync"
 
 

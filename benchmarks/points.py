@@ -44,7 +44,8 @@ def sparse(k: int, values: str = "sign1", *, feedback: str = "ef", decay: float 
 @dataclass(frozen=True)
 class Point:
     """One run. `gamma`: of the merge. `alpha`, `momentum`: of the outer step. `lag`: versions that units are
-    behind, `ahead`: `sync.look_ahead`. `speeds`: of the workers of `async`. `optimizer`: of `ddp` and `local`."""
+    behind, `ahead`: `sync.look_ahead`. `speeds`: of the workers of `async`; `late`: their pushes take effect
+    after their next unit has begun, as over a network. `optimizer`: of `ddp` and `local`. `warmup`: steps of it."""
 
     method: str
     lr: float
@@ -58,7 +59,9 @@ class Point:
     lag: int = 0
     ahead: float = 0.0
     speeds: tuple[float, ...] = ()
+    late: bool = False
     optimizer: str = "adamw"
+    warmup: int = 100
     seed: int = 0
     work: Workload = field(default=WORK)
 
@@ -130,11 +133,14 @@ def delayed() -> Iterator[Point]:
 
 
 def asynchronous() -> Iterator[Point]:
-    """Workers of four speeds, with and without looking ahead, exact and as compressed by default."""
+    """Workers of four speeds, with and without looking ahead, exact and compressed by default; and over a network."""
     race = Point("async", 0.0, speeds=(1, 1, 2, 4))
     for beta1, ahead in ((0.9, 0.0), (0.9, 2.5), (0.95, 3.5)):
         yield from rates(replace(race, beta1=beta1, ahead=ahead))
     yield from rates(replace(BY_DEFAULT, method="async", speeds=race.speeds, ahead=2.5))
+    for warmup in (60, 100, 200):
+        late = replace(BY_DEFAULT, method="async", speeds=race.speeds, ahead=2.5, late=True, warmup=warmup)
+        yield from rates(late)
 
 
 def density() -> Iterator[Point]:

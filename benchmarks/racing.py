@@ -1,8 +1,8 @@
 """`async` in the simulation of `frontier.py`: workers of different speeds, each on the newest x̂, none waits.
 
 How much a unit counts, how many units make a step, how far one step goes and how far ahead units look is the product's
-own code. Time is simulated: a unit takes 1 / speed, give or take, messages take none, and nothing is published for its
-age.
+own code. Time is simulated: a unit takes 1 / speed, give or take, messages take none, or just enough to come after the
+begin of their worker's next unit (`late`), and nothing is published for its age.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ class Race:
             self._begin(worker, 0.0)
         while self._under_way:
             unit = heapq.heappop(self._under_way)
+            if self._point.late:
+                self._begin(unit.worker, unit.ends)
             self._accept(unit)
             lanes = len(self._point.speeds)
             backlog = Backlog(
@@ -91,7 +93,8 @@ class Race:
             if self._publication.decide(backlog, 0.0).reason:
                 self._publish()
                 measure(self._settled // STREAMS)
-            self._begin(unit.worker, unit.ends)
+            if not self._point.late:
+                self._begin(unit.worker, unit.ends)
 
     def _begin(self, worker: int, now: float) -> None:
         """The next unit, on x̂ as it is now, or where that is going."""
@@ -125,7 +128,7 @@ class Race:
         np.divide(servers.total, np.float32(count), out=servers.move)
         servers.total[:] = 0
         share = count / STREAMS
-        rate = point.lr * share_of_peak(self._settled // STREAMS, point.work.steps)
+        rate = point.lr * share_of_peak(self._settled // STREAMS, point)
         for group in self._optimizer.param_groups:
             group.update(part_of_step({"beta1": point.beta1, "beta2": BETA2}, rate, share, min(share, 1.0)))
         for state in self._optimizer.state.values():

@@ -15,7 +15,6 @@ from wire.config import OptimizerConfig
 
 STREAMS = 4
 WEIGHT_DECAY, BETA2, CLIP_NORM = 0.1, 0.95, 1.0
-SCHEDULE = OptimizerConfig(schedule="cosine", warmup_steps=100, min_lr_ratio=0.1)
 
 
 class Servers:
@@ -90,8 +89,9 @@ def own_optimizer(point: Point, model: Model) -> torch.optim.Optimizer:
     return train.build_optimizer(model.net, config)
 
 
-def share_of_peak(step: int, steps: int) -> float:
-    return train.share_of_peak(step, SCHEDULE, total_steps=steps)
+def share_of_peak(step: int, point: Point) -> float:
+    schedule = OptimizerConfig(schedule="cosine", warmup_steps=point.warmup, min_lr_ratio=0.1)
+    return train.share_of_peak(step, schedule, total_steps=point.work.steps)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

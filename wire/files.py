@@ -17,7 +17,7 @@ from wire.errors import UsageError
 def own(directory: Path, role: str) -> TextIO:
     """Make the directory, which belongs to this process, a `role`, as long as what is returned is open.
 
-    Raises: UsageError while it is another's.
+    Raises: UsageError while it is another's, or where the file system has no locks.
     """
     directory.mkdir(parents=True, exist_ok=True)
     lock = (directory / "lock").open("w")
@@ -26,6 +26,11 @@ def own(directory: Path, role: str) -> TextIO:
     except BlockingIOError:
         lock.close()
         raise UsageError(f"another {role} works in {directory}; give this one another --data-dir") from None
+    except OSError as error:
+        lock.close()
+        raise UsageError(
+            f"{directory} cannot be locked ({error}); give a --data-dir on a disk of this machine"
+        ) from None
     return lock
 
 

@@ -22,7 +22,6 @@ from wire.clock import Deadline, monotonic_clock
 from wire.codec import kernels
 from wire.config import Config, complete, environment, load
 from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, Unreachable, UsageError
-from wire.files import own
 from wire.launchers import place_in
 from wire.memory import keep_freed_memory
 from wire.metrics import Samples
@@ -254,23 +253,20 @@ def run(
     Raises: SparsyncError, with the exit code that it knows.
     """
     logs = log_to_stderr("worker", name, form=telemetry.log_format)
-    with own(data_dir, "worker"):
-        identity = data_dir / "identity.json"
-        identity.unlink(missing_ok=True)  # of a process before; health checks take it for having joined
-        attach(
-            coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s, logs=logs
-        )
-        assert _attachment is not None
-        _attachment.write_identity(identity)
-        watched = watch(_attachment, telemetry.metrics, name=name, data_dir=data_dir, security=security)
-        try:
-            _run_script(script or str(Path(__file__).parent.parent / "sparsync" / "lm" / "train.py"), args)
-        finally:
-            _end_in_peace()
-            _attachment.vitals.end("this worker ends")
-            watched.close()
-            _attachment.detach()
-            gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
+    identity = data_dir / "identity.json"
+    identity.unlink(missing_ok=True)  # of a process before; health checks take it for having joined
+    attach(coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s, logs=logs)
+    assert _attachment is not None
+    _attachment.write_identity(identity)
+    watched = watch(_attachment, telemetry.metrics, name=name, data_dir=data_dir, security=security)
+    try:
+        _run_script(script or str(Path(__file__).parent.parent / "sparsync" / "lm" / "train.py"), args)
+    finally:
+        _end_in_peace()
+        _attachment.vitals.end("this worker ends")
+        watched.close()
+        _attachment.detach()
+        gc.freeze()  # the interpreter's last collection would take seconds over torch's modules
     return 0
 
 
@@ -313,8 +309,8 @@ def attach(
     Raises: Unreachable, UsageError, ModelMismatch, ProtocolMismatch.
     """
     global _attachment
+    keep_freed_memory()  # first: the C library makes no arenas fewer
     chosen = choose_device(device)
-    keep_freed_memory()
     with heartbeat.starting() as heart:
         kernels.warm()  # compiled or loaded before the others wait for this worker
         reply = asyncio.run(_join(coordinator, name, chosen, security, join_timeout_s))

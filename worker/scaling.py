@@ -13,7 +13,7 @@ from wire.errors import UsageError
 def unscale(scaler: Any, inner: torch.optim.Optimizer) -> bool:
     """Undo the loss scale unless the loop did, and update the scaler; whether a gradient overflowed.
 
-    Raises: UsageError when the loop unscaled, or stepped, by another optimizer: what it did would be done twice.
+    Raises: UsageError when the loop gave it another optimizer: of a part of `inner`, what it did would be done twice.
     """
     if scaler is None or not scaler.is_enabled():
         return False
@@ -22,7 +22,7 @@ def unscale(scaler: Any, inner: torch.optim.Optimizer) -> bool:
         raise UsageError(
             "the scaler was given another optimizer since the last session.step; expected that of sparsync.join, as in "
             f"scaler.unscale_(inner) before clipping, or none. Here inner is {type(inner).__name__}, and its parts are "
-            "never given one by one"
+            "never given one by one; another optimizer of yours needs a scaler of its own"
         )
     try:
         scaler.unscale_(inner)

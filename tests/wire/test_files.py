@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -51,11 +53,20 @@ def test_content_is_forced_before_the_name_and_the_name_before_the_end(
 
 
 def test_a_directory_has_one_process_at_a_time(tmp_path: Path) -> None:
-    with own(tmp_path / "worker-0", "worker"):
+    with own(tmp_path / "ps-0", "server"):
         with pytest.raises(
-            UsageError, match=r"another worker works in .*worker-0; give this one another --data-dir"
+            UsageError, match=r"another server works in .*ps-0; give this one another --data-dir"
         ):
-            own(tmp_path / "worker-0", "worker")
-        with own(tmp_path / "worker-1", "worker"):
+            own(tmp_path / "ps-0", "server")
+        with own(tmp_path / "ps-1", "server"):
             pass
-    own(tmp_path / "worker-0", "worker").close()
+    own(tmp_path / "ps-0", "server").close()
+
+
+def test_where_nothing_can_be_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UsageError, match=r"ps-0 cannot be locked .*--data-dir on a disk of this machine"):
+        own(tmp_path / "ps-0", "server")

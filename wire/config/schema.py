@@ -210,8 +210,8 @@ class OptimizerConfig(Section):
     warmup_steps: int = Field(
         60,
         ge=0,
-        description="steps over which the learning rate rises from 0; give it 3e-5 a step at most where units may be "
-        "late (`async`, `ssp`, a quorum: docs/numerics.md)",
+        description="steps over which the learning rate rises from 0; by 2e-5 a step or little more where units may "
+        "be late (`async`, `ssp`, a quorum: docs/numerics.md)",
     )
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1, description="learning rate at the end, as a share of the peak; not read by `constant`"

@@ -47,7 +47,7 @@ ALL = (*BASELINES, "ddp+muon=1", "diloco+muon=1")
 LONG_UNIT_S = 0.8
 """Of a unit where workers are made slow: longer than it computes, so that few cores can show four machines."""
 SLOWLY = "optimizer.warmup_steps=200"
-"""Late units bear no high learning rate early (docs/numerics.md); who is compared with them has the same."""
+"""Late units bear no high learning rate early (docs/numerics.md). `sync` beside them has the same, `one` has not."""
 FULL: Mapping[str, Mapping[str, Any]] = {
     "scaling": {"modes": modes(), "baselines": ALL, "workers": (2, 4)},
     "links": {
