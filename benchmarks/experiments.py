@@ -34,6 +34,7 @@ from benchmarks.findings import (
     rows,
     worse,
 )
+from sparsync.bench.modes.presets import SLOWLY
 
 COMMON = "--model 4x160x4 --seq-len 128 --batch-size 4 --copies 40 --windows 256"
 LOCAL = "local+sync.local_steps=15"
@@ -151,10 +152,6 @@ def pull(result: Result) -> list[Finding]:
         at_most("k_d = 64 against a dense pull", worse(found, PULLS[64], DENSE_PULL), 0.01),
         at_most("egress a worker, most to least of 2, 4 and 8 workers", spread, 1.05),
     ]
-
-
-SLOWLY = "optimizer.warmup_steps=200"
-"""Late units bear no high learning rate early (docs/numerics.md); who is compared with them has the same."""
 
 
 def speeds(result: Result) -> list[Finding]:
