@@ -87,6 +87,11 @@ def int4(coarse: float = 1.0, feedback: str = "none") -> Codec:
     return Codec(values="int4", feedback=feedback, policy=("1d=fp16",), coarse=coarse)
 
 
+def mxint4(coarse: float = 1.0, feedback: str = "none") -> Codec:
+    """The same with a scale for each 64 elements."""
+    return replace(int4(coarse, feedback), values="mxint4")
+
+
 BY_DEFAULT = Point("step", 0.0, up=int4(4.0, "ef"), down=int4(4.0))
 """What per-step modes send."""
 QUARTER = Codec(1 / 4, "sign1", "ef21", policy=("1d=fp16",))

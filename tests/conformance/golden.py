@@ -34,6 +34,8 @@ SHORT = (("a", [1]), ("b", [2]), ("c", [3, 5]), ("d", [33]))
 """Short blocks of 1, 2, 15 and 33 elements."""
 LONG = (("w", [700]), ("v", [40, 7]))
 """Blocks long enough for gaps of 255 and more."""
+GROUPS = (("a", [65]),)
+"""A group of 64, and one of what is left."""
 MIXED = (("layer.weight", [5, 8]), ("layer.bias", [5]), ("norm.scale", [9]), ("head.weight", [11, 3]))
 
 
@@ -50,7 +52,7 @@ class Case(NamedTuple):
 
 def cases() -> Iterator[Case]:
     """All value codes, whole and top-k; both forms of indices; feedback, policy, random rounding; deltas that set."""
-    for values in ("fp32", "fp16", "bf16", "int8", "int4", "sign", "sign1", "sign2"):
+    for values in ("fp32", "fp16", "bf16", "int8", "int4", "sign", "sign1", "sign2", "mxint4"):
         yield Case(f"push-dense-{values}-ef", PUSH, SHORT, whole(values, feedback="ef"))
         yield Case(f"push-topk-{values}-bitmap", PUSH, SHORT, top(0.5, values, feedback="ef"))
         yield Case(f"push-topk-{values}-gaps", PUSH, LONG, top(1 / 100, values, feedback="ef"))
@@ -59,6 +61,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "push-dense-int4-coarse", PUSH, SHORT, whole("int4", coarse=4.0, feedback="ef"), ("1d=fp16",), steps=3
     )
+    yield Case("push-dense-mxint4-groups", PUSH, GROUPS, whole("mxint4", coarse=3.0, feedback="ef"))
     yield Case("push-topk-sign1-decay", PUSH, SHORT, top(0.2, "sign1", feedback="ef", decay=0.95), steps=3)
     yield Case("push-topk-sign2-ef21", PUSH, SHORT, top(0.2, "sign2", feedback="ef21"))
     yield Case(

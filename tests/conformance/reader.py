@@ -13,10 +13,10 @@ from typing import NamedTuple
 import xxhash
 import zstandard
 
-FP32, FP16, BF16, INT8, INT4, SIGN, SIGN1, SIGN2 = range(8)
-BLOCK = 4096
+FP32, FP16, BF16, INT8, INT4, SIGN, SIGN1, SIGN2, MXINT4 = range(9)
+BLOCK, GROUP = 4096, 64
 SCALES = {FP32: 0, FP16: 1, BF16: 0, INT8: 1, INT4: 1, SIGN: 1, SIGN1: 2, SIGN2: 4}
-CODE_BITS = {FP32: 32, FP16: 16, BF16: 16, INT8: 8, INT4: 4, SIGN: 0, SIGN1: 1, SIGN2: 2}
+CODE_BITS = {FP32: 32, FP16: 16, BF16: 16, INT8: 8, INT4: 4, SIGN: 0, SIGN1: 1, SIGN2: 2, MXINT4: 4}
 
 
 class Refused(Exception):
@@ -119,9 +119,9 @@ def limits(chain: Chain, blocks: list[Block]) -> tuple[int, ...]:
     bitmap = sum((n + 7) // 8 for n in lengths)
     return (
         0 if density is None else 2 * len(blocks),
-        2 * SCALES[chain.values] * len(blocks),
+        sum(map(groups, kept)) if chain.values == MXINT4 else 2 * SCALES[chain.values] * len(blocks),
         0 if density is None else max(gaps, bitmap),
-        sum((k + 7) // 8 for k in kept) if chain.values >= SIGN else 0,
+        sum((k + 7) // 8 for k in kept) if SIGN <= chain.values <= SIGN2 else 0,
         sum((k * CODE_BITS[chain.values] + 7) // 8 for k in kept),
     )
 
@@ -150,7 +150,10 @@ def read_blocks(
             indices = (
                 read_bitmap(indices_raw, count, block) if bitmap else read_gaps(indices_raw, count, block)
             )
-        scales = [bfloat16(scales_raw.unpack("<H")[0]) for _ in range(SCALES[chain.values])]
+        if chain.values == MXINT4:
+            scales = [power_of_two(scales_raw.unpack("<B")[0]) for _ in range(groups(count))]
+        else:
+            scales = [bfloat16(scales_raw.unpack("<H")[0]) for _ in range(SCALES[chain.values])]
         demand(all(math.isfinite(s) and math.copysign(1, s) > 0 for s in scales), "a scale that is none")
         numbers = read_values(chain.values, count, scales, signs, codes)
         demand(all(math.isfinite(x) for x in numbers), "a number that is none")
@@ -218,6 +221,10 @@ def read_values(kind: int, count: int, scales: list[float], signs: Bytes, codes:
         return [float32(integer(bits, 8) * scales[0]) for bits in codes.fields(count, 8)]
     if kind == INT4:
         return [float32(integer(bits, 4) * scales[0]) for bits in codes.fields(count, 4)]
+    if kind == MXINT4:
+        return [
+            float32(integer(bits, 4) * scales[j // GROUP]) for j, bits in enumerate(codes.fields(count, 4))
+        ]
     negative, levels = signs.fields(count, 1), codes.fields(count, CODE_BITS[kind])
     return [-scales[level] if minus else scales[level] for minus, level in zip(negative, levels, strict=True)]
 
@@ -226,6 +233,17 @@ def bfloat16(bits: int) -> float:
     """The number whose upper 16 float32 bits these are."""
     number: float = struct.unpack("<f", struct.pack("<I", bits << 16))[0]
     return number
+
+
+def groups(count: int) -> int:
+    """Of so many elements."""
+    return (count + GROUP - 1) // GROUP
+
+
+def power_of_two(exponent: int) -> float:
+    """What a group's byte stands for."""
+    demand(exponent < 255, "a scale that is none")
+    return 2.0 ** (exponent - 127) if exponent else 0.0
 
 
 def integer(field: int, bits: int) -> float:

@@ -67,7 +67,7 @@ def targets() -> Iterator[Target]:
 
 
 def _pushes() -> Iterator[tuple[Push, Blocks]]:
-    for values in ("fp32", "fp16", "bf16", "int8", "int4", "sign", "sign1", "sign2"):
+    for values in ("fp32", "fp16", "bf16", "int8", "int4", "sign", "sign1", "sign2", "mxint4"):
         yield push("dense", 1.0, values, "ef"), FEW
         yield push("topk", 0.25, values, "ef"), FEW
     yield push("topk", 1.0, "int8", "ef"), FEW

@@ -273,10 +273,11 @@ def test_what_an_unset_codec_stands_for(way: str, keys: str, expected: tuple[str
 
 
 @pytest.mark.parametrize("way", ["push", "pull"])
-def test_coarse_steps_are_those_of_int4(way: str) -> None:
-    config = load(None, [f"{way}.values=int4", f"{way}.coarse=4"], {}).config
-    assert getattr(config, way).coarse == 4
-    with pytest.raises(ConfigError, match='only "int4" reads it'):
+def test_coarse_steps_are_those_of_whole_numbers_of_four_bits(way: str) -> None:
+    for values in ("int4", "mxint4"):
+        config = load(None, [f"{way}.values={values}", f"{way}.coarse=4"], {}).config
+        assert getattr(config, way).coarse == 4
+    with pytest.raises(ConfigError, match='only "int4" and "mxint4" read it'):
         load(None, [f"{way}.values=sign1", f"{way}.coarse=4"], {})
     with pytest.raises(ConfigError, match="≥ 1 and ≤ 16"):
         load(None, [f"{way}.values=int4", f"{way}.coarse=17"], {})

@@ -267,6 +267,12 @@ def refuse_not_finite(bad: int, blocks: Blocks) -> None:
         )
 
 
+def expect_bytes(section: str, raw: memoryview, expected: int) -> None:
+    """Raises: DamagedFrame where a section is not as long as blocks and counts ask for."""
+    if len(raw) != expected:
+        raise DamagedFrame(f"{section}: {len(raw)} bytes, expected {expected} for these blocks and counts")
+
+
 def check_density(density: float) -> None:
     """Raises: ValueError outside 0 < density <= 1."""
     if not (math.isfinite(density) and 0 < density <= 1):

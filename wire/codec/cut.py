@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from wire.codec.base import Blocks, check_density
 from wire.codec.policy import rules
+from wire.codec.scales import scale_bytes
 from wire.codec.values import AUTO, COARSEST, Values
 from wire.layout import BLOCK, Layout
 
@@ -33,8 +34,8 @@ ESCAPE = 255
 class Chain(NamedTuple):
     """density: share of each block that is kept, None = whole blocks. values: their code.
 
-    densest: share that is kept at most, where the first frames of a run are denser; else None. coarse: of int4, by
-    how much its steps are longer than those of least error: fewer bits, which readers need not know of.
+    densest: share that is kept at most, where the first frames of a run are denser; else None. coarse: of int4 and
+    mxint4, by how much steps are longer than those of least error: fewer bits, which readers need not know of.
     """
 
     density: float | None
@@ -100,7 +101,7 @@ class Part:
         gaps = 0 if chain.whole else int((kept + (blocks.lengths - kept) // ESCAPE).sum())
         return (
             0 if chain.whole else 2 * blocks.count,
-            2 * chain.values.scales * blocks.count,
+            scale_bytes(chain.values, kept),
             0 if chain.whole else max(gaps, blocks.bitmap_bytes),
             int(((kept + 7) >> 3).sum()) if chain.values.signed_apart else 0,
             int(((kept * chain.values.code_bits + 7) >> 3).sum()),
@@ -183,9 +184,9 @@ def main_chain(
     if codec not in AUTO:
         raise ValueError(f"codec {codec!r}: expected 'dense' or 'topk'")
     code = Values.named(values, codec=codec)
-    if not 1 <= coarse <= COARSEST or (coarse != 1 and code is not Values.INT4):
+    if not 1 <= coarse <= COARSEST or (coarse != 1 and not code.stepped):
         raise ValueError(
-            f"coarse = {coarse:g} of {code.name.lower()} values: expected 1, or of int4 1 to {COARSEST:g}"
+            f"coarse = {coarse:g} of {code.name.lower()} values: expected 1, or of int4 and mxint4 1 to {COARSEST:g}"
         )
     if codec == "dense":
         return Chain(None, code, coarse=coarse)

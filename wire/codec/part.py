@@ -2,7 +2,7 @@
 
 Sections:
     counts   uint16 a block          kept elements (top-k only): ceil(density * length), fewer where the rest is zero
-    scales   bfloat16 numbers        as many a block as the values have (`wire.codec.values`); finite, not negative
+    scales   numbers or exponents    as many a block as the values have (`wire.codec.scales`)
     indices  gaps, or a bitmap       gap = distance from the index before, less one; 255 = 255 and more to come
     signs    one bit an element      1 = negative; each block begins at a byte
     codes    bits of the values      each block begins at a byte
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wire.codec import kernels
-from wire.codec.base import Blocks, DamagedFrame, Frame, Plane, buffers_of, refuse_not_finite
+from wire.codec.base import Blocks, DamagedFrame, Frame, Plane, buffers_of, expect_bytes, refuse_not_finite
 from wire.codec.cut import Part
 from wire.codec.feedback import Feedback
 from wire.codec.frame import (
@@ -36,6 +36,7 @@ from wire.codec.frame import (
     squeeze,
 )
 from wire.codec.parallel import in_order
+from wire.codec.scales import pack_scales, read_scales
 from wire.codec.values import Values
 
 F32 = NDArray[np.float32]
@@ -72,7 +73,8 @@ class Planes(NamedTuple, Generic[P]):
 
 
 class Raw(NamedTuple):
-    """What an encoder makes of a part: counts uint16[n], scales uint16[n, L], and the bytes of the other sections."""
+    """What an encoder makes of a part: counts uint16[n], scales uint16[n, L] (bits of bfloat16 numbers, or exponents),
+    and the bytes of the other sections."""
 
     counts: U16
     scales: U16
@@ -131,7 +133,7 @@ def part_bytes(part: Part, raw: Raw) -> bytes:
     )
     sections = [
         EMPTY if chain.whole else _section(raw.counts, squeezed=True),
-        _section(raw.scales, squeezed=True),
+        _section(pack_scales(chain.values, raw.scales, raw.counts), squeezed=True),
         index_section,
         _section(raw.signs),
         _section(raw.codes, squeezed=chain.values.entropy),
@@ -168,7 +170,7 @@ def _decode_part(part: Part, content: Content) -> Values32:
         )
     counts = blocks.lengths.astype(np.uint16) if chain.whole else _counts(counts_raw, part)
     found = None if chain.whole else _read_indices(indices_raw, indices, counts, blocks)
-    scales = _scales(scales_raw, blocks, chain.values)
+    scales = read_scales(chain.values, scales_raw, counts)
     return Values32(part, counts, found, _values(chain.values, scales, signs, codes, counts))
 
 
@@ -200,7 +202,7 @@ def _indices(gaps: U8, counts: U16, blocks: Blocks) -> tuple[Indices, Section]:
 
 
 def _counts(raw: memoryview, part: Part) -> U16:
-    _expect_bytes("counts", raw, 2 * part.blocks.count)
+    expect_bytes("counts", raw, 2 * part.blocks.count)
     counts: U16 = np.frombuffer(raw, dtype="<u2").astype(np.uint16)
     if (counts > part.most_kept).any():
         raise DamagedFrame(
@@ -210,21 +212,12 @@ def _counts(raw: memoryview, part: Part) -> U16:
     return counts
 
 
-def _scales(raw: memoryview, blocks: Blocks, values: Values) -> F32:
-    """float32[n, scales]."""
-    _expect_bytes("scales", raw, 2 * values.scales * blocks.count)
-    bits = np.frombuffer(raw, dtype="<u2").reshape(blocks.count, values.scales)
-    if (bits > kernels.LARGEST_BFLOAT16).any():
-        raise DamagedFrame("a scale that is negative, infinite or NaN: the frame was not made by this codec")
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
 def _read_indices(raw: memoryview, kind: Indices, counts: U16, blocks: Blocks) -> U16:
     """uint16[K]."""
     indices = np.empty(int(counts.sum(dtype=np.int64)), np.uint16)
     data = np.frombuffer(raw, dtype=np.uint8)
     if kind is Indices.BITMAP:
-        _expect_bytes("bitmap", raw, blocks.bitmap_bytes)
+        expect_bytes("bitmap", raw, blocks.bitmap_bytes)
         fits = kernels.read_bitmap(data, counts, blocks.lengths, indices)
     else:
         fits = kernels.read_gaps(data, counts, blocks.lengths, indices)
@@ -236,8 +229,8 @@ def _read_indices(raw: memoryview, kind: Indices, counts: U16, blocks: Blocks) -
 def _values(kind: Values, scales: F32, signs: memoryview, codes: memoryview, counts: U16) -> F32:
     """float32[K]."""
     wide = counts.astype(np.int64)
-    _expect_bytes("signs", signs, int(((wide + 7) >> 3).sum()) if kind.signed_apart else 0)
-    _expect_bytes("codes", codes, int(((wide * kind.code_bits + 7) >> 3).sum()))
+    expect_bytes("signs", signs, int(((wide + 7) >> 3).sum()) if kind.signed_apart else 0)
+    expect_bytes("codes", codes, int(((wide * kind.code_bits + 7) >> 3).sum()))
     if kind is Values.FP32:
         return _floats(codes)
     values = np.empty(int(wide.sum()), np.float32)
@@ -257,8 +250,3 @@ def _floats(codes: memoryview) -> F32:
     if not np.isfinite(values).all():
         raise DamagedFrame("NaN or infinity among the values: the frame was not made by this codec")
     return values
-
-
-def _expect_bytes(section: str, raw: memoryview, expected: int) -> None:
-    if len(raw) != expected:
-        raise DamagedFrame(f"{section}: {len(raw)} bytes, expected {expected} for these blocks and counts")

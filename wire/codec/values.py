@@ -10,6 +10,9 @@
 | sign  | 1               | 1                                    | ± the level                                   |
 | sign1 | 1 + 1           | 2, ascending                         | ± one of two levels (Lloyd's of the block)    |
 | sign2 | 1 + 2           | 4, ascending                         | ± one of four levels                          |
+| mxint4| 4               | a byte for each 64: its exponent     | -7..7 x a power of two                        |
+
+The last one is made as the microscaling formats of the Open Compute Project (OCP MX, 2023) are.
 
 This module imports neither numba nor torch.
 """
@@ -30,11 +33,17 @@ class Values(enum.IntEnum):
     SIGN = 5
     SIGN1 = 6
     SIGN2 = 7
+    MXINT4 = 8
 
     @property
     def scales(self) -> int:
-        """bfloat16 numbers a block."""
+        """Numbers a block, of mxint4 the most."""
         return _SCALES[self]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether each group of elements has its own scale."""
+        return self is Values.MXINT4
 
     @property
     def code_bits(self) -> int:
@@ -44,12 +53,17 @@ class Values(enum.IntEnum):
     @property
     def signed_apart(self) -> bool:
         """Whether signs have a section of their own."""
-        return self >= Values.SIGN
+        return self in (Values.SIGN, Values.SIGN1, Values.SIGN2)
 
     @property
     def entropy(self) -> bool:
         """Whether codes are worth a try of zstd: their numbers are far from equally frequent."""
-        return self in (Values.INT4, Values.SIGN1, Values.SIGN2)
+        return self in (Values.INT4, Values.SIGN1, Values.SIGN2, Values.MXINT4)
+
+    @property
+    def stepped(self) -> bool:
+        """Whether its steps may be coarse."""
+        return self in (Values.INT4, Values.MXINT4)
 
     @property
     def unbiased(self) -> bool:
@@ -69,6 +83,10 @@ class Values(enum.IntEnum):
 AUTO = {"dense": Values.FP32, "topk": Values.SIGN1}
 """What "auto" means beside each codec."""
 COARSEST = 16.0
-"""Of int4, by how much its steps may be longer: next to nothing is sent then but the largest elements of a block."""
-_SCALES = (0, 1, 0, 1, 1, 1, 2, 4)
-_CODE_BITS = (32, 16, 16, 8, 4, 0, 1, 2)
+"""Of int4 and mxint4, by how much steps may be longer: next to nothing is sent then but the largest elements."""
+GROUP = 64
+"""Elements of a block, of those that are kept, that share a scale in mxint4."""
+GROUPS = 4096 // GROUP
+"""Of a whole block."""
+_SCALES = (0, 1, 0, 1, 1, 1, 2, 4, GROUPS)
+_CODE_BITS = (32, 16, 16, 8, 4, 0, 1, 2, 4)

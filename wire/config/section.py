@@ -10,7 +10,7 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Density = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-ValueCode = Literal["auto", "fp32", "fp16", "bf16", "int8", "int4", "sign", "sign1", "sign2"]
+ValueCode = Literal["auto", "fp32", "fp16", "bf16", "int8", "int4", "sign", "sign1", "sign2", "mxint4"]
 Policy = tuple[str, ...] | None
 
 

@@ -14,6 +14,7 @@ from wire.config.section import Density, Policy, Section, ValueCode, Weight
 CodecName = Literal["auto", "topk", "dense"]
 Coarse = Annotated[float, Field(ge=1, le=COARSEST, allow_inf_nan=False)]
 SIGNS = ("sign", "sign1", "sign2")
+STEPPED = ("int4", "mxint4")
 
 
 class PushConfig(Section):
@@ -41,8 +42,8 @@ class PushConfig(Section):
     )
     coarse: Coarse | None = Field(
         None,
-        description="of `int4`: its steps are so many times those of least error, 1 to 16: fewer bits, and more for "
-        f"the feedback to make good. Without it 1 where `int4` was asked for, else {told('push.coarse')}",
+        description="of `int4` and `mxint4`: their steps are so many times those of least error, 1 to 16: fewer bits, "
+        f"and more for the feedback to make good. Without it 1 where values were chosen, else {told('push.coarse')}",
     )
     feedback: Literal["auto", "none", "ef", "ef21"] = Field(
         "auto",
@@ -143,7 +144,7 @@ class PullConfig(Section):
     )
     coarse: Coarse | None = Field(
         None,
-        description=f"as `push.coarse`. Without it 1 where `int4` was asked for, else {told('pull.coarse')}",
+        description=f"as `push.coarse`. Without it 1 where values were chosen, else {told('pull.coarse')}",
     )
     policy: Policy = Field(None, description="parameters that are published whole; as `push.policy`")
 
@@ -180,10 +181,10 @@ def chosen(way: PushConfig | PullConfig) -> Chosen:
 def _check_coarse(section: str, way: PushConfig | PullConfig) -> None:
     """Raises: ValueError where nothing reads the key."""
     codec, values, _ = chosen(way)
-    if way.coarse not in (None, 1) and values != "int4":
+    if way.coarse not in (None, 1) and values not in STEPPED:
         raise ValueError(
             f'{section}.coarse = {way.coarse:g} beside {section}.codec = "{codec}" and {section}.values = "{values}": '
-            f'only "int4" reads it; leave it out, or set {section}.values'
+            f'only "int4" and "mxint4" read it; leave it out, or set {section}.values'
         )
 
 

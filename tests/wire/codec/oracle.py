@@ -12,9 +12,19 @@ from wire.codec import kernels as ks
 from wire.codec.kernels.levels import LLOYD_ROUNDS, REACH
 
 N = 4096
-KINDS = {"fp32": 0, "fp16": 1, "bf16": 2, "int8": 3, "int4": 4, "sign": 5, "sign1": 6, "sign2": 7}
-CODE_BITS = (32, 16, 16, 8, 4, 0, 1, 2)
-SCALES = (0, 1, 0, 1, 1, 1, 2, 4)
+KINDS = {
+    "fp32": 0,
+    "fp16": 1,
+    "bf16": 2,
+    "int8": 3,
+    "int4": 4,
+    "sign": 5,
+    "sign1": 6,
+    "sign2": 7,
+    "mxint4": 8,
+}
+CODE_BITS = (32, 16, 16, 8, 4, 0, 1, 2, 4)
+SCALES = (0, 1, 0, 1, 1, 1, 2, 4, 64)
 LARGEST = np.finfo(np.float32).max
 DENORMAL = np.float32(2.0**-149)
 
@@ -45,7 +55,7 @@ def encode(
     """Sections of the rows of `source`, whole (kept < 0) or their top-k."""
     n = len(source)
     sizes = np.array(lengths or [N] * n, np.int32)
-    counts, scales = np.empty(n, np.uint16), np.empty((n, SCALES[values]), np.uint16)
+    counts, scales = np.empty(n, np.uint16), np.full((n, SCALES[values]), 0xAAAA, np.uint16)
     gaps, signs, codes = (np.full(size * n, 0xAA, np.uint8) for size in (N + 16, N // 8, 4 * N))
     state = np.zeros_like(source) if state is None else state
     gap_bytes, sign_bytes, code_bytes, bad = ks.encode_blocks(
@@ -70,15 +80,16 @@ def encode(
     return Sections(counts, scales, gaps[:gap_bytes], signs[:sign_bytes], codes[:code_bytes], bad)
 
 
-def wide(scales: np.ndarray) -> np.ndarray:
-    """bfloat16 bits as float32."""
-    return (scales.astype(np.uint32) << 16).view(np.float32)
+def wide(scales: np.ndarray, places: int = 16) -> np.ndarray:
+    """float32 numbers of these upper bits."""
+    return (scales.astype(np.uint32) << places).view(np.float32)
 
 
 def read(values: int, s: Sections) -> np.ndarray:
     """The numbers that the codes stand for."""
     out = np.empty(int(s.counts.sum(dtype=np.int64)), np.float32)
-    assert ks.read_values(values, wide(s.scales), s.counts, s.signs, s.codes, out)
+    scales = wide(s.scales, 23 if values == ks.MXINT4 else 16)
+    assert ks.read_values(values, scales, s.counts, s.signs, s.codes, out)
     return out
 
 
@@ -171,6 +182,27 @@ def oracle_integers(
     return np.where(c < 0, -q, q).astype(np.float32) * scale
 
 
+def oracle_groups(c: np.ndarray, coarse: float = 1.0) -> np.ndarray:
+    """mxint4, a group of 64 at a time."""
+    return np.concatenate([oracle_group(c[at : at + 64], coarse) for at in range(0, c.size, 64)])
+
+
+def oracle_group(c: np.ndarray, coarse: float) -> np.ndarray:
+    largest = float(np.abs(c).max())
+    if not largest:
+        return np.zeros_like(c)
+    h, e = fixed_point(c, 22), -126
+    total, squares = sum(h), sum(m * m for m in h)
+    if total:
+        s = (squares / total / 2 - 5 / 16 * (total / len(h))) * coarse
+        e = max(
+            min(math.floor(math.log2(s * math.sqrt(2))) + exponent(largest) - 22, exponent(largest), 124),
+            -126,
+        )
+    q = np.minimum(np.rint(np.abs(c).astype(np.float64) * 2.0**-e), 7)
+    return np.where(c < 0, 0 - q, q).astype(np.float32) * np.float32(2.0**e)
+
+
 def oracle_levels(c: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """(class of each element, levels)."""
     m, e = fixed_point(c, 30), exponent(float(np.abs(c).max()))
@@ -228,6 +260,8 @@ def oracle(
         return np.clip(half, -most, most).astype(np.float32) * np.float32(2.0**e)
     if values in (ks.INT8, ks.INT4):
         return oracle_integers(c, values, where, key, number)
+    if values == ks.MXINT4:
+        return oracle_groups(c)
     if not largest:
         return np.copysign(np.float32(0), c)
     classes, levels = oracle_levels(c, 1 << values - ks.SIGN)

@@ -38,7 +38,11 @@ DENSITIES = (None, 1 / 4096, 1 / 64, 0.25, 1.0)
 LARGEST = np.finfo(np.float32).max
 CHAINS = [
     *(Chain(*pair) for pair in itertools.product(DENSITIES, Values)),
-    *(Chain(None, Values.INT4, coarse=coarse) for coarse in (3.0, 16.0)),
+    *(
+        Chain(None, values, coarse=coarse)
+        for values in (Values.INT4, Values.MXINT4)
+        for coarse in (3.0, 16.0)
+    ),
 ]
 
 

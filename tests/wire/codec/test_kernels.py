@@ -18,6 +18,7 @@ from tests.wire.codec.oracle import (
     gaussian,
     indices,
     oracle,
+    oracle_groups,
     oracle_integers,
     read,
     top,
@@ -52,7 +53,7 @@ def test_each_value_kind_with_top_k(name: str) -> None:
                 assert not sections.codes.size and not sections.signs.size and not sections.scales.any()
 
 
-@pytest.mark.parametrize("name", ["fp16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("name", ["fp16", "bf16", "int8", "int4", "mxint4"])
 def test_no_element_overshoots(name: str) -> None:
     """|c - C(c)| <= |c|: what is sent never adds to what is left."""
     for block in HARD.values():
@@ -70,7 +71,18 @@ def test_coarse_steps_are_the_formulas(coarse: float) -> None:
         assert value.any() == bool(np.abs(block).max() >= 2.0**-126)
 
 
-@pytest.mark.parametrize("values", range(8))
+@pytest.mark.parametrize("coarse", [1.5, 3.0, 16.0])
+def test_coarse_steps_of_groups_are_the_formulas(coarse: float) -> None:
+    """And each group that holds anything sends something, however small beside the others."""
+    for label, block in HARD.items():
+        value = read(ks.MXINT4, encode(block[None], ks.MXINT4, coarse=coarse))
+        exactly(value, oracle_groups(block, coarse))
+        assert (np.abs(block - value.astype(np.float64)) <= np.abs(block.astype(np.float64))).all()
+        found, largest = (np.abs(x).reshape(-1, 64).max(1) for x in (value, block))
+        assert (found > 0)[largest >= 2.0**-126].all(), label
+
+
+@pytest.mark.parametrize("values", range(9))
 def test_sections_are_joined_byte_by_byte(values: int) -> None:
     """Blocks of odd lengths one after the other are the sections of each alone."""
     blocks = np.stack([gaussian(seed=seed) for seed in range(4)])
@@ -308,6 +320,8 @@ def test_gaps_of_255_and_more_escape() -> None:
         pytest.param(ks.INT8, b"\x7f\x80\x81", id="-128 in int8"),
         pytest.param(ks.INT4, b"\x78\x01", id="-8 in int4"),
         pytest.param(ks.INT4, b"\x77\x11", id="half a byte behind the end of int4"),
+        pytest.param(ks.MXINT4, b"\x87\x01", id="-8 in mxint4"),
+        pytest.param(ks.MXINT4, b"\x77\x11", id="half a byte behind the end of mxint4"),
         pytest.param(ks.SIGN1, b"\x0a", id="bits behind the end of sign1"),
         pytest.param(ks.SIGN2, b"\x40", id="bits behind the end of sign2"),
         pytest.param(ks.INT8, b"\x7f\x7f", id="a code too few"),
@@ -316,19 +330,19 @@ def test_gaps_of_255_and_more_escape() -> None:
 )
 def test_wrong_codes_are_refused(values: int, codes: bytes) -> None:
     scales = np.ones((1, SCALES[values]), np.float32)
-    signs = np.zeros(1 if values >= ks.SIGN else 0, np.uint8)
+    signs = np.zeros(1 if ks.SIGN <= values <= ks.SIGN2 else 0, np.uint8)
     out, counts = np.empty(3, np.float32), np.array([3], np.uint16)
     assert not ks.read_values(values, scales, counts, signs, np.frombuffer(codes, np.uint8), out)
 
 
-@pytest.mark.parametrize("values", [ks.FP16, ks.INT8, ks.INT4])
+@pytest.mark.parametrize("values", [ks.FP16, ks.INT8, ks.INT4, ks.MXINT4])
 def test_an_overflow_after_scaling_is_refused(values: int) -> None:
     scales, out, counts = (
         np.full((1, 1), 2.0**127, np.float32),
         np.empty(2, np.float32),
         np.array([2], np.uint16),
     )
-    codes = {ks.FP16: b"\0\0\0\x40", ks.INT8: b"\0\2", ks.INT4: b"\x20"}[values]
+    codes = {ks.FP16: b"\0\0\0\x40", ks.INT8: b"\0\2", ks.INT4: b"\x20", ks.MXINT4: b"\x20"}[values]
     assert not ks.read_values(
         values, scales, counts, np.empty(0, np.uint8), np.frombuffer(codes, np.uint8), out
     )
@@ -395,6 +409,18 @@ def test_int4_beats_the_scale_of_the_largest() -> None:
         found = read(ks.INT4, encode(HARD[label][None], ks.INT4))
         scale = np.abs(c).max() / 7
         assert np.sum((c - found) ** 2) < gain * np.sum((c - np.rint(c / scale) * scale) ** 2)
+
+
+def test_groups_have_a_fraction_of_the_error_where_they_differ() -> None:
+    """Squared error beside each group's own size, with a scale a group and with one a block."""
+    scale = np.repeat(np.exp2(np.random.default_rng(0).uniform(-6, 0, 64)), 64)
+    c = (gaussian() * scale).astype(np.float32)
+
+    def error(values: int) -> float:
+        left = ((c - read(values, encode(c[None], values)).astype(np.float64)) / scale) ** 2
+        return float(left.sum())
+
+    assert error(ks.MXINT4) < 0.1 * error(ks.INT4)
 
 
 def test_warm_loads_each_kernel() -> None:

@@ -202,6 +202,8 @@ ONE = b"\x80\x3f"
         pytest.param("bf16", b"", b"\0\xc0\x80\x3f\1\0", [-2.0, 1.0, 2.0**-133], id="bf16"),
         pytest.param("int8", b"\0\x3f", b"\x81\1\0", [-63.5, 0.5, 0.0], id="int8"),
         pytest.param("int4", b"\0\x3f", b"\x79\1", [-3.5, 3.5, 0.5], id="int4"),
+        pytest.param("mxint4", b"\x7e", b"\x79\1", [-3.5, 3.5, 0.5], id="mxint4"),
+        pytest.param("mxint4", b"\0", b"\x79\1", [0.0, 0.0, 0.0], id="mxint4 of nothing"),
     ],
 )
 def test_values_made_by_hand_decode_as_documented(
@@ -225,6 +227,11 @@ def test_values_made_by_hand_decode_as_documented(
         pytest.param("int4", ONE, b"\x08\0", id="-8"),
         pytest.param("int4", ONE, b"\1\x10", id="a nibble behind the end"),
         pytest.param("int4", b"\x7f\x7f", b"\2\0", id="int4 that overflows"),
+        pytest.param("mxint4", b"\x7f", b"\x08\0", id="-8 of a group"),
+        pytest.param("mxint4", b"\xff", b"\1\0", id="an exponent of 255"),
+        pytest.param("mxint4", b"\xfe", b"\2\0", id="mxint4 that overflows"),
+        pytest.param("mxint4", b"\x7f\x7f", b"\1\0", id="a scale too many"),
+        pytest.param("mxint4", b"", b"\1\0", id="a scale too few"),
     ],
 )
 def test_codes_that_no_writer_makes_are_refused(values: str, scale: bytes, codes: bytes) -> None:

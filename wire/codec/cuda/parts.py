@@ -58,7 +58,7 @@ class _Sections(NamedTuple):
         counts, gap_sizes, scales, gaps, signs, codes, bad = copied
         blocks = bad.size
         ends = np.concatenate([[0], np.cumsum(gap_sizes.view(np.uint16), dtype=np.int64)])
-        wide = scales.view(np.uint16).reshape(blocks, group.chain.values.scales)
+        wide = scales.view(np.uint16).reshape(blocks, -1)
         signs, codes = signs.reshape(blocks, -1), codes.reshape(blocks, -1)
         return cls(counts.view(np.uint16), ends, wide, gaps, signs, codes, bad)
 

@@ -23,8 +23,9 @@ from wire.codec.cuda.levels import (
     round_levels,
     top_exponent,
 )
+from wire.codec.kernels.groups import MOST_EXPONENT, ROOT_OF_TWO
 from wire.codec.kernels.kernel import LARGEST_BFLOAT16, SMALLEST_NORMAL_BFLOAT16
-from wire.codec.values import Values
+from wire.codec.values import GROUP, Values
 
 LOW_32 = 0xFFFFFFFF
 SIGN_BIT = -0x80000000
@@ -45,7 +46,7 @@ class Kept(NamedTuple):
 
 
 class Coded(NamedTuple):
-    """scales int[n, L]: bfloat16 bits, zero where all is zero; signs uint8[n, …], codes, v."""
+    """scales int[n, L]: bfloat16 bits, or exponents, zero where all is zero; signs uint8[n, …], codes, v."""
 
     scales: torch.Tensor
     signs: torch.Tensor
@@ -54,12 +55,14 @@ class Coded(NamedTuple):
 
 
 def encode(kept: Kept, values: Values, coarse: float, key: int) -> Coded:
-    """Codes of a kind. coarse: of int4's steps. key: of the stochastic rounding of int8; 0: to nearest."""
+    """Codes of a kind. coarse: of int4's and mxint4's steps. key: of the random rounding of int8; 0: to nearest."""
     none = torch.empty((kept.x.shape[0], 0), dtype=torch.uint8, device=kept.x.device)
     if values.signed_apart:
         return _signs(kept, values)
     if values in (Values.INT8, Values.INT4):
         scales, codes, v = _integers(kept, values, coarse, key)
+    elif values is Values.MXINT4:
+        scales, codes, v = _grouped(kept, coarse)
     elif values is Values.FP16:
         scales, codes, v = _halves(kept)
     elif values is Values.BF16:
@@ -105,8 +108,7 @@ def _integers(
         scale = torch.minimum(scale, _int4_scale(kept, scale, coarse))
     y = kept.x.abs() * inverse_of(scale)[:, None]
     q = _stochastic(y, kept, key) if values is Values.INT8 and key else (y + ROUNDER) - ROUNDER
-    whole = q.clamp(max=steps).to(torch.int8)
-    whole = torch.where(kept.x.view(torch.int32) < 0, -whole, whole)
+    whole = _signed(q.clamp(max=steps), kept.x)
     scale = torch.where(kept.largest > 0, scale, 0)[:, None]
     v = whole.float() * float_of(scale << 16)
     return (
@@ -114,6 +116,41 @@ def _integers(
         whole.view(torch.uint8) if values is Values.INT8 else pack(whole.view(torch.uint8) & 15, 4),
         v,
     )
+
+
+def _grouped(kept: Kept, coarse: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(scales, codes, v), a group of 64 a row in between."""
+    blocks, width = kept.x.shape
+    wide = -width % GROUP
+    x = functional.pad(kept.x, (0, wide)).view(-1, GROUP)
+    valid = None if kept.valid is None else functional.pad(kept.valid, (0, wide)).view(-1, GROUP)
+    largest = functional.pad(kept.keys, (0, wide)).view(-1, GROUP).amax(1)
+    exponent = _group_exponent(x, valid, largest, coarse)
+    q = (x.abs() * float_of((254 - exponent) << 23)[:, None] + ROUNDER) - ROUNDER
+    whole = _signed(q.clamp(max=7), x)
+    v = whole.float() * float_of(exponent << 23)[:, None]
+    nibbles = whole.view(torch.uint8).view(blocks, -1) & 15
+    return exponent.view(blocks, -1), pack(nibbles, 4), v.view(blocks, -1)[:, :width]
+
+
+def _group_exponent(
+    x: torch.Tensor, valid: torch.Tensor | None, largest: torch.Tensor, coarse: float
+) -> torch.Tensor:
+    """int64[rows]: biased, 0 where all is zero."""
+    h = (fixed_point(x, largest) >> 8).long()
+    number = torch.full_like(largest, GROUP) if valid is None else valid.sum(1).clamp(min=1)
+    top = top_exponent(largest)
+    s = _of_least_error(h, number) * coarse * ROOT_OF_TWO
+    exponent = (s.view(torch.int64) >> 52) - 1023 + top - 22
+    exponent = torch.minimum(exponent, top.clamp(max=MOST_EXPONENT)).clamp(min=1)
+    exponent = torch.where(h.sum(1) == 0, 1, exponent)
+    return torch.where(largest == 0, 0, exponent)
+
+
+def _signed(q: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """int8: magnitudes q with the signs of x."""
+    whole = q.to(torch.int8)
+    return torch.where(x.view(torch.int32) < 0, -whole, whole)
 
 
 def _signs(kept: Kept, values: Values) -> Coded:
@@ -167,11 +204,17 @@ def _int4_scale(kept: Kept, most: torch.Tensor, coarse: float) -> torch.Tensor:
     number = (
         torch.full_like(kept.numbers, h.shape[1]) if kept.valid is None else kept.valid.sum(1).clamp(min=1)
     )
-    total, squares = h.sum(1), h.square().sum(1)
-    sums = total.clamp(min=1).double()
-    s = (squares.double() / sums) * 0.5 - (total.double() / number.double()) * 0.3125
+    total = h.sum(1)
+    s = _of_least_error(h, number)
     bits = (s * coarse * power_of_two(top_exponent(kept.largest) - 149)).float().view(torch.int32)
     return torch.where(total == 0, most, nearest_bfloat16(bits).clamp(min=SMALLEST_NORMAL_BFLOAT16))
+
+
+def _of_least_error(h: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+    """float64[rows]: about the step of least squared error, of magnitudes h int64[rows, …], `number` a row."""
+    total, squares = h.sum(1), h.square().sum(1)
+    sums = total.clamp(min=1).double()
+    return (squares.double() / sums) * 0.5 - (total.double() / number.double()) * 0.3125
 
 
 def _stochastic(y: torch.Tensor, kept: Kept, key: int) -> torch.Tensor:

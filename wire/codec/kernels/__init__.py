@@ -2,7 +2,8 @@
 
 All arithmetic is fixed: plain float32 multiplications and adds without contraction for planes, integers for
 every sum over elements, so that no order of summation shows. Legend: n blocks, k kept elements of one, K of all.
-    rows, numbers int64[n] · lengths, kept int32[n] · counts uint16[n] · scales uint16[n, L] (bfloat16 bits)
+    rows, numbers int64[n] · lengths, kept int32[n] · counts uint16[n]
+    scales uint16[n, L] (bfloat16 bits or exponents)
     gaps uint8[…] · signs uint8[…] · codes uint8[…]: sections, each block's bits begin at a byte
 
 Modes, for the source s, the compressed c and what its codes stand for, C(c):
@@ -11,7 +12,8 @@ Modes, for the source s, the compressed c and what its codes stand for, C(c):
     RESIDUAL  state = decay state + s; c = state; state -= C(c)
     TRACK     c = s - state; state += C(c)
     MOMENTUM  momentum = (1 - eta) momentum + eta s; c = momentum - state; state += C(c)
-Told in full in values.py (value kinds, random numbers), levels.py (sign codes), indices.py and select.py.
+Told in full in values.py (value kinds, random numbers), groups.py (mxint4), levels.py (sign codes), indices.py and
+select.py.
 Kernels release the GIL and are cached on disk; `python -m wire.codec.kernels` fills the cache.
 """
 
@@ -33,7 +35,7 @@ from wire.codec.kernels.encode import (
 from wire.codec.kernels.indices import ESCAPE, bitmap_from_gaps, read_bitmap, read_gaps
 from wire.codec.kernels.kernel import LARGEST_BFLOAT16
 from wire.codec.kernels.norm import square_sum
-from wire.codec.kernels.values import BF16, FP16, FP32, INT4, INT8, SIGN, SIGN1, SIGN2
+from wire.codec.kernels.values import BF16, FP16, FP32, INT4, INT8, MXINT4, SIGN, SIGN1, SIGN2
 
 __all__ = [
     "BF16",
@@ -45,6 +47,7 @@ __all__ = [
     "INT8",
     "LARGEST_BFLOAT16",
     "MOMENTUM",
+    "MXINT4",
     "PLAIN",
     "RESIDUAL",
     "SIGN",

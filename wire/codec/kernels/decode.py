@@ -8,9 +8,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from wire.codec.kernels.kernel import F32, I32, I64, INFINITY, MAGNITUDE, SLACK, U8, U16, int64, kernel
+from wire.codec.kernels.kernel import BLOCK, F32, I32, I64, INFINITY, MAGNITUDE, SLACK, U8, U16, int64, kernel
 from wire.codec.kernels.select import BITS_OF
-from wire.codec.kernels.values import BF16, FP16, FP32, INT4, INT8, SIGN, copy_bytes, expand_halves
+from wire.codec.kernels.values import (
+    BF16,
+    FP16,
+    FP32,
+    INT4,
+    INT8,
+    MXINT4,
+    SIGN,
+    SIGN2,
+    copy_bytes,
+    expand_halves,
+)
+from wire.codec.values import GROUP
 
 EIGHT_OF = np.ascontiguousarray(BITS_OF).view(np.uint64).reshape(256)
 """The bits of a byte, one a byte."""
@@ -61,11 +73,12 @@ def _read_int8(scales: F32, counts: U16, codes: U8, out: F32) -> bool:
 
 
 @kernel
-def _read_int4(scales: F32, counts: U16, codes: U8, out: F32) -> bool:
+def _read_nibbles(group: int, scales: F32, counts: U16, codes: U8, out: F32) -> bool:
+    """INT4, and MXINT4, where each `group` elements of a block have the next scale."""
     nibbles, code_at, at, least = np.empty(SLACK, np.uint8), 0, 0, np.int32(0)
     pairs, low, high = nibbles.view(np.uint16), np.uint16(0x0F), np.uint16(0x0F00)
     for b in range(counts.size):
-        k, scale = int64(counts[b]), scales[b, 0]
+        k = int64(counts[b])
         size = (k + 1) >> 1
         own, into = codes[code_at : code_at + size], out[at : at + k]
         for p in range(size):
@@ -73,10 +86,12 @@ def _read_int4(scales: F32, counts: U16, codes: U8, out: F32) -> bool:
             pairs[p] = np.uint16((w & low) | ((w << np.uint16(4)) & high))
         if k & 1 and nibbles[k]:
             return False
-        for j in range(k):
-            q = np.int32(np.int32(nibbles[j] ^ np.uint8(8)) - np.int32(8))
-            least = min(least, q)
-            into[j] = np.float32(q) * scale
+        for first in range(0, k, group):
+            scale = scales[b, first // group]
+            for j in range(first, min(first + group, k)):
+                q = np.int32(np.int32(nibbles[j] ^ np.uint8(8)) - np.int32(8))
+                least = min(least, q)
+                into[j] = np.float32(q) * scale
         code_at += size
         at += k
     return bool(least > np.int32(-8))
@@ -137,10 +152,10 @@ def read_values(values: int, scales: F32, counts: U16, signs: U8, codes: U8, out
     """out float32[K] from scales float32[n, L], finite and not negative.
 
     False where sections or `out` are not as long as the counts ask for, bits stand behind the end of a block,
-    int8 is -128, int4 -8, or a number is infinite or NaN.
+    int8 is -128, int4 or mxint4 -8, or a number is infinite or NaN.
     """
-    code_bits = (32, 16, 16, 8, 4, 0, 1, 2)[values]
-    sign_bits = 1 if values >= SIGN else 0
+    code_bits = (32, 16, 16, 8, 4, 0, 1, 2, 4)[values]
+    sign_bits = 1 if SIGN <= values <= SIGN2 else 0
     if out.size != _bytes_of(counts, 8):
         return False
     if signs.size != _bytes_of(counts, sign_bits) or codes.size != _bytes_of(counts, code_bits):
@@ -159,7 +174,9 @@ def read_values(values: int, scales: F32, counts: U16, signs: U8, codes: U8, out
     elif values == INT8:
         fine = _read_int8(scales, counts, codes, out)
     elif values == INT4:
-        fine = _read_int4(scales, counts, codes, out)
+        fine = _read_nibbles(BLOCK, scales, counts, codes, out)
+    elif values == MXINT4:
+        fine = _read_nibbles(GROUP, scales, counts, codes, out)
     else:
         return _read_signs(code_bits, scales, counts, signs, codes, bits)
     return bool(fine and _largest(bits) < INFINITY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from wire.codec.kernels.groups import encode_groups
 from wire.codec.kernels.indices import write_gaps
 from wire.codec.kernels.kernel import BLOCK, F32, I32, I64, INFINITY, MAGNITUDE, SLACK, U8, U16, int64, kernel
 from wire.codec.kernels.levels import BIN_BITS, encode_signs
@@ -14,6 +15,7 @@ from wire.codec.kernels.values import (
     FP32,
     INT4,
     INT8,
+    MXINT4,
     encode_bf16,
     encode_fp16,
     encode_fp32,
@@ -141,7 +143,8 @@ def encode_blocks(
 
     A block with NaN or infinity in what is to be compressed ends the work.
     weights: float32[3], decay of the residual, 1 - eta, eta. kept: k of each block; below 0 the block is sent whole.
-    coarse: of int4's steps. key: of the stochastic rounding of int8 (0: to nearest), with the blocks' global `numbers`.
+    coarse: of int4's and mxint4's steps. key: of the stochastic rounding of int8 (0: to nearest), with the blocks'
+    global `numbers`.
     """
     c, x, v = np.empty(SLACK, np.float32), np.empty(SLACK, np.float32), np.empty(SLACK, np.float32)
     keys, picked = np.empty(SLACK, np.int32), np.empty(SLACK, np.int32)
@@ -187,6 +190,8 @@ def encode_blocks(
                 values, coarse, key, numbers[b], u, u_bits, places, k, largest, fixed, v, small, scales[b], codes,
                 code_at,
             )  # fmt: skip
+        elif values == MXINT4:
+            code_at = encode_groups(coarse, u, u_bits, u_keys, k, v, small, scales[b], codes, code_at)
         else:
             sign_at, code_at = encode_signs(
                 scales[b], u, u_bits, u_keys, k, largest, fixed, tied, sums, small, v_bits, signs, sign_at,

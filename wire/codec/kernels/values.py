@@ -15,6 +15,7 @@ int4   h = trunc(|c| 2^(22-e)), 2^e <= max |c| (levels.py);
        s = ((sum h^2 / sum h) / 2 - 5/16 (sum h / k)) coarse, in float64; scale = the lesser of bfloat16 nearest to
        s 2^(e-22), and of max |c| / max(7 / coarse, 1) rounded up (the latter where all h are 0); limits, inverse and
        nearest as int8, at most 7; two's complement nibbles, low one first
+mxint4 as int4, with a scale a group: groups.py
 sign…  the signs; classes of levels.py, 0, 1, 2 bits an element, low bits first
 
 r = hash(seed + 0x9E3779B9 i) >> 8 for element i of its block, all mod 2^32, where
@@ -43,7 +44,7 @@ from wire.codec.kernels.kernel import (
 from wire.codec.kernels.levels import fixed_point
 from wire.codec.values import Values
 
-FP32, FP16, BF16, INT8, INT4, SIGN, SIGN1, SIGN2 = (int(kind) for kind in Values)
+FP32, FP16, BF16, INT8, INT4, SIGN, SIGN1, SIGN2, MXINT4 = (int(kind) for kind in Values)
 
 ROUNDER = np.float32(12582912.0)
 """1.5 * 2^23: added and taken away, it rounds what is below 2^22 to nearest, ties to even."""

@@ -1,0 +1,80 @@
+"""mxint4: whole numbers times a power of two for each group of 64 elements.
+
+Of each group that is not all 0: h = trunc(|c| 2^(22-t)), 2^t <= max |c| < 2^(t+1) (t = -126 where the maximum is less);
+s = ((sum h^2 / sum h) / 2 - 5/16 (sum h / n)) coarse in float64, n its elements; the scale is 2^e, e the exponent of
+s sqrt(2) 2^(t-22) (so that 2^e is the power of two nearest to s by ratio), at least -126, at most t and 124; -126 where
+all h are 0. q = |c| 2^-e rounded to nearest, ties to even, at most 7, with the sign of c.
+The sums are of whole numbers below 2^53 and so exact in any order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from wire.codec.kernels.kernel import F32, F64, I32, I64, U8, U16, int64, kernel
+from wire.codec.kernels.values import ROUNDER, pack_nibbles
+from wire.codec.values import GROUP, GROUPS
+
+ROOT_OF_TWO = math.sqrt(2.0)
+MOST_EXPONENT = 251
+"""Biased; 7 times the scale is still finite."""
+
+
+@kernel
+def _exponent(x: F32, keys: I32, first: int, n: int, coarse: float, one: F64, one_bits: I64) -> int:
+    """The biased exponent of a group's scale, 0 where all is zero. Behind its n elements there are zeros."""
+    largest, total, squares = np.int32(0), np.int32(0), int64(0)
+    for j in range(first, first + GROUP):
+        largest = max(largest, keys[j])
+    if largest == 0:
+        return 0
+    top = max(int64(largest) >> 23, 1)
+    one_bits[0] = (149 - top + 1023) << 52
+    up = one[0]
+    for j in range(first, first + GROUP):
+        h = np.int32(np.float64(abs(x[j])) * up)
+        total += h
+        squares += int64(h) * int64(h)
+    if total == 0:
+        return 1
+    s = (np.float64(squares) / np.float64(total)) * 0.5 - (np.float64(total) / np.float64(n)) * 0.3125
+    one[0] = s * coarse * ROOT_OF_TWO
+    return max(min((int64(one_bits[0]) >> 52) - 1023 + top - 22, top, MOST_EXPONENT), 1)
+
+
+@kernel
+def encode_groups(
+    coarse: float,
+    x: F32,
+    bits: I32,
+    keys: I32,
+    k: int,
+    v: F32,
+    whole: U8,
+    scales: U16,
+    codes: U8,
+    at: int,
+) -> int:
+    """MXINT4; where the next block's codes begin. scales: of this block. x, keys are zeroed behind k."""
+    groups = (k + GROUP - 1) // GROUP
+    scale_bits, inverse_bits = np.empty(GROUPS, np.int32), np.empty(GROUPS, np.int32)
+    scale, inverse, one = scale_bits.view(np.float32), inverse_bits.view(np.float32), np.empty(1, np.float64)
+    zero, most, low = np.int32(0), np.float32(7.0), np.int32(15)
+    for j in range(k, groups * GROUP):
+        x[j], keys[j] = 0.0, 0
+    for g in range(groups):
+        n = min(GROUP, k - g * GROUP)
+        exponent = _exponent(x, keys, g * GROUP, n, coarse, one, one.view(np.int64))
+        scales[g] = exponent
+        scale_bits[g], inverse_bits[g] = exponent << 23, (254 - exponent) << 23
+    for g in range(groups):
+        up, down = inverse[g], scale[g]
+        for j in range(g * GROUP, (g + 1) * GROUP):
+            q = np.int32(min((abs(x[j]) * up + ROUNDER) - ROUNDER, most))
+            q = np.int32(-q) if bits[j] < zero else q
+            whole[j] = np.uint8(q & low)
+            v[j] = np.float32(q) * down
+    whole[k] = 0
+    return pack_nibbles(whole, k, codes, at)
