@@ -2,16 +2,17 @@
 
     python -m benchmarks.soak [--minutes 30] [--warm-up-minutes 10] [--every-s 30]
 
-A small model in short steps, two servers, one worker that stays and one place that is filled anew every `--every-s`
-seconds: by turns it is asked to go (SIGTERM) and killed. Of each process that lives throughout, a heartbeat among them,
-resident memory, descriptors and threads are read every five seconds; the slope is that of a least-squares line behind
-the warm-up.
+A small model in short steps, on so little text that an epoch takes about a minute (a worker keeps the orders of samples
+of two epochs), two servers, one worker that stays and one place that is filled anew every `--every-s` seconds: by turns
+it is asked to go (SIGTERM) and killed. Of each process that lives throughout, a heartbeat among them, resident memory,
+descriptors and threads are read every five seconds; the slope is that of a least-squares line behind the warm-up.
 Writes benchmarks/results/soak.{json,md}.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import os
 import signal
@@ -32,6 +33,7 @@ SETTINGS = {
     "model.layers": 2,
     "model.width": 64,
     "model.heads": 2,
+    "data.source": str(Path(asyncio.__file__).parent),
     "data.seq_len": 64,
     "cluster.servers": 2,
     "cluster.workers": 2,
