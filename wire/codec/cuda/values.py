@@ -23,7 +23,7 @@ from wire.codec.cuda.levels import (
     round_levels,
     top_exponent,
 )
-from wire.codec.kernels.groups import MOST_EXPONENT, ROOT_OF_TWO
+from wire.codec.kernels.groups import MANTISSA, MOST_EXPONENT, ROOT_OF_TWO
 from wire.codec.kernels.kernel import LARGEST_BFLOAT16, SMALLEST_NORMAL_BFLOAT16
 from wire.codec.values import GROUP, Values
 
@@ -142,7 +142,8 @@ def _group_exponent(
     top = top_exponent(largest)
     s = _of_least_error(h, number) * coarse * ROOT_OF_TWO
     exponent = (s.view(torch.int64) >> 52) - 1023 + top - 22
-    exponent = torch.minimum(exponent, top.clamp(max=MOST_EXPONENT)).clamp(min=1)
+    most = ((largest.long() + MANTISSA) >> 23).clamp(max=MOST_EXPONENT)
+    exponent = torch.minimum(exponent, most).clamp(min=1)
     exponent = torch.where(h.sum(1) == 0, 1, exponent)
     return torch.where(largest == 0, 0, exponent)
 

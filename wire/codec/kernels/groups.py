@@ -2,9 +2,9 @@
 
 Of each group that is not all 0: h = trunc(|c| 2^(22-t)), 2^t <= max |c| < 2^(t+1) (t = -126 where the maximum is less);
 s = ((sum h^2 / sum h) / 2 - 5/16 (sum h / n)) coarse in float64, n its elements; the scale is 2^e, e the exponent of
-s sqrt(2) 2^(t-22) (so that 2^e is the power of two nearest to s by ratio), at least -126, at most t and 124; -126 where
-all h are 0. q = |c| 2^-e rounded to nearest, ties to even, at most 7, with the sign of c.
-The sums are of whole numbers below 2^53 and so exact in any order.
+s sqrt(2) 2^(t-22) (so that 2^e is the power of two nearest to s by ratio), at least -126, at most 124, and so that
+2^e < 2 max |c|, which therefore is sent; -126 where all h are 0. q = |c| 2^-e rounded to nearest, ties to even, at
+most 7, with the sign of c. The sums are of whole numbers below 2^53 and so exact in any order.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from wire.codec.kernels.values import ROUNDER, pack_nibbles
 from wire.codec.values import GROUP, GROUPS
 
 ROOT_OF_TWO = math.sqrt(2.0)
+MANTISSA = (1 << 23) - 1
 MOST_EXPONENT = 251
 """Biased; 7 times the scale is still finite."""
 
@@ -41,7 +42,8 @@ def _exponent(x: F32, keys: I32, first: int, n: int, coarse: float, one: F64, on
         return 1
     s = (np.float64(squares) / np.float64(total)) * 0.5 - (np.float64(total) / np.float64(n)) * 0.3125
     one[0] = s * coarse * ROOT_OF_TWO
-    return max(min((int64(one_bits[0]) >> 52) - 1023 + top - 22, top, MOST_EXPONENT), 1)
+    most = (int64(largest) + MANTISSA) >> 23
+    return max(min((int64(one_bits[0]) >> 52) - 1023 + top - 22, most, MOST_EXPONENT), 1)
 
 
 @kernel
