@@ -61,7 +61,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "push-dense-int4-coarse", PUSH, SHORT, whole("int4", coarse=4.0, feedback="ef"), ("1d=fp16",), steps=3
     )
-    yield Case("push-dense-mxint4-groups", PUSH, GROUPS, whole("mxint4", coarse=3.0, feedback="ef"))
+    yield Case("push-dense-mxint4-groups", PUSH, GROUPS, whole("mxint4", coarse=1.5, feedback="ef"))
     yield Case("push-topk-sign1-decay", PUSH, SHORT, top(0.2, "sign1", feedback="ef", decay=0.95), steps=3)
     yield Case("push-topk-sign2-ef21", PUSH, SHORT, top(0.2, "sign2", feedback="ef21"))
     yield Case(
