@@ -12,7 +12,14 @@ PULL = "pull"
 KEPT = (32, 64, 128, 256, 1024)
 """Of a block's 4,096 elements."""
 MAGNITUDES = ("sign", "sign1", "sign2")
-WHOLE = (("fp32", "none"), ("bf16", "none"), ("fp16", "none"), ("int8", "none"), ("int4", "ef"), ("mxint4", "ef"))
+WHOLE = (
+    ("fp32", "none"),
+    ("bf16", "none"),
+    ("fp16", "none"),
+    ("int8", "none"),
+    ("int4", "ef"),
+    ("mxint4", "ef"),
+)
 ESTIMATED = (64, 256)
 """Numbers of kept elements that are also measured with an estimate on both sides (EF21)."""
 PULLED = (("topk", 256, "sign1"), ("topk", 1024, "sign1"), ("dense", 4096, "fp32"))

@@ -21,7 +21,7 @@ LISTS = {
         "Modes; keys of the configuration may follow, as in Q:sync+sync.quorum=3; Q: its name.",
     ),
     "baselines": ("NAME[+key=value]…", "one, ddp, ddp-fp16, ddp-powersgd, diloco; or none."),
-    "codecs": ("NAME[+key=value]…", "default, dense, bf16, int8, int4."),
+    "codecs": ("NAME[+key=value]…", "default, dense, bf16, int8, int4, mxint4."),
     "workers": ("N", "Numbers of workers, or ranks; with baselines divisors of --streams."),
     "stragglers": ("PATTERN", "none, slow:4/4/2/1, pauses:0.05/2, stop:10/8 (docs/benchmarks.md)."),
     "links": ("RATE", "Of each worker, both ways: unlimited, 100mbit, 10mbit."),

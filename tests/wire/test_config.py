@@ -160,7 +160,7 @@ def test_a_wrong_type_in_a_file_names_the_file(tmp_path: Path) -> None:
         (['push.policy=["1d=fp64"]'], "push.policy: values 'fp64': expected one of fp32, fp16, bf16, int8"),
         (
             ["push.feedback=none"],
-            'beside push.codec = "dense" with int4 values would lose what is not sent: use "ef"',
+            'beside push.codec = "dense" with mxint4 values would lose what is not sent: use "ef"',
         ),
         (
             ["push.feedback=none", "push.density=0.1"],
@@ -251,9 +251,9 @@ def test_a_weight_that_nothing_reads_is_refused(overrides: list[str], reader: st
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ("", ("dense", "int4", 4.0)),
-        ("mode=local", ("dense", "int4", 6.0)),
-        ("coarse=3", ("dense", "int4", 3.0)),
+        ("", ("dense", "mxint4", {"push": 4.0, "pull": 6.0})),
+        ("mode=local", ("dense", "mxint4", 6.0)),
+        ("coarse=3", ("dense", "mxint4", 3.0)),
         ("values=int4", ("dense", "int4", 1.0)),
         ("codec=dense values=int4", ("dense", "int4", 1.0)),
         ("values=int8", ("dense", "int8", 1.0)),
@@ -264,11 +264,15 @@ def test_a_weight_that_nothing_reads_is_refused(overrides: list[str], reader: st
         ("codec=topk", ("topk", "auto", 1.0)),
     ],
 )
-def test_what_an_unset_codec_stands_for(way: str, keys: str, expected: tuple[str, str, float]) -> None:
+def test_what_an_unset_codec_stands_for(
+    way: str, keys: str, expected: tuple[str, str, float | dict[str, float]]
+) -> None:
     overrides = [f"{'sync' if key.startswith('mode') else way}.{key}" for key in keys.split()]
     config = complete(load(None, overrides, {}).config)
     section = getattr(config, way)
-    assert (section.codec, section.values, section.coarse) == expected
+    *codes, coarse = expected
+    assert [section.codec, section.values] == codes
+    assert section.coarse == (coarse[way] if isinstance(coarse, dict) else coarse)
     assert complete(config) == config
 
 

@@ -12,7 +12,7 @@ BY_ARITHMETIC: dict[str, tuple[Any, Any]] = {
     "push.density": (0.25, 0.0625),
     "pull.density": (0.25, 0.125),
     "push.coarse": (4.0, 6.0),
-    "pull.coarse": (4.0, 6.0),
+    "pull.coarse": (6.0, 6.0),
     "push.decay": (1.0, 1.0),
     "optimizer.name": ("adamw", "muon"),
     "optimizer.lr": (2e-3, 8e-3),

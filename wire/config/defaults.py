@@ -22,7 +22,7 @@ def complete(config: Config) -> Config:
 
 
 def _codec(way: PushConfig | PullConfig) -> dict[str, Any]:
-    """What "auto" stands for; steps are coarse where nobody asked for int4."""
+    """What "auto" stands for; steps are coarse where nobody chose values."""
     codec, values, by_default = chosen(way)
     fine = {} if by_default or way.coarse is not None else {"coarse": 1.0}
     return {"codec": codec, "values": values, **fine}

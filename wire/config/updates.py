@@ -23,7 +23,7 @@ class PushConfig(Section):
     codec: CodecName = Field(
         "auto",
         description="`topk` sends the largest elements of each block; `dense` sends all of them; `auto` is `topk` "
-        "where a density or values of signs are set, else `dense` in `int4` with coarse steps",
+        "where a density or values of signs are set, else `dense` in `mxint4` with coarse steps",
     )
     density: Density | None = Field(
         None,
@@ -37,8 +37,9 @@ class PushConfig(Section):
     warmup_steps: int = Field(0, ge=0, description="steps over which `push.warmup_density` falls")
     values: ValueCode = Field(
         "auto",
-        description="how a sent element is written: exactly, rounded, or as its sign with a level of 0, 1 or 2 bits; "
-        "`auto` is `int4` where the codec is `auto` too, else `fp32` for `dense` and `sign1` for `topk`",
+        description="how a sent element is written: exactly, rounded (`int4` with a scale for each block, `mxint4` "
+        "with one for each 64 elements), or as its sign with a level of 0, 1 or 2 bits; `auto` is `mxint4` where the "
+        "codec is `auto` too, else `fp32` for `dense` and `sign1` for `topk`",
     )
     coarse: Coarse | None = Field(
         None,
@@ -175,7 +176,7 @@ def chosen(way: PushConfig | PullConfig) -> Chosen:
     if way.density is not None or way.warmup_density is not None or way.values in SIGNS:
         return Chosen("topk", way.values, by_default=False)
     by_default = way.values == "auto"
-    return Chosen("dense", "int4" if by_default else way.values, by_default)
+    return Chosen("dense", "mxint4" if by_default else way.values, by_default)
 
 
 def _check_coarse(section: str, way: PushConfig | PullConfig) -> None:

@@ -33,6 +33,7 @@ CODECS: Mapping[str, tuple[str, ...]] = {
     "bf16": (*WHOLE, "push.values=bf16", "pull.values=bf16"),
     "int8": (*WHOLE, "push.values=int8", "pull.values=int8"),
     "int4": (*WHOLE, "push.values=int4", "pull.values=int4"),
+    "mxint4": (*WHOLE, "push.values=mxint4", "pull.values=mxint4"),
 }
 """Name -> keys of the configuration."""
 NO_CODEC = "none"
