@@ -92,7 +92,7 @@ def mxint4(coarse: float = 1.0, feedback: str = "none") -> Codec:
     return replace(int4(coarse, feedback), values="mxint4")
 
 
-BY_DEFAULT = Point("step", 0.0, up=mxint4(4.0, "ef"), down=mxint4(6.0))
+BY_DEFAULT = Point("step", 0.0, up=mxint4(3.0, "ef"), down=mxint4(4.0))
 """What per-step modes send."""
 QUARTER = Codec(1 / 4, "sign1", "ef21", policy=("1d=fp16",))
 SPARSE_STEP = Point("step", 0.0, up=QUARTER, down=sparse(1024, feedback="none"), beta1=0.5)

@@ -251,8 +251,8 @@ def test_a_weight_that_nothing_reads_is_refused(overrides: list[str], reader: st
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ("", ("dense", "mxint4", {"push": 4.0, "pull": 6.0})),
-        ("mode=local", ("dense", "mxint4", 6.0)),
+        ("", ("dense", "mxint4", {"push": 3.0, "pull": 4.0})),
+        ("mode=local", ("dense", "int4", 6.0)),
         ("coarse=3", ("dense", "mxint4", 3.0)),
         ("values=int4", ("dense", "int4", 1.0)),
         ("codec=dense values=int4", ("dense", "int4", 1.0)),

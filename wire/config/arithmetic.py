@@ -9,10 +9,12 @@ from typing import Any
 
 BY_ARITHMETIC: dict[str, tuple[Any, Any]] = {
     "sync.local_steps": (1, 15),
+    "push.values": ("mxint4", "int4"),
+    "pull.values": ("mxint4", "int4"),
     "push.density": (0.25, 0.0625),
     "pull.density": (0.25, 0.125),
-    "push.coarse": (4.0, 6.0),
-    "pull.coarse": (6.0, 6.0),
+    "push.coarse": (3.0, 6.0),
+    "pull.coarse": (4.0, 6.0),
     "push.decay": (1.0, 1.0),
     "optimizer.name": ("adamw", "muon"),
     "optimizer.lr": (2e-3, 8e-3),

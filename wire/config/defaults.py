@@ -11,7 +11,10 @@ from wire.config.updates import PullConfig, PushConfig, chosen
 
 def complete(config: Config) -> Config:
     """`config` with codecs in place of "auto", and with a value for each key of the table."""
-    sections: dict[str, dict[str, Any]] = {"push": _codec(config.push), "pull": _codec(config.pull)}
+    sections: dict[str, dict[str, Any]] = {
+        "push": _codec("push", config.push, config),
+        "pull": _codec("pull", config.pull, config),
+    }
     for key in BY_ARITHMETIC:
         section, _, name = key.partition(".")
         found = sections.setdefault(section, {})
@@ -21,8 +24,10 @@ def complete(config: Config) -> Config:
     return config.model_copy(update=changed)
 
 
-def _codec(way: PushConfig | PullConfig) -> dict[str, Any]:
+def _codec(section: str, way: PushConfig | PullConfig, config: Config) -> dict[str, Any]:
     """What "auto" stands for; steps are coarse where nobody chose values."""
     codec, values, by_default = chosen(way)
+    if by_default:
+        values = default_of(f"{section}.values", local=config.sync.is_local)
     fine = {} if by_default or way.coarse is not None else {"coarse": 1.0}
     return {"codec": codec, "values": values, **fine}

@@ -23,7 +23,7 @@ class PushConfig(Section):
     codec: CodecName = Field(
         "auto",
         description="`topk` sends the largest elements of each block; `dense` sends all of them; `auto` is `topk` "
-        "where a density or values of signs are set, else `dense` in `mxint4` with coarse steps",
+        "where a density or values of signs are set, else `dense` in few bits with coarse steps",
     )
     density: Density | None = Field(
         None,
@@ -38,8 +38,8 @@ class PushConfig(Section):
     values: ValueCode = Field(
         "auto",
         description="how a sent element is written: exactly, rounded (`int4` with a scale for each block, `mxint4` "
-        "with one for each 64 elements), or as its sign with a level of 0, 1 or 2 bits; `auto` is `mxint4` where the "
-        "codec is `auto` too, else `fp32` for `dense` and `sign1` for `topk`",
+        "with one for each 64 elements), or as its sign with a level of 0, 1 or 2 bits; where the codec is "
+        f"`auto` too, `auto` is {told('push.values')}, else `fp32` for `dense` and `sign1` for `topk`",
     )
     coarse: Coarse | None = Field(
         None,
@@ -162,7 +162,7 @@ class PullConfig(Section):
 
 
 class Chosen(NamedTuple):
-    """The codec and the values of one way; by_default: nobody asked for these values."""
+    """The codec and the values of one way; by_default: nobody asked for these values, and local steps have others."""
 
     codec: Literal["topk", "dense"]
     values: ValueCode
@@ -176,7 +176,7 @@ def chosen(way: PushConfig | PullConfig) -> Chosen:
     if way.density is not None or way.warmup_density is not None or way.values in SIGNS:
         return Chosen("topk", way.values, by_default=False)
     by_default = way.values == "auto"
-    return Chosen("dense", "mxint4" if by_default else way.values, by_default)
+    return Chosen("dense", default_of("push.values", local=False) if by_default else way.values, by_default)
 
 
 def _check_coarse(section: str, way: PushConfig | PullConfig) -> None:
