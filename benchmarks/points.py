@@ -75,6 +75,8 @@ class Point:
                 given = dict(raw[name])
                 if "policy" in given:
                     given["policy"] = tuple(given["policy"])
+                if "coarse" in given:
+                    given["coarse"] = float(given["coarse"])
                 raw[name] = kind(**given)
         return cls(**raw)
 
@@ -92,7 +94,7 @@ def mxint4(coarse: float = 1.0, feedback: str = "none") -> Codec:
     return replace(int4(coarse, feedback), values="mxint4")
 
 
-BY_DEFAULT = Point("step", 0.0, up=mxint4(3.0, "ef"), down=mxint4(4.0))
+BY_DEFAULT = Point("step", 0.0, up=mxint4(4.0, "ef"), down=mxint4(5.0))
 """What per-step modes send."""
 QUARTER = Codec(1 / 4, "sign1", "ef21", policy=("1d=fp16",))
 SPARSE_STEP = Point("step", 0.0, up=QUARTER, down=sparse(1024, feedback="none"), beta1=0.5)
@@ -126,7 +128,7 @@ def step() -> Iterator[Point]:
     yield from rates(Point("step", 0.0, up=INT8, down=INT8))
     for coarse in (1.0, 2.0, 3.0, 4.0, 6.0):
         yield from rates(Point("step", 0.0, up=int4(coarse, "ef"), down=int4(coarse)))
-    for up, down in ((3.0, 4.0), (4.0, 6.0), (6.0, 7.0)):
+    for up, down in ((3.0, 4.0), (4.0, 5.0), (4.0, 6.0), (6.0, 7.0)):
         yield from rates(Point("step", 0.0, up=mxint4(up, "ef"), down=mxint4(down)))
     yield from rates(replace(BY_DEFAULT, beta1=0.5))
     yield from rates(SPARSE_STEP)

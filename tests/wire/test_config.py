@@ -251,7 +251,7 @@ def test_a_weight_that_nothing_reads_is_refused(overrides: list[str], reader: st
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ("", ("dense", "mxint4", {"push": 3.0, "pull": 4.0})),
+        ("", ("dense", "mxint4", {"push": 4.0, "pull": 5.0})),
         ("mode=local", ("dense", "int4", 6.0)),
         ("coarse=3", ("dense", "mxint4", 3.0)),
         ("values=int4", ("dense", "int4", 1.0)),
@@ -385,10 +385,12 @@ def test_what_is_read_may_be_set() -> None:
 
 
 def test_defaults_follow_who_runs_the_optimizer() -> None:
-    for mode, density, coarse in (("sync", 0.25, 4.0), ("delayed", 0.25, 4.0), ("local", 0.0625, 6.0)):
+    servers, workers = (0.25, "mxint4", 4.0), (0.0625, "int4", 6.0)
+    for mode, expected in (("sync", servers), ("delayed", servers), ("local", workers)):
         config = load(None, [f"sync.mode={mode}"], {}).config
         assert config.push.density is None
-        assert (complete(config).push.density, complete(config).push.coarse) == (density, coarse)
+        push = complete(config).push
+        assert (push.density, push.values, push.coarse) == expected
     assert complete(load(None, ["sync.mode=local", "push.density=0.5"], {}).config).push.density == 0.5
 
 
