@@ -22,7 +22,7 @@ WHOLE = (
 )
 ESTIMATED = (64, 256)
 """Numbers of kept elements that are also measured with an estimate on both sides (EF21)."""
-PULLED = (("topk", 256, "sign1"), ("topk", 1024, "sign1"), ("dense", 4096, "fp32"))
+PULLED = (("topk", 256, "sign1"), ("topk", 1024, "sign1"), ("dense", 4096, "mxint4"), ("dense", 4096, "fp32"))
 """Codecs of the way down: what a server publishes."""
 HEADLINE = "topk-64-sign1-ef"
 """The codec that the targets speak of."""

@@ -36,6 +36,8 @@ LONG = (("w", [700]), ("v", [40, 7]))
 """Blocks long enough for gaps of 255 and more."""
 GROUPS = (("a", [65]),)
 """A group of 64, and one of what is left."""
+HALF = (("a", [150]),)
+"""Half of it is more than a group."""
 MIXED = (("layer.weight", [5, 8]), ("layer.bias", [5]), ("norm.scale", [9]), ("head.weight", [11, 3]))
 
 
@@ -62,6 +64,7 @@ def cases() -> Iterator[Case]:
         "push-dense-int4-coarse", PUSH, SHORT, whole("int4", coarse=4.0, feedback="ef"), ("1d=fp16",), steps=3
     )
     yield Case("push-dense-mxint4-groups", PUSH, GROUPS, whole("mxint4", coarse=1.5, feedback="ef"))
+    yield Case("push-topk-mxint4-groups", PUSH, HALF, top(0.5, "mxint4", feedback="ef"))
     yield Case("push-topk-sign1-decay", PUSH, SHORT, top(0.2, "sign1", feedback="ef", decay=0.95), steps=3)
     yield Case("push-topk-sign2-ef21", PUSH, SHORT, top(0.2, "sign2", feedback="ef21"))
     yield Case(
@@ -72,6 +75,7 @@ def cases() -> Iterator[Case]:
     yield Case("delta-dense-fp32-set", DELTA, SHORT, whole("fp32"))
     yield Case("delta-dense-int8", DELTA, SHORT, whole("int8"))
     yield Case("delta-dense-int4-coarse", DELTA, SHORT, whole("int4", coarse=6.0))
+    yield Case("delta-dense-mxint4-coarse", DELTA, SHORT, whole("mxint4", coarse=6.0))
     yield Case("delta-topk-sign1", DELTA, LONG, top(1 / 64, "sign1"))
     yield Case("delta-topk-policy", DELTA, MIXED, top(0.25, "sign2"), ("1d=fp32",))
     yield Case("push-no-blocks", PUSH, (), whole("fp32", feedback="none"), steps=1)

@@ -160,7 +160,7 @@ def test_a_wrong_type_in_a_file_names_the_file(tmp_path: Path) -> None:
         (['push.policy=["1d=fp64"]'], "push.policy: values 'fp64': expected one of fp32, fp16, bf16, int8"),
         (
             ["push.feedback=none"],
-            'beside push.codec = "dense" with mxint4 values would lose what is not sent: use "ef"',
+            'beside push.codec = "dense" with four-bit values would lose what is not sent: use "ef"',
         ),
         (
             ["push.feedback=none", "push.density=0.1"],

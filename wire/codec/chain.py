@@ -34,7 +34,7 @@ def push_codec(
     """`codec`: "dense" (whole blocks; `density` is then without meaning) or "topk".
 
     density: kept share of each block. values: their code, "auto" = fp32 for whole blocks and sign1 for top-k.
-    coarse: by how much int4's steps are longer than those of least error, 1 to 16.
+    coarse: by how much steps of int4 and mxint4 are longer than those of least error, 1 to 16.
     feedback: "ef21" (EF21-SGDM, for optimizers on the server), "ef" (error feedback, for linear consumers) or
     "none" (for whole blocks in values that are exact or unbiased). momentum: weight eta of a new gradient in
     EF21-SGDM, 1 = none. decay: of the residual of "ef". carries: whether what is pushed may be given back in part.
@@ -90,7 +90,7 @@ def codecs_of(
 
     `push.feedback = "auto"` is none where values can do without. Else it is EF21-SGDM for top-k before AdamW, which
     would take the spikes of what waited long for large second moments, and error feedback for whole blocks, where
-    nothing waits long (docs/decisions/0025), and before SGD, a linear consumer. In an elastic
+    little waits long (docs/decisions/0025, 0029), and before SGD, a linear consumer. In an elastic
     segment it is error feedback before both: estimates of single units are repeated there by each publication, noise
     and all, while moments that reach back over more publications smooth spikes (docs/decisions/0013).
     """

@@ -22,19 +22,14 @@ REFUSED = "a scale that is negative, infinite or NaN: the frame was not made by 
 
 def scale_bytes(values: Values, counts: NDArray[Any]) -> int:
     """Of the section, where int[n] elements are kept of each block."""
-    return int(groups_of(counts).sum()) if values.grouped else 2 * values.scales * counts.size
-
-
-def groups_of(counts: NDArray[Any]) -> NDArray[np.int64]:
-    """int64[n]: groups of each block."""
-    return (counts.astype(np.int64) + GROUP - 1) // GROUP
+    return int(_groups_of(counts).sum()) if values.grouped else 2 * values.scales * counts.size
 
 
 def pack_scales(values: Values, scales: U16, counts: U16) -> U16 | NDArray[np.uint8]:
     """The section, of scales uint16[n, L]: all of them, or a byte for each group that the block has."""
     if not values.grouped:
         return scales
-    return scales[np.arange(scales.shape[1]) < groups_of(counts)[:, None]].astype(np.uint8)
+    return scales[_there(counts, scales.shape[1])].astype(np.uint8)
 
 
 def read_scales(values: Values, raw: memoryview, counts: U16) -> NDArray[np.float32]:
@@ -49,5 +44,15 @@ def read_scales(values: Values, raw: memoryview, counts: U16) -> NDArray[np.floa
     if (exponents == NO_EXPONENT).any():
         raise DamagedFrame(REFUSED)
     scales = np.zeros((counts.size, values.scales), np.uint32)
-    scales[np.arange(values.scales) < groups_of(counts)[:, None]] = exponents.astype(np.uint32) << 23
+    scales[_there(counts, values.scales)] = exponents.astype(np.uint32) << 23
     return scales.view(np.float32)
+
+
+def _there(counts: U16, most: int) -> NDArray[np.bool_]:
+    """bool[n, most]: which groups a block has."""
+    return np.arange(most) < _groups_of(counts)[:, None]
+
+
+def _groups_of(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """int64[n]: groups of each block."""
+    return (counts.astype(np.int64) + GROUP - 1) // GROUP

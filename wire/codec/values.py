@@ -1,6 +1,6 @@
 """The closed list of value codes: what an element looks like in a frame, and how many bits it takes.
 
-| code  | bits an element | scales a block (bfloat16)            | an element stands for                         |
+| code  | bits an element | scales a block (bfloat16 but mxint4) | an element stands for                         |
 |-------|-----------------|--------------------------------------|-----------------------------------------------|
 | fp32  | 32              | –                                    | itself                                        |
 | fp16  | 16              | 1, a power of two                    | half-precision number x scale                 |
@@ -12,7 +12,7 @@
 | sign2 | 1 + 2           | 4, ascending                         | ± one of four levels                          |
 | mxint4| 4               | a byte for each 64: its exponent     | -7..7 x a power of two                        |
 
-The last one is made as the microscaling formats of the Open Compute Project (OCP MX, 2023) are.
+The last one is made after the microscaling formats of the Open Compute Project (OCP MX, 2023).
 
 This module imports neither numba nor torch.
 """
@@ -20,6 +20,8 @@ This module imports neither numba nor torch.
 from __future__ import annotations
 
 import enum
+
+from wire.layout import BLOCK
 
 
 class Values(enum.IntEnum):
@@ -86,7 +88,7 @@ COARSEST = 16.0
 """Of int4 and mxint4, by how much steps may be longer: next to nothing is sent then but the largest elements."""
 GROUP = 64
 """Elements of a block, of those that are kept, that share a scale in mxint4."""
-GROUPS = 4096 // GROUP
+GROUPS = BLOCK // GROUP
 """Of a whole block."""
 _SCALES = (0, 1, 0, 1, 1, 1, 2, 4, GROUPS)
 _CODE_BITS = (32, 16, 16, 8, 4, 0, 1, 2, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from wire.config.arithmetic import BY_ARITHMETIC, default_of
 from wire.config.tree import Config
@@ -12,8 +12,8 @@ from wire.config.updates import PullConfig, PushConfig, chosen
 def complete(config: Config) -> Config:
     """`config` with codecs in place of "auto", and with a value for each key of the table."""
     sections: dict[str, dict[str, Any]] = {
-        "push": _codec("push", config.push, config),
-        "pull": _codec("pull", config.pull, config),
+        "push": _codec("push", config),
+        "pull": _codec("pull", config),
     }
     for key in BY_ARITHMETIC:
         section, _, name = key.partition(".")
@@ -24,8 +24,9 @@ def complete(config: Config) -> Config:
     return config.model_copy(update=changed)
 
 
-def _codec(section: str, way: PushConfig | PullConfig, config: Config) -> dict[str, Any]:
+def _codec(section: Literal["push", "pull"], config: Config) -> dict[str, Any]:
     """What "auto" stands for; steps are coarse where nobody chose values."""
+    way: PushConfig | PullConfig = getattr(config, section)
     codec, values, by_default = chosen(way)
     if by_default:
         values = default_of(f"{section}.values", local=config.sync.is_local)

@@ -14,7 +14,7 @@ from wire.config.section import Density, Policy, Section, ValueCode, Weight
 CodecName = Literal["auto", "topk", "dense"]
 Coarse = Annotated[float, Field(ge=1, le=COARSEST, allow_inf_nan=False)]
 SIGNS = ("sign", "sign1", "sign2")
-STEPPED = ("int4", "mxint4")
+STEPPED = tuple(values.name.lower() for values in Values if values.stepped)
 
 
 class PushConfig(Section):
@@ -39,7 +39,7 @@ class PushConfig(Section):
         "auto",
         description="how a sent element is written: exactly, rounded (`int4` with a scale for each block, `mxint4` "
         "with one for each 64 elements), or as its sign with a level of 0, 1 or 2 bits; where the codec is "
-        f"`auto` too, `auto` is {told('push.values')}, else `fp32` for `dense` and `sign1` for `topk`",
+        f"`auto` too, `auto` is {told('push.values')}; beside `dense` it is `fp32`, beside `topk` `sign1`",
     )
     coarse: Coarse | None = Field(
         None,
@@ -77,11 +77,11 @@ class PushConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_is_lost_for_good(self) -> Self:
-        codes = self._codes  # whose rules are read whatever the feedback
+        _rules_of("push", self.policy)  # whatever the feedback
         if self.feedback == "none" and not self._leaves_no_rest:
             raise ValueError(
                 f'push.feedback = "none" beside push.codec = "{chosen(self).codec}" with '
-                f"{', '.join(code.name.lower() for code in codes)} values would lose what is not sent: "
+                f"{self._named} values would lose what is not sent: "
                 'use "ef" or "ef21", or "dense" with fp32, fp16, bf16 or int8'
             )
         return self
@@ -90,6 +90,12 @@ class PushConfig(Section):
     def _codes(self) -> list[Values]:
         codec, values, _ = chosen(self)
         return [Values.named(values, codec=codec), *(rule.values for rule in _rules_of("push", self.policy))]
+
+    @property
+    def _named(self) -> str:
+        """The value codes in words; those of the default depend on the mode."""
+        first, *others = (code.name.lower() for code in self._codes)
+        return ", ".join(["four-bit" if chosen(self).by_default else first, *others])
 
     @property
     def _leaves_no_rest(self) -> bool:

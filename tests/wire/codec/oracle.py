@@ -196,7 +196,8 @@ def oracle_group(c: np.ndarray, coarse: float) -> np.ndarray:
     if total:
         s = (squares / total / 2 - 5 / 16 * (total / len(h))) * coarse
         nearest = math.floor(math.log2(s * math.sqrt(2))) + exponent(largest) - 22
-        e = max(min(nearest, math.ceil(math.log2(largest)), 124), -126)
+        fraction, above = math.frexp(largest)
+        e = max(min(nearest, above - (fraction == 0.5), 125), -126)
     q = np.minimum(np.rint(np.abs(c).astype(np.float64) * 2.0**-e), 7)
     return np.where(c < 0, 0 - q, q).astype(np.float32) * np.float32(2.0**e)
 

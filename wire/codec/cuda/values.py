@@ -143,9 +143,7 @@ def _group_exponent(
     s = _of_least_error(h, number) * coarse * ROOT_OF_TWO
     exponent = (s.view(torch.int64) >> 52) - 1023 + top - 22
     most = ((largest.long() + MANTISSA) >> 23).clamp(max=MOST_EXPONENT)
-    exponent = torch.minimum(exponent, most).clamp(min=1)
-    exponent = torch.where(h.sum(1) == 0, 1, exponent)
-    return torch.where(largest == 0, 0, exponent)
+    return torch.where(largest == 0, 0, torch.minimum(exponent, most).clamp(min=1))
 
 
 def _signed(q: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

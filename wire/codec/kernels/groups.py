@@ -2,8 +2,8 @@
 
 Of each group that is not all 0: h = trunc(|c| 2^(22-t)), 2^t <= max |c| < 2^(t+1) (t = -126 where the maximum is less);
 s = ((sum h^2 / sum h) / 2 - 5/16 (sum h / n)) coarse in float64, n its elements; the scale is 2^e, e the exponent of
-s sqrt(2) 2^(t-22) (so that 2^e is the power of two nearest to s by ratio), at least -126, at most 124, and so that
-2^e < 2 max |c|, which therefore is sent; -126 where all h are 0. q = |c| 2^-e rounded to nearest, ties to even, at
+s sqrt(2) 2^(t-22) (so that 2^e is the power of two nearest to s by ratio), at least -126, else at most 125 and so
+that 2^e < 2 max |c|, which therefore is sent; -126 where all h are 0. q = |c| 2^-e rounded to nearest, ties to even, at
 most 7, with the sign of c. The sums are of whole numbers below 2^53 and so exact in any order.
 """
 
@@ -19,13 +19,16 @@ from wire.codec.values import GROUP, GROUPS
 
 ROOT_OF_TWO = math.sqrt(2.0)
 MANTISSA = (1 << 23) - 1
-MOST_EXPONENT = 251
+MOST_EXPONENT = 252
 """Biased; 7 times the scale is still finite."""
 
 
 @kernel
 def _exponent(x: F32, keys: I32, first: int, n: int, coarse: float, one: F64, one_bits: I64) -> int:
-    """The biased exponent of a group's scale, 0 where all is zero. Behind its n elements there are zeros."""
+    """The biased exponent of the scale of the group from `first` on, 0 where all is zero.
+
+    n: its elements, behind which there are zeros up to 64. one: scratch, and the same memory as bits.
+    """
     largest, total, squares = np.int32(0), np.int32(0), int64(0)
     for j in range(first, first + GROUP):
         largest = max(largest, keys[j])
@@ -78,5 +81,4 @@ def encode_groups(
             q = np.int32(-q) if bits[j] < zero else q
             whole[j] = np.uint8(q & low)
             v[j] = np.float32(q) * down
-    whole[k] = 0
     return pack_nibbles(whole, k, codes, at)

@@ -1,7 +1,8 @@
 """What all kernels share: the decorator, the constants of bit patterns, the names of array types.
 
 Numba looks for changes only in the file of the function that it loads from its cache, not in the files of those
-which that one calls. So each cached kernel carries the digest of the whole package as its stamp.
+which that one calls. So each cached kernel carries the digest of the whole package as its stamp, and of the constants
+in `wire.codec.values`, which are compiled in.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ else:
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
-_SOURCES = sorted(Path(__file__).parent.glob("*.py"))
+_SOURCES = [*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "values.py"]
 _STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
 
 
