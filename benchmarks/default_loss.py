@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from wire.codec.values import Values
 from wire.config import complete, load
 
 RESULTS = Path(__file__).parent / "results" / "default_loss.json"
@@ -57,7 +58,8 @@ def main() -> None:
 def sent(codec: str) -> str:
     """What values go up and down, whatever the defaults are by now."""
     config = complete(load(None, [f"{key}={value}" for key, value in CODECS[codec].items()], {}).config)
-    return " / ".join(f"{way.codec} {way.values} {way.coarse:g}" for way in (config.push, config.pull))
+    ways = [(way, Values.named(way.values, codec=way.codec)) for way in (config.push, config.pull)]
+    return " / ".join(f"{values.name.lower()}, coarse {way.coarse:g}" for way, values in ways)
 
 
 def measure(codec: str, lr: float, steps: int) -> dict[str, Any]:
