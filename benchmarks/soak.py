@@ -2,7 +2,7 @@
 
     python -m benchmarks.soak [--minutes 30] [--warm-up-minutes 10] [--every-s 30]
 
-A small model in short steps, on so little text that an epoch takes about a minute (a worker keeps the orders of samples
+A small model in short steps, on so little text that an epoch takes under a minute (a worker keeps the orders of samples
 of two epochs), two servers, one worker that stays and one place that is filled anew every `--every-s` seconds: by turns
 it is asked to go (SIGTERM) and killed. Of each process that lives throughout, a heartbeat among them, resident memory,
 descriptors and threads are read every five seconds; the slope is that of a least-squares line behind the warm-up.
