@@ -5,8 +5,7 @@ A figure of what failed, or diverged, is None, and so is every finding that need
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +51,6 @@ def worse(found: Rows, label: str, than: str) -> float | None:
     """How much higher a method's loss is than another's, as a share."""
     share = ratio(mean(found, label, "loss"), mean(found, than, "loss"))
     return None if share is None else share - 1.0
-
-
-def best_of(found: Rows, labels: Iterable[str]) -> str:
-    """The one with the lowest loss; the first where none has any."""
-    return min(labels, key=lambda label: math.inf if (loss := mean(found, label, "loss")) is None else loss)
-
-
-def moved(found: Rows, label: str) -> float | None:
-    """Bytes of all sockets, both ways."""
-    parts = [mean(found, label, f"bytes_{kind}") for kind in ("up", "down", "state", "control")]
-    return None if None in parts else sum(part for part in parts if part is not None)
 
 
 def figure(value: float | None) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,6 @@ from benchmarks.racing import Race
 from benchmarks.servers import (
     BETA2,
     CLIP_NORM,
-    STREAMS,
     WEIGHT_DECAY,
     Servers,
     own_optimizer,
@@ -78,7 +78,7 @@ class Lagging:
 def run_ddp(point: Point, model: Model, measure: Any) -> Servers | None:
     optimizer = own_optimizer(point, model)
     for step in range(point.work.steps):
-        model.backward(step * STREAMS, units=STREAMS, clip_norm=CLIP_NORM)
+        model.backward(step * point.streams, units=point.streams, clip_norm=CLIP_NORM)
         set_rate(optimizer, point.lr * share_of_peak(step, point))
         optimizer.step()
         measure(step + 1)
@@ -87,7 +87,7 @@ def run_ddp(point: Point, model: Model, measure: Any) -> Servers | None:
 
 def run_step(point: Point, model: Model, measure: Any) -> Servers:
     servers = Servers(point, model)
-    states = [{name: model.plane() for name in servers.push.state_planes} for _ in range(STREAMS)]
+    states = [{name: model.plane() for name in servers.push.state_planes} for _ in range(point.streams)]
     optimizer = adamw(
         model, servers.x, servers.move, lr=point.lr, betas=(point.beta1, BETA2), weight_decay=WEIGHT_DECAY
     )
@@ -104,7 +104,7 @@ def run_step(point: Point, model: Model, measure: Any) -> Servers:
                 courses[stream] = foresight.look(courses[stream], view.base, before, ahead)
                 ahead += view.base
                 model.bind(ahead)
-            unit = step * STREAMS + stream
+            unit = step * point.streams + stream
             model.backward(unit, clip_norm=CLIP_NORM)
             frames = servers.take(model.gradient, state, unit)
             courses[stream] = courses[stream].sent(frames)
@@ -131,7 +131,7 @@ class Stream:
         self._own[:] = base
         self._model.bind(self._own)
         for step in range(first, last):
-            self._model.backward(step * STREAMS + stream, clip_norm=CLIP_NORM)
+            self._model.backward(step * self._point.streams + stream, clip_norm=CLIP_NORM)
             set_rate(self._optimizer, self._point.lr * share_of_peak(step, self._point))
             self._optimizer.step()
         return base - self._own
@@ -139,7 +139,7 @@ class Stream:
 
 def run_local(point: Point, model: Model, measure: Any) -> Servers:
     servers = Servers(point, model)
-    streams = [Stream(point, model, servers) for _ in range(STREAMS)]
+    streams = [Stream(point, model, servers) for _ in range(point.streams)]
     velocity = model.plane() if point.momentum else None
     view = Lagging(model.published, point.lag)
     for number, first in enumerate(range(0, point.work.steps, point.local_steps)):
@@ -147,7 +147,7 @@ def run_local(point: Point, model: Model, measure: Any) -> Servers:
         base = view.base.copy()
         for index, stream in enumerate(streams):
             update = stream.work(base, index, first, last)
-            servers.take(update, stream.state, number * STREAMS + index)
+            servers.take(update, stream.state, number * point.streams + index)
         servers.x -= np.float32(point.alpha) * outer(servers.gather(), velocity, point.momentum)
         view.publish_over()
         servers.publish()
@@ -198,13 +198,21 @@ def run(point: Point) -> dict[str, Any]:
         "parameters": model.layout.numel,
         "data_digest": text.digest,
     }
-    dense = 2 * 4 * model.layout.numel * STREAMS * point.work.steps
+    dense = 2 * 4 * model.layout.numel * point.streams * point.work.steps
     if servers is None:
         return {**result, "bytes": dense, "ratio": 1.0}
     moved = servers.pushed + servers.readers * servers.pulled
     model.published[:] = servers.x
     shares = {"pushed": servers.pushed, "pulled": servers.readers * servers.pulled}
-    return {**result, "loss_x": model.loss(), "bytes": moved, "ratio": dense / moved, **shares}
+    stale = servers.behind / point.streams**2 / point.work.steps
+    return {
+        **result,
+        "loss_x": model.loss(),
+        "bytes": moved,
+        "ratio": dense / moved,
+        **shares,
+        "stale_steps": stale,
+    }
 
 
 # --- results ----------------------------------------------------------------------------------
@@ -230,35 +238,40 @@ class Store:
             file.write(line + "\n")
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("sweep", nargs="*", choices=[*SWEEPS, []])
-    options.add_argument("--point", action="append", default=[], type=json.loads)
-    options.add_argument("--part", default="0/1", help="I/N: every Nth point, from the Ith on")
-    options.add_argument("--seeds", default="0", help="each point with each of them")
-    options.add_argument("--lrs", help="only points at these learning rates")
-    options.add_argument(
-        "--small", action="store_true", help="a small model and few steps, to find one's way"
-    )
-    options.add_argument("--store", type=Path, default=STORE)
-    chosen = options.parse_args()
+def options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """With what `complete` takes."""
+    parser.add_argument("--part", default="0/1", help="I/N: every Nth point, from the Ith on")
+    parser.add_argument("--seeds", default="0", help="each point with each of them")
+    parser.add_argument("--lrs", help="only points at these learning rates")
+    parser.add_argument("--store", type=Path, default=STORE)
+    return parser
+
+
+def complete(points: Iterable[Point], chosen: argparse.Namespace) -> None:
+    """Run those of the points that were chosen and are not in the store yet."""
     torch.set_num_threads(1)
     store = Store(chosen.store)
-    points = [point for name in chosen.sweep for point in SWEEPS[name]()]
-    points += [Point.of(raw) for raw in chosen.point]
-    if chosen.lrs:
-        points = [point for point in points if point.lr in map(float, chosen.lrs.split(","))]
-    if chosen.small:
-        points = [replace(point, work=SMALL) for point in points]
-    seeds = map(int, chosen.seeds.split(","))
-    points = [replace(point, seed=seed) for seed in seeds for point in points]
+    lrs = tuple(map(float, chosen.lrs.split(","))) if chosen.lrs else ()
+    tuned = [point for point in points if not lrs or point.lr in lrs]
+    seeded = [replace(point, seed=int(seed)) for seed in chosen.seeds.split(",") for point in tuned]
     part, parts = map(int, chosen.part.split("/"))
-    for point in points[part::parts]:
+    for point in seeded[part::parts]:
         if store.measured(point):
             continue
         result = run(point)
         store.add(point, result)
         print(f"{result['loss']:.4f} {result['ratio']:8.1f}x {result['wall_s']:6.0f} s  {point}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sweep", nargs="*", choices=[*SWEEPS, []])
+    parser.add_argument("--point", action="append", default=[], type=json.loads)
+    parser.add_argument("--small", action="store_true", help="a small model and few steps, to find one's way")
+    chosen = options(parser).parse_args()
+    points = [point for name in chosen.sweep for point in SWEEPS[name]()]
+    points += [Point.of(raw) for raw in chosen.point]
+    complete((replace(point, work=SMALL) if chosen.small else point for point in points), chosen)
 
 
 if __name__ == "__main__":

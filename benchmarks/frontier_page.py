@@ -8,11 +8,10 @@ A gap is against DDP with AdamW or with Muon, tuned the same way, over the same 
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.figures import RESULTS, table
@@ -40,11 +39,12 @@ HIGHEST_GAP = 0.15
 
 @dataclass(frozen=True)
 class Row:
-    """A method at its learning rate: losses by seed."""
+    """A method at the best of its learning rates: losses by seed."""
 
     point: Point
     losses: Mapping[int, float]
     ratio: float
+    rates: tuple[float, ...]
 
     @property
     def loss(self) -> float:
@@ -60,33 +60,38 @@ class Row:
 
 
 def rows(runs: Iterable[Run]) -> list[Row]:
-    """One for each method of the full workload, tuned."""
-    methods: dict[str, list[tuple[Point, Run]]] = {}
+    """One for each method, tuned."""
+    methods: dict[Point, list[tuple[Point, Run]]] = {}
     for run in runs:
         point = Point.of(run["point"])
-        if point.work == WORK:
-            named = {key: value for key, value in asdict(point).items() if key not in ("lr", "seed")}
-            methods.setdefault(json.dumps(named, sort_keys=True), []).append((point, run))
+        methods.setdefault(replace(point, lr=0.0, seed=0), []).append((point, run))
     return [tuned(found) for found in methods.values()]
 
 
 def tuned(found: Sequence[tuple[Point, Run]]) -> Row:
-    first = [(run["loss"], point) for point, run in found if point.seed == 0 and math.isfinite(run["loss"])]
-    _, best = min(first, key=lambda pair: pair[0])
+    first = [(point, run["loss"]) for point, run in found if point.seed == 0]
+    best, _ = min(first, key=lambda pair: pair[1] if math.isfinite(pair[1]) else math.inf)
     of_best = [(point.seed, run) for point, run in found if point.lr == best.lr]
-    return Row(best, {seed: run["loss"] for seed, run in of_best}, of_best[0][1]["ratio"])
+    tried = tuple(sorted({point.lr for point, _ in found}))
+    return Row(best, {seed: run["loss"] for seed, run in of_best}, of_best[0][1]["ratio"], tried)
 
 
 def method(point: Point) -> str:
     optimizer = ", Muon" if point.optimizer == "muon" else ""
+    differs = f", R = {point.streams}" if point.streams != 4 else ""
+    differs += f", warm-up {point.warmup}" if point.warmup != 100 else ""
+    differs += "" if point.remembers else ", deltas forget"
+    differs += "" if point.returns else ", nothing returns"
     if point.method == "ddp":
-        return f"DDP{optimizer}"
+        return f"DDP{optimizer}{differs}"
     if point.method == "local":
-        return f"local{optimizer}, H = {point.local_steps}"
+        return f"local{optimizer}, H = {point.local_steps}{differs}"
     if point.method == "async":
-        network = f", over a network, warm-up {point.warmup}" if point.late else ""
-        return f"async, speeds {':'.join(f'{speed:g}' for speed in point.speeds)}{network}"
-    return "delayed" if point.lag else "sync"
+        alike = len(set(point.speeds)) == 1
+        speeds = f"speeds {':'.join(f'{speed:g}' for speed in point.speeds)}"
+        network = ", over a network" if point.late else ""
+        return f"async, {f'{len(point.speeds)} workers' if alike else speeds}{network}{differs}"
+    return f"delayed{differs}" if point.lag else f"sync{differs}"
 
 
 def codec(one: Codec) -> str:
@@ -152,7 +157,7 @@ def plot(found: Sequence[Row], baselines: Sequence[Row]) -> str:
 
 def main() -> None:
     runs = Store(STORE).runs()
-    found = rows(runs)
+    found = [row for row in rows(runs) if row.point.work == WORK and row.point.remembers]
     baselines = sorted((r for r in found if r.point.method == "ddp"), key=lambda row: row.point.optimizer)
     (RESULTS / "frontier.md").write_text(page(found, baselines, runs[0]))
     (RESULTS / "frontier.svg").write_text(plot(found, baselines))

@@ -45,7 +45,8 @@ def sparse(k: int, values: str = "sign1", *, feedback: str = "ef", decay: float 
 class Point:
     """One run. `gamma`: of the merge. `alpha`, `momentum`: of the outer step. `lag`: versions that units are
     behind, `ahead`: `sync.look_ahead`. `speeds`: of the workers of `async`; `late`: their pushes take effect
-    after their next unit has begun, as over a network. `optimizer`: of `ddp` and `local`. `warmup`: steps of it."""
+    after their next unit has begun, as over a network. `optimizer`: of `ddp` and `local`. `warmup`: steps of it.
+    `streams`: R. `remembers`: what deltas leave out is kept for later ones; `returns`: so is what staleness takes."""
 
     method: str
     lr: float
@@ -62,6 +63,9 @@ class Point:
     late: bool = False
     optimizer: str = "adamw"
     warmup: int = 100
+    streams: int = 4
+    remembers: bool = True
+    returns: bool = True
     seed: int = 0
     work: Workload = field(default=WORK)
 

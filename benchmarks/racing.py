@@ -18,7 +18,6 @@ from benchmarks.points import Point
 from benchmarks.servers import (
     BETA2,
     CLIP_NORM,
-    STREAMS,
     WEIGHT_DECAY,
     Servers,
     share_of_peak,
@@ -53,17 +52,18 @@ class Race:
 
     def __init__(self, point: Point, model: Model, servers: Servers) -> None:
         self._point, self._model, self._servers = point, model, servers
-        self._units = point.work.steps * STREAMS
+        self._streams = point.streams
+        self._units = point.work.steps * self._streams
         workers = range(len(point.speeds))
         servers.readers = len(workers)
         self._states = [{name: model.plane() for name in servers.push.state_planes} for _ in workers]
-        self._drifts = [Drift(1, streams=STREAMS) for _ in workers]
+        self._drifts = [Drift(1, streams=self._streams) for _ in workers]
         self._optimizer = adamw(
             model, servers.x, servers.move, lr=point.lr, betas=(point.beta1, BETA2), weight_decay=WEIGHT_DECAY
         )
         self._staleness = Staleness(
             0,
-            streams=STREAMS,
+            streams=self._streams,
             aggregate="mean",
             damping=PACE.damping,
             max_staleness=PACE.max_staleness,
@@ -87,12 +87,12 @@ class Race:
             backlog = Backlog(
                 len(self._pending),
                 lanes,
-                STREAMS,
+                self._streams,
                 clock_advanced=self._settled + len(self._pending) == self._units,
             )
             if self._publication.decide(backlog, 0.0).reason:
                 self._publish()
-                measure(self._settled // STREAMS)
+                measure(self._settled // self._streams)
             if not self._point.late:
                 self._begin(unit.worker, unit.ends)
 
@@ -112,13 +112,14 @@ class Race:
         servers, state = self._servers, self._states[unit.worker]
         self._model.bind(unit.base)
         self._model.backward(unit.number, clip_norm=CLIP_NORM)
-        _, factor = self._staleness.weigh(unit.version, unit.worker)
+        behind, factor = self._staleness.weigh(unit.version, unit.worker)
+        servers.behind += behind
         self._staleness.note(self._version, unit.worker)
         servers.take(self._model.gradient, state, unit.number)
         if factor < 1.0:
             rest = np.float32(1.0 - factor) * servers.one
             servers.total -= rest
-            if servers.push.state_planes:
+            if servers.push.state_planes and self._point.returns:
                 state[servers.push.state_planes[-1]] += rest
         self._pending.append(unit.number)
 
@@ -127,8 +128,8 @@ class Race:
         point, servers, count = self._point, self._servers, len(self._pending)
         np.divide(servers.total, np.float32(count), out=servers.move)
         servers.total[:] = 0
-        share = count / STREAMS
-        rate = point.lr * share_of_peak(self._settled // STREAMS, point)
+        share = count / self._streams
+        rate = point.lr * share_of_peak(self._settled // self._streams, point)
         for group in self._optimizer.param_groups:
             group.update(part_of_step({"beta1": point.beta1, "beta2": BETA2}, rate, share, min(share, 1.0)))
         for state in self._optimizer.state.values():
@@ -138,7 +139,7 @@ class Race:
         servers.publish()
         self._version += 1
         self._settled += count
-        outcomes = tuple(Outcome(UnitId.of(0, number, STREAMS), 1.0) for number in self._pending)
+        outcomes = tuple(Outcome(UnitId.of(0, number, self._streams), 1.0) for number in self._pending)
         for drift in self._drifts:
             drift.hear([Delta(0, self._version, b"", step=0, closes=False, outcomes=outcomes)])
         self._pending.clear()

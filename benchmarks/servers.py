@@ -13,7 +13,6 @@ from wire.codec.chain import delta_codec, push_codec
 from wire.codec.cut import Classes
 from wire.config import OptimizerConfig
 
-STREAMS = 4
 WEIGHT_DECAY, BETA2, CLIP_NORM = 0.1, 0.95, 1.0
 
 
@@ -22,7 +21,7 @@ class Servers:
 
     Attributes:
         pushed: bytes of all pushes. pulled: of all deltas, each once.
-        readers: of each delta.
+        readers: of each delta. behind: units that all units together were behind.
     """
 
     def __init__(self, point: Point, model: Model) -> None:
@@ -48,8 +47,9 @@ class Servers:
         self.x = model.published.copy()
         self.total, self.one, self.move = (model.plane() for _ in range(3))
         self.senders = model.plane() if point.gamma else None
+        self.old = None if point.remembers else self.x.copy()
         self.pushed = self.pulled = 0
-        self.readers = STREAMS
+        self.readers, self.behind = point.streams, 0
 
     def take(self, update: Plane, state: dict[str, Plane], unit: int) -> list[list[bytes]]:
         """One unit's push: encoded, decoded, added; its frames."""
@@ -67,18 +67,22 @@ class Servers:
 
     def gather(self) -> Plane:
         """What the units of a round come to, into `move`; the sum begins anew unless it is one of estimates."""
-        np.divide(self.total, np.float32(STREAMS), out=self.move)
+        streams, gamma = self.point.streams, self.point.gamma
+        np.divide(self.total, np.float32(streams), out=self.move)
         if self.senders is not None:
-            gamma = self.point.gamma
-            self.move *= STREAMS**gamma / np.maximum(self.senders, 1.0) ** gamma
+            self.move *= streams**gamma / np.maximum(self.senders, 1.0) ** gamma
             self.senders[:] = 0
         if not self.push.estimates:
             self.total[:] = 0
         return self.move
 
     def publish(self) -> None:
+        published = self.model.published
+        target = self.x if self.old is None else published + (self.x - self.old)
         for blocks in self.model.shards:
-            self.pulled += frame_bytes(self.pull.publish(self.x, self.model.published, blocks))
+            self.pulled += frame_bytes(self.pull.publish(target, published, blocks))
+        if self.old is not None:
+            np.copyto(self.old, self.x)
 
 
 def own_optimizer(point: Point, model: Model) -> torch.optim.Optimizer:

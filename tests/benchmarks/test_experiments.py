@@ -6,20 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.experiments import (
-    DILOCO,
-    EXPERIMENTS,
-    FORCED,
-    GAMMAS,
-    LOCAL,
-    MOMENTA,
-    NO_MEMORY,
-    NOT_RETURNED,
-    PLAIN,
-    RETURNED,
-    Finding,
-    page,
-)
+from benchmarks.experiments import EXPERIMENTS, Finding, page
 from sparsync.bench.modes.presets import QUICK
 from sparsync.cli.bench_modes import grid_of
 from sparsync.cli.bench_modes import modes as command
@@ -82,28 +69,15 @@ def test_one_model_of_each_seed() -> None:
     assert kept(1, result(cases=[case(0, "a"), case(0, "c")])) == [False]
 
 
-def test_bytes_count_only_of_those_that_are_near_enough() -> None:
-    rows = [
-        row("ddp", 2.0),
-        row("ddp+muon=1", 1.8),
-        row("local+sync.local_steps=4", 2.01, bytes_up=10.0),
-        row(LOCAL, 2.1, bytes_up=1.0),
-    ]
-    cases = [{"case": {"method": r["label"]}, "bytes_dense": 10_000.0, "error": ""} for r in rows]
-    assert kept(3, result(*rows, cases=cases)) == [True, False, False, False]
+def test_what_a_worker_receives() -> None:
+    def workers(count: int, down: float) -> dict[str, Any]:
+        return {**result(row("sync", 2.0, bytes_up=down))["groups"][0], "workers": count}
 
-
-@pytest.mark.parametrize(
-    ("loss", "bytes_up", "verdict"), [(2.0, 10.0, [True, True]), (2.02, 100.0, [False, False])]
-)
-def test_against_the_better_diloco(loss: float, bytes_up: float, verdict: list[bool]) -> None:
-    worse, better = (row(label, loss, bytes_up=200.0) for label, loss in zip(DILOCO, (2.1, 2.0), strict=True))
-    assert kept(4, result(worse, better, row(LOCAL, loss, bytes_up=bytes_up))) == verdict
-
-
-def test_without_feedback_it_must_be_worse() -> None:
-    assert kept(5, result(row(LOCAL, 2.0), row(f"{LOCAL}+{NO_MEMORY}", 2.1))) == [True]
-    assert kept(5, result(row(LOCAL, 2.0), row(f"{LOCAL}+{NO_MEMORY}", 2.0))) == [False]
+    flat, grows = ([workers(w, down * w) for w in (2, 4, 8)] for down in (10.0, 10.2))
+    grows[2] = workers(8, 100.0)
+    assert kept(10, {"groups": flat, "cases": []}) == [True]
+    assert kept(10, {"groups": grows, "cases": []}) == [False]
+    assert kept(10, {"groups": flat[:2], "cases": []}) == [None]
 
 
 def test_async_must_be_as_good_and_faster() -> None:
@@ -137,25 +111,3 @@ def test_where_all_failed_nothing_is_said(number: int) -> None:
     failed = [{"case": {"method": "sync", "seed": 0, "lr": 1e-3}, "error": "a process ended with 1"}]
     assert {*kept(number, result(cases=failed))} == {None}
     assert {*kept(number, {"groups": [], "cases": failed})} <= {None}
-
-
-def test_momentum_is_at_its_best_against_none_at_its_best() -> None:
-    plain, momenta = (2.1, 2.0), (1.9, 2.2)
-    found = [row(label, loss) for label, loss in zip((*PLAIN, *MOMENTA), (*plain, *momenta), strict=True)]
-    (finding,) = EXPERIMENTS[6].verdict(result(*found))
-    assert finding.found == pytest.approx(2.0 / 1.9 - 1) and finding.kept is False
-
-
-def test_an_outer_rate_may_do_what_counting_does() -> None:
-    losses = {0: (2.2, 2.1, 2.0), 0.5: (2.0, 2.1, 2.2), 1: (2.1, 2.2, 2.3)}
-    found = [row(label, loss) for g in GAMMAS for label, loss in zip(GAMMAS[g], losses[g], strict=True)]
-    (finding,) = EXPERIMENTS[7].verdict(result(*found))
-    assert finding.found == pytest.approx(0.0) and finding.kept is False
-
-
-@pytest.mark.parametrize(("steps", "limit"), [(2.0, 0.007), (4.0, 0.015), (8.0, 0.03)])
-def test_the_limit_is_by_the_mean_staleness(steps: float, limit: float) -> None:
-    found = [row("sync", 2.0), row(FORCED, 2.0, stale=steps), row(RETURNED, 2.0), row(NOT_RETURNED, 2.1)]
-    first, *rest = EXPERIMENTS[13].verdict(result(*found))
-    assert (first.limit, first.kept) == (limit, True)
-    assert [finding.kept for finding in rest] == ([True] if steps >= 4 else [])
