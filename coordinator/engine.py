@@ -4,7 +4,7 @@
 |-------------------------|---------------------------|------------------------------|
 | core, state, journal    | the event loop            | fsync of the journal (ms)    |
 | a full disk             | one task (`stall`)        | room for the journal         |
-| lines to the shards     | one task each             | the servers                  |
+| lines (`switchboard`)   | one task each             | the servers                  |
 | orders to the workers   | one queue each            | nothing: unbounded, tiny     |
 | a checkpoint            | one task                  | the servers, the disk        |
 | older checkpoints       | one task (`retention`)    | the disk, in threads         |
@@ -16,7 +16,7 @@ import asyncio
 import itertools
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ from coordinator.records import (
 from coordinator.retention import Retention
 from coordinator.shards import ShardLine
 from coordinator.stall import Stall
-from coordinator.state import NOBODY, State
+from coordinator.state import State
+from coordinator.switchboard import Switchboard
 from coordinator.tensorboard import Board
 from coordinator.worker_messages import event_of, message_of
 from wire import trace
@@ -91,9 +92,7 @@ class Engine:
         self.clock = clock
         self.accounts = Accounts({m.incarnation: m.told for m in core.state.members.values() if m.told})
         self.board = Board(out / "tensorboard")
-        self.servers: dict[int, ShardLine] = {}
-        """The lines, by incarnation."""
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self.switchboard = Switchboard(lambda: self.state, self._line, self._spawn)
         self.started = clock.now()
         self.finished = asyncio.Event()
         self._alone = asyncio.Event()
@@ -109,7 +108,6 @@ class Engine:
         self._answers: dict[str, asyncio.Future[object]] = {}
         self._keys = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._evaluator = NOBODY
         self._open_since = 0.0
         """When the open step became that, where spans are told."""
         self.tick_lag_s = Distribution()
@@ -121,13 +119,13 @@ class Engine:
         self._acts: dict[type, Callable[[Any], object]] = {
             a.Answer: self._answer,
             a.Tell: self._tell,
-            a.Command: lambda act: self.lines[act.shard].send(act.command),
-            a.CommandServer: self._command_server,
-            a.OpenShards: lambda act: self._open_shards(),
-            a.Dial: lambda act: self._dial(act.incarnation),
-            a.Dismiss: self._dismiss,
-            a.RestoreShards: lambda act: self._start(self._restore()),
-            a.WriteCheckpoint: lambda act: self._start(self._checkpoint(act.step)),
+            a.Command: lambda act: self.switchboard.primaries[act.shard].send(act.command),
+            a.CommandServer: lambda act: self.switchboard.send(act.incarnation, act.command),
+            a.OpenShards: lambda act: self.switchboard.dial_all(),
+            a.Dial: lambda act: self.switchboard.dial(act.incarnation),
+            a.Dismiss: lambda act: self.switchboard.dismiss(act.incarnation, act.reason),
+            a.RestoreShards: lambda act: self._spawn(self._restore()),
+            a.WriteCheckpoint: lambda act: self._spawn(self._checkpoint(act.step)),
             a.Abdicate: lambda act: self._give_up(StaleIncarnation(act.reason)),
             a.Note: lambda act: self._events.write(act.event, in_steps(act.event, act.fields, self.rounds)),
             a.Quit: lambda act: self.finished.set(),
@@ -355,11 +353,6 @@ class Engine:
         """Raises: StaleIncarnation where nobody in the run goes by it."""
         self._core.desk.worker(incarnation)
 
-    def deny(self) -> None:
-        """Hand the lists of revoked certificates on."""
-        for line in self.servers.values():
-            line.deny()
-
     async def run(self) -> InRun:
         """What is served here."""
         return InRun(self.state.run, self.state.timeline)
@@ -383,8 +376,7 @@ class Engine:
         """Tell the servers who is who before anybody hears that he joined, or is asked to upload or to stand by."""
         members = [self.state.members[record.incarnation]] if isinstance(record, Admitted) else []
         if members or isinstance(record, ROLES):
-            for line in self.servers.values():
-                line.introduce(members)
+            self.switchboard.introduce(members)
 
     def _scalars(self, loss: float | None) -> dict[str, float]:
         """What TensorBoard shows of each step."""
@@ -418,7 +410,7 @@ class Engine:
 
     def _tell(self, action: a.Tell) -> None:
         if isinstance(action.order, a.Plan) and action.order.first:
-            self._ask_to_evaluate(action.incarnation)
+            self.switchboard.choose_evaluator(action.incarnation)
         orders = self._orders.get(action.incarnation)
         if orders is not None:
             orders.put_nowait(
@@ -430,38 +422,7 @@ class Engine:
                 )
             )
 
-    def _ask_to_evaluate(self, incarnation: int) -> None:
-        """A worker hears that it evaluates: the servers may give it x at the end."""
-        if incarnation != self._evaluator:
-            self._evaluator = incarnation
-            for line in self.servers.values():
-                line.introduce(())
-
-    @property
-    def lines(self) -> list[ShardLine]:
-        """The lines to the primaries, by shard."""
-        return [self.servers[placed.incarnation] for placed in self.state.placement]
-
-    def _open_shards(self) -> None:
-        for member in self.state.present("ps"):
-            self._dial(member.incarnation)
-
-    def _dial(self, incarnation: int) -> None:
-        """Open the line to a server anew. Whoever was at its address before is there no more."""
-        line = self._line(incarnation)
-        for other in list(self.servers.values()):
-            if other.address == line.address or other.incarnation == incarnation:
-                self._end_line(other)
-        self.servers[incarnation] = line
-        self._running[incarnation] = self._spawn(line.run())
-
-    def _dismiss(self, action: a.Dismiss) -> None:
-        if (line := self.servers.get(action.incarnation)) is not None:
-            self._end_line(line)
-        self.servers[action.incarnation] = line = self._line(action.incarnation)
-        self._running[action.incarnation] = self._spawn(line.dismiss(action.reason))
-
-    def _line(self, incarnation: int) -> ShardLine:
+    def _line(self, incarnation: int, evaluator: Callable[[], int]) -> ShardLine:
         return ShardLine(
             incarnation,
             self.state,
@@ -469,27 +430,12 @@ class Engine:
             hear=self.hear,
             seq=lambda: self._journal.seq,
             revoked=lambda: self.revoked(),
-            evaluator=lambda: self._evaluator,
+            evaluator=evaluator,
             clock=self.clock,
         )
 
-    def _end_line(self, line: ShardLine) -> None:
-        """From now on nothing is heard of it, whatever is under way."""
-        line.end()
-        del self.servers[line.incarnation]
-        if (task := self._running.pop(line.incarnation)) is not asyncio.current_task():
-            task.cancel()
-        self._spawn(line.close())
-
-    def _command_server(self, action: a.CommandServer) -> None:
-        if (line := self.servers.get(action.incarnation)) is not None:
-            line.send(action.command)
-
-    def _start(self, work: Any) -> None:
-        self._spawn(work)
-
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
@@ -503,7 +449,7 @@ class Engine:
     async def _restore(self) -> None:
         try:
             await CheckpointLoader(
-                Path(self.state.checkpoint), self.state, self.lines, config=self.config
+                Path(self.state.checkpoint), self.state, self.switchboard.primaries, config=self.config
             ).load()
         except StaleIncarnation as error:
             self.hear(e.Fenced(0, str(error)))
@@ -519,7 +465,7 @@ class Engine:
             path, digests = await take_checkpoint(
                 self.out / "checkpoints",
                 self.state,
-                lambda: self.lines,
+                lambda: self.switchboard.primaries,
                 config=self.config,
                 step=self.rounds.first_step(step),
             )
@@ -556,15 +502,13 @@ class Engine:
         if self._core.lingering():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._alone.wait(), limit_s)
-        if running := [task for task in self._running.values() if not task.done()]:
-            await asyncio.wait(running, timeout=min(deadline.remaining(), FINISH_S))
+        await self.switchboard.farewell(min(deadline.remaining(), FINISH_S))
 
     async def close(self) -> None:
         await self._retention.settled()
         for task in list(self._tasks):
             task.cancel()
-        for line in self.servers.values():
-            await line.close()
+        await self.switchboard.close()
         self._journal.close()
         self._events.close()
         self.board.close()

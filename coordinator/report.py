@@ -191,7 +191,7 @@ def _own_rate(engine: Engine, units: int, compute_s: float) -> float | None:
 
 def _servers(engine: Engine) -> list[dict[str, object]]:
     """Primaries by shard, then standbys by shard, then spares."""
-    state, lines = engine.state, engine.servers
+    state, lines = engine.state, engine.switchboard.lines
     placed = {s.incarnation: s for s in state.placement}
     order = [*placed, *(standby.incarnation for _, standby in sorted(state.standbys.items()))]
     order += [m.incarnation for m in state.present("ps") if m.incarnation not in order]

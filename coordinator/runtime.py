@@ -213,7 +213,7 @@ def _open_revocations(engine: Engine, gate: Gate, out: Path) -> Revocations | No
 
     def deny(serials: frozenset[str]) -> None:
         gate.deny(serials)
-        engine.deny()
+        engine.switchboard.deny()
 
     known = open_revocations(engine.security, out, tell=deny)
     if known is not None:
