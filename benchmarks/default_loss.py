@@ -1,37 +1,41 @@
-"""The default run against the dense codec: validation loss and bytes at the sockets, each on the same grid of
-learning rates.
+"""The default run in every mode, and with the dense codec: validation loss, rate, and bytes at the sockets.
 
-    python benchmarks/default_loss.py [--steps 300]
+    python benchmarks/default_loss.py [--steps 300] [--run local]
 
-Every row is a whole `sparsync train` in real processes. Rows that benchmarks/results/default_loss.json holds
-already, from the same data and settings, are not repeated.
+Every row is a whole `sparsync train` in real processes: the default codec and the dense one on a grid of learning
+rates, the modes at the rate that each has by default. Rows that benchmarks/results/default_loss.json holds already, of
+the same run, values sent, rate and steps, are not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
-from wire.codec.values import Values
-from wire.config import complete, load
+from benchmarks.figures import RESULTS, about
+from sparsync.bench.modes.cases import sends
+from wire.config import Config, complete, load
 
-RESULTS = Path(__file__).parent / "results" / "default_loss.json"
+FILE = RESULTS / "default_loss.json"
 LEARNING_RATES = (2e-3, 1e-3, 4e-3)
-CODECS: dict[str, dict[str, object]] = {
-    "default": {},
+RUNS: dict[str, dict[str, object]] = {
     "dense": {"push.codec": "dense", "pull.codec": "dense"},
+    "default": {},
+    "delayed": {"sync.mode": "delayed"},
+    "async": {"sync.mode": "async"},
+    "local": {"sync.mode": "local"},
 }
+TUNED = ("dense", "default")
 KEPT = (
     "val_loss",
     "val_loss_server",
     "train_loss",
+    "wall_s",
+    "tokens_per_s",
     "bytes_pushed",
     "bytes_pulled",
     "bytes_state",
@@ -40,32 +44,33 @@ KEPT = (
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description="validation loss of the default run against dense")
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--steps", type=int, default=300)
-    steps = options.parse_args().steps
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    for lr in LEARNING_RATES:
-        for codec in reversed(CODECS):
-            asked = {"codec": codec, "sent": sent(codec), "lr": lr, "steps": steps}
+    options.add_argument("--run", action="append", choices=RUNS, help="only these")
+    chosen = options.parse_args()
+    rows = json.loads(FILE.read_text())["rows"] if FILE.exists() else []
+    for run in chosen.run or RUNS:
+        for lr in LEARNING_RATES if run in TUNED else (None,):
+            config = configured(run, lr)
+            asked = {"run": run, "sent": sends(config), "lr": config.optimizer.lr, "steps": chosen.steps}
             if not any(asked.items() <= row.items() for row in rows):
-                rows.append(measure(codec, lr, steps))
-                write(rows)
+                rows.append({**asked, **about(), **measure(run, lr, chosen.steps)})
+                FILE.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
                 print(rows[-1], flush=True)
-    best = {codec: min(r["val_loss"] for r in rows if r["sent"] == sent(codec)) for codec in CODECS}
-    print(f"best of each: {best}; default is {best['default'] / best['dense'] - 1:+.2%} against dense")
 
 
-def sent(codec: str) -> str:
-    """What values go up and down, whatever the defaults are by now."""
-    config = complete(load(None, [f"{key}={value}" for key, value in CODECS[codec].items()], {}).config)
-    ways = [(way, Values.named(way.values, codec=way.codec)) for way in (config.push, config.pull)]
-    return " / ".join(f"{values.name.lower()}, coarse {way.coarse:g}" for way, values in ways)
+def configured(run: str, lr: float | None) -> Config:
+    return complete(load(None, settings_of(run, lr), {}).config)
 
 
-def measure(codec: str, lr: float, steps: int) -> dict[str, Any]:
+def settings_of(run: str, lr: float | None) -> list[str]:
+    rate = {} if lr is None else {"optimizer.lr": lr}
+    return [f"{key}={value}" for key, value in {**rate, **RUNS[run]}.items()]
+
+
+def measure(run: str, lr: float | None, steps: int) -> dict[str, Any]:
     """One run, and how many fewer bytes than dense it moved."""
-    settings = {"run.steps": steps, "optimizer.lr": lr, **CODECS[codec]}
-    keys = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
+    keys = [word for setting in (f"run.steps={steps}", *settings_of(run, lr)) for word in ("-s", setting)]
     with tempfile.TemporaryDirectory() as directory:
         command = ["-m", "sparsync", "train", "--json", "--out", f"{directory}/run", *keys]
         done = subprocess.run(
@@ -73,25 +78,7 @@ def measure(codec: str, lr: float, steps: int) -> dict[str, Any]:
         )
     summary = json.loads(done.stdout)
     ratio = summary["bytes_dense"] / (summary["bytes_pushed"] + summary["bytes_pulled"])
-    figures = {name: summary[name] for name in KEPT}
-    return {
-        "codec": codec,
-        "sent": sent(codec),
-        "lr": lr,
-        "steps": steps,
-        **figures,
-        "fewer_bytes": round(ratio, 2),
-    }
-
-
-def write(rows: list[dict[str, Any]]) -> None:
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    about = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "commit": asked.stdout.strip(),
-    }
-    RESULTS.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    return {**{name: summary[name] for name in KEPT}, "fewer_bytes": round(ratio, 2)}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ A gap is against DDP with AdamW or with Muon, tuned the same way, over the same 
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ HEADER = (
     "down",
     "merge and outer step",
     "lr",
+    "of",
     "seeds",
     "loss x̂",
     "±",
@@ -113,7 +115,8 @@ def cells(row: Row, baselines: Sequence[Row]) -> list[object]:
     gaps = ["" if (gap := row.gap(baseline)) is None else f"{gap:+.2%}" for baseline in baselines]
     spread = f"{statistics.stdev(row.losses.values()):.4f}" if len(row.losses) > 1 else ""
     return [
-        *(method(point), codec(point.up), codec(point.down), outer(point), f"{point.lr:g}", len(row.losses)),
+        *(method(point), codec(point.up), codec(point.down), outer(point), f"{point.lr:g}"),
+        *(", ".join(f"{rate:g}" for rate in row.rates), len(row.losses)),
         *(f"{row.loss:.4f}", spread, *gaps, f"{row.ratio:.4g}"),
     ]
 
@@ -128,7 +131,7 @@ def page(found: Sequence[Row], baselines: Sequence[Row], about: Mapping[str, Any
         f"{about['machine']}. `python -m benchmarks.frontier SWEEP`, every figure in "
         "[frontier.jsonl](frontier.jsonl); how busy the machine was plays no part.\n\n"
         "Loss is on 32,768 held-out bytes, on the published model. Bytes are of frames, both ways, against dense fp32. "
-        "Each method at the best of its learning rates (2e-3, 4e-3, 8e-3 unless it was seen to be elsewhere).\n\n"
+        "Each method at the best of the learning rates that it was run at, by seed 0 and the same held-out bytes.\n\n"
         "![loss against bytes](frontier.svg)\n\n" + table(HEADER, (cells(row, baselines) for row in ordered))
     )
 
@@ -156,6 +159,7 @@ def plot(found: Sequence[Row], baselines: Sequence[Row]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     runs = Store(STORE).runs()
     found = [row for row in rows(runs) if row.point.work == WORK and row.point.remembers]
     baselines = sorted((r for r in found if r.point.method == "ddp"), key=lambda row: row.point.optimizer)

@@ -12,17 +12,34 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from sparsync.bench.modes.links import UNLIMITED, Link, shaping
 from sparsync.bench.modes.methods import CLUSTER, NO_CODEC, Method
 from sparsync.bench.modes.stragglers import NOBODY, Pattern
-from wire.config import Config, load
+from wire.codec.values import Values
+from wire.config import Config, PullConfig, PushConfig, complete, load
 from wire.errors import UsageError
 
-FORMAT = 4
+FORMAT = 5
 """Of a case and its result: raised when what a case measures changes, so that older results are not taken for it."""
 DIGEST_LETTERS = 16
+OWNED: Mapping[str, str] = {
+    "run.seed": "--seeds",
+    "run.steps": "--steps",
+    **dict.fromkeys(("model.layers", "model.width", "model.heads"), "--model"),
+    "data.source": "--data",
+    "data.seq_len": "--seq-len",
+    "data.batch_size": "--batch-size",
+    "sync.units_per_step": "--streams",
+    "optimizer.lr": "--lrs, at all of which every method is tuned",
+    "sync.mode": "--modes",
+    "cluster.workers": "--workers",
+    "cluster.servers": "--servers",
+    "run.eval_every": "--copies",
+}
+"""Key -> the option of `bench modes` that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +90,22 @@ class Case:
     seed: int
     work: Workload
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        text = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        """Of the whole configuration as well: a run under other defaults is another case."""
+        text = json.dumps({"format": FORMAT, "config": self.config.to_json(), **asdict(self)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LETTERS]
+
+    @cached_property
+    def config(self) -> Config:
+        """Everything that is read from a configuration. Raises: ConfigError."""
+        settings = cluster_settings(self) if self.is_cluster else (*self.common, *self.work.settings)
+        return complete(load(None, settings, {}).config)
+
+    @property
+    def sends(self) -> str:
+        """What values go up and down, whatever the defaults were; empty of a baseline."""
+        return sends(self.config) if self.is_cluster else ""
 
     @property
     def is_cluster(self) -> bool:
@@ -153,9 +182,12 @@ class Grid:
             raise UsageError(
                 f"{twice[0]} stands for more than one method or codec; give one another name, as in A:NAME+key=value"
             )
+        given = [("-s", self.work.settings), *((f"--codecs {name}", keys) for name, keys in self.codecs)]
+        given += [(f"--modes {one.name}", one.settings[1:]) for one in self.methods if one.is_cluster]
+        for where, settings in given:
+            _check_free(where, settings)
         for case in self.all():
-            if case.is_cluster:
-                cluster_config(case)
+            _ = case.config
 
     def all(self) -> list[Case]:
         """Every case at every learning rate."""
@@ -211,6 +243,16 @@ class Grid:
                 yield unhindered if method.alone else case
 
 
+def _check_free(where: str, settings: Iterable[str]) -> None:
+    """Raises: UsageError where a key is given that is the same for all, or that tables tell from elsewhere."""
+    for setting in settings:
+        if option := OWNED.get(setting.partition("=")[0]):
+            raise UsageError(
+                f"{where} sets {setting}, which every case of a grid is given: its tables would say otherwise; "
+                f"expected {option}"
+            )
+
+
 def tuned_as(case: Case) -> tuple[str, str, int]:
     """What has a learning rate of its own."""
     return case.method, case.codec, case.workers
@@ -253,6 +295,13 @@ def cluster_settings(case: Case) -> tuple[str, ...]:
     )
 
 
-def cluster_config(case: Case) -> Config:
-    """Raises: ConfigError."""
-    return load(None, cluster_settings(case), {}).config
+def sends(config: Config) -> str:
+    """In words: values, what part of them, how coarse; up / down."""
+    config = complete(config)
+
+    def told(way: PushConfig | PullConfig) -> str:
+        kept = "" if way.codec == "dense" or way.density is None else f", {4096 * way.density:g} of 4,096"
+        coarse = f", coarse {way.coarse:g}" if way.coarse not in (None, 1.0) else ""
+        return f"{Values.named(way.values, codec=way.codec).name.lower()}{kept}{coarse}"
+
+    return f"{told(config.push)} / {told(config.pull)}"

@@ -18,14 +18,15 @@ from wire.errors import UsageError
 CLUSTER, ONE = "cluster", "one"
 BASELINES: Mapping[str, Mapping[str, float]] = {
     "one": {"muon": 0},
-    "ddp": {"muon": 0},
-    "ddp-fp16": {"muon": 0},
-    "ddp-powersgd": {"muon": 0, "rank": 4, "start": 2},
+    "ddp": {"muon": 0, "bucket_mb": 0},
+    "ddp-fp16": {"muon": 0, "bucket_mb": 0},
+    "ddp-powersgd": {"muon": 0, "bucket_mb": 0, "rank": 4, "start": 2},
     "diloco": {"muon": 0, "local_steps": 15, "outer_lr": 0.7, "outer_momentum": 0.9},
 }
 """Name -> its own keys. `one`: one process. `muon`: whether Muon steps the hidden matrices, as with local steps here,
-or AdamW all. `start`: the iteration at which PowerSGD begins; 2 is the earliest that torch allows, as DDP builds its
-buckets anew before."""
+or AdamW all. `bucket_mb`: of gradients that DDP sends at once, while backward goes on; 0: as torch has it, 1 and then
+25. `start`: the iteration at which PowerSGD begins; 2 is the earliest that torch allows, as DDP builds its buckets anew
+before."""
 WHOLE = ("push.codec=dense", "pull.codec=dense")
 CODECS: Mapping[str, tuple[str, ...]] = {
     "default": (),

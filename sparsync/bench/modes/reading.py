@@ -3,7 +3,7 @@
 Seconds are counted from the moment that the first unit begins, on the machine's monotonic clock: start of processes,
 imports and the upload of the model are left out, for all alike. `s` of an event is put on that clock by the copies,
 which tell their moment themselves. Tokens are those of the steps that events.jsonl has closed, or where
-units settle as they arrive those that workers have sent, what is on its way included; bytes those at the
+units settle as they arrive those that workers have pushed, what is on its way included; bytes those at the
 workers' sockets, between two looks in proportion to time, and in the end those of the summary: `bytes_up` and
 `bytes_down` of pushes and deltas; `bytes_state` of deposits and the upload, and `bytes_control` with the coordinator,
 both ways.
@@ -138,7 +138,7 @@ def points(
             {
                 "seconds": round(max(0.0, seconds), 3),
                 "tokens": steps[before - 1][1] if before else 0,
-                "tokens_sent": moved(lines.values(), event["copied_at"], "tokens"),
+                "tokens_sent": moved(lines.values(), event["copied_at"], "tokens_pushed"),
                 **{f"bytes_{way}": moved(lines.values(), event["copied_at"], way) for way in WAYS},
                 "loss": losses[int(event["copy"])],
             }

@@ -54,7 +54,7 @@ class Recorder:
         self._mark = self._looked = monotonic_clock.now()
         self._begun = False
         self._batch_s = 0.0
-        self.units = self.tokens = 0
+        self.units = self.tokens = self.tokens_pushed = 0
         self.spent = {"computed_s": 0.0, "slept_s": 0.0, "sent_s": 0.0, "waited_s": 0.0, "kept_s": 0.0}
 
     def begin(self) -> None:
@@ -91,11 +91,13 @@ class Recorder:
         self.spent["computed_s"] -= waited_s
         self.spent["waited_s"] += waited_s
 
-    def sent(self, tokens: int, *, units: int = 1) -> None:
-        """The unit, or several as one batch, is handed over."""
+    def sent(self, tokens: int, *, units: int = 1, pushed: bool = True) -> None:
+        """The unit, or several as one batch, is handed over. pushed: or was a local step that others hear of later."""
         self.pass_to("sent_s")
         self.units += units
         self.tokens += tokens
+        if pushed:
+            self.tokens_pushed = self.tokens
 
     def pass_to(self, kind: str) -> float:
         """The time since the last call was of that kind; its seconds."""
@@ -107,7 +109,8 @@ class Recorder:
     def look(self) -> None:
         """One more line."""
         self._looked = now = monotonic_clock.now()
-        line = {"at": now, "units": self.units, "tokens": self.tokens, **self.spent}
+        told = {"units": self.units, "tokens": self.tokens, "tokens_pushed": self.tokens_pushed}
+        line = {"at": now, **told, **self.spent}
         self._file.write(json.dumps(line | by_way(self._meter.sample())) + "\n")
 
     def close(self) -> None:
@@ -119,26 +122,26 @@ class Recorder:
 class Copies:
     """The parameters of a model now and then, in DIRECTORY/copy-ID.safetensors.
 
-    When is counted in units of this worker: in asynchronous modes it knows no other progress than its own.
+    When is counted in steps of the run, so that curves of all methods have as many points.
 
     Args:
-        units: that this worker computes in all, about. count: of copies.
+        steps: of the run. count: of copies.
     """
 
-    def __init__(self, directory: Path, *, worker: int, units: int, count: int) -> None:
+    def __init__(self, directory: Path, *, worker: int, steps: int, count: int) -> None:
         self._directory = directory
-        self._every = max(1, units // count)
+        self._every = max(1, steps // count)
         self._due = 0
         self._id = MOST_COPIES * worker
 
-    def due(self, units: int) -> bool:
-        """Before each unit. units: that this worker has computed."""
-        return units >= self._due
+    def due(self, step: int) -> bool:
+        """Before each unit. step: at which it is."""
+        return step >= self._due
 
-    def keep(self, parameters: Mapping[str, Tensor], units: int) -> dict[str, float]:
+    def keep(self, parameters: Mapping[str, Tensor], step: int) -> dict[str, float]:
         """Write them; the copy's number, and the moment before, in seconds of the monotonic clock."""
         told = {"copied_at": monotonic_clock.now()}
-        self._due = units + self._every
+        self._due = (step // self._every + 1) * self._every
         while (path := self._directory / COPY.format(self._id)).exists():  # of a process before this one
             self._id += 1
         beside = path.with_suffix(".part")

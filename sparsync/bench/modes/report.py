@@ -146,6 +146,12 @@ def learning_rates(result: Result) -> Table:
     return Table(("tuned", "learning rate", "loss in the end", ""), rows)
 
 
+def codecs(result: Result) -> Table:
+    """What each cluster sent, whatever the defaults are by now."""
+    found = {measured_of(told).case.label: told.get("sends", "") for told in result["cases"]}
+    return Table(("method", "up / down"), [(label, sends) for label, sends in found.items() if sends])
+
+
 def _verdict(one: Mapping[str, Any]) -> str:
     if one["error"]:
         return "failed"
@@ -284,6 +290,11 @@ def sections(result: Result) -> list[Section]:
             "Every method was tried at each of these, on the first link, straggler pattern and seed; what is compared "
             "above is each at its best. One at an edge of the grid may have a better one beyond it.",
             [learning_rates(result)],
+        ),
+        Section(
+            "Codecs",
+            "What values went up and down; of whole blocks, where no number of elements stands.",
+            [codecs(result)],
         ),
         *origins(result),
         *failures(result),

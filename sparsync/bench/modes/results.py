@@ -34,12 +34,13 @@ class Measured:
 
     def told(self) -> dict[str, Any]:
         """For the JSON of the whole benchmark."""
-        return {"digest": self.case.digest, "case": asdict(self.case), "error": self.error, **self.result}
+        told = {"digest": self.case.digest, "case": asdict(self.case), "sends": self.case.sends}
+        return {**told, "error": self.error, **self.result}
 
 
 def measured_of(told: dict[str, Any]) -> Measured:
     """From `Measured.told`."""
-    rest = {key: value for key, value in told.items() if key not in ("digest", "case", "error")}
+    rest = {key: value for key, value in told.items() if key not in ("digest", "case", "sends", "error")}
     return Measured(case_of(told["case"]), rest, told["error"])
 
 

@@ -18,12 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sparsync.bench.modes.cases import Case, cluster_config
+from sparsync.bench.modes.cases import Case
 from sparsync.bench.modes.links import Lines, Network, link
 from sparsync.bench.modes.reading import result
 from sparsync.bench.modes.recorder import loads
 from wire.clock import Deadline, monotonic_clock
-from wire.config import ENV_PREFIX, environment, load
+from wire.config import ENV_PREFIX, environment
 
 SCRIPTS = "sparsync.bench.modes.scripts"
 POLL_S = 0.1
@@ -148,7 +148,7 @@ def evaluated(case: Case, directory: Path) -> dict[int, float | None]:
     from sparsync.lm.model import GPT
 
     torch.set_num_threads(1)
-    config = load(None, [*case.common, *case.work.settings], {}).config
+    config = case.config
     text = prepare(config.data.source, config.data.cache_dir)
     held_out = validation_batches(text.val, config.data.seq_len, case.work.windows)
     model = GPT(config.model.layers, config.model.width, config.model.heads, context=config.data.seq_len)
@@ -166,8 +166,9 @@ def evaluated(case: Case, directory: Path) -> dict[int, float | None]:
 
 def arrives(case: Case) -> bool:
     """Whether units are settled as they arrive, each for itself."""
-    sync = cluster_config(case).sync if case.is_cluster else None
-    return sync is not None and sync.mode in ("ssp", "async") and not sync.is_local
+    sync = case.config.sync
+    bounded = sync.mode == "local" and sync.staleness is not None
+    return case.is_cluster and (bounded or sync.mode in ("ssp", "async"))
 
 
 def read(directory: Path, *, losses: Mapping[int, float | None], arrives: bool) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from sparsync.bench.modes import links, methods, stragglers
-from sparsync.bench.modes.cases import Grid, best_lrs, case_of, cluster_config, edge, tuned_as
+from sparsync.bench.modes.cases import Grid, best_lrs, case_of, edge, tuned_as
 from tests.sparsync.modes.curves import WORK, case
+from wire.config import arithmetic
 from wire.errors import ConfigError, UsageError
 
 
@@ -39,6 +40,16 @@ def test_a_digest_is_of_all_that_a_case_says() -> None:
     assert len({one.digest, *(other.digest for other in others)}) == 5
     assert case_of(json.loads(json.dumps(asdict(one)))) == one
     assert case_of(json.loads(json.dumps(asdict(one)))).digest == one.digest
+
+
+def test_a_run_under_other_defaults_is_another_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, dense = case(), case(codec="dense", settings=("push.codec=dense", "pull.codec=dense"))
+    assert before.sends == "mxint4, coarse 4 / mxint4, coarse 5" and dense.sends == "fp32 / fp32"
+    assert replace(before, kind="ddp").sends == ""
+    monkeypatch.setitem(arithmetic.BY_ARITHMETIC, "push.values", ("int4", "int4"))
+    after = replace(before)
+    assert after.sends == "int4, coarse 4 / mxint4, coarse 5"
+    assert after.digest != before.digest and replace(dense).digest == dense.digest
 
 
 def test_rates_are_tuned_once_and_the_best_is_taken_everywhere_else() -> None:
@@ -102,7 +113,7 @@ def test_rates_at_the_edge_of_a_grid_are_known() -> None:
 
 def test_a_clusters_configuration_is_that_of_its_case() -> None:
     one = case("async", codec="dense", settings=("push.codec=dense", "sync.mode=async"), lr=3e-3, seed=5)
-    config = cluster_config(one)
+    config = one.config
     assert (config.sync.mode, config.push.codec, config.optimizer.lr) == ("async", "dense", 3e-3)
     assert (config.run.seed, config.run.steps, config.model.width) == (5, WORK.steps, WORK.width)
     assert config.run.eval_every == 0
@@ -114,6 +125,12 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs() -> None:
     grid(workers=(3, 9), methods=(methods.mode("sync"), methods.baseline("one"))).check()
     with pytest.raises(ConfigError, match=r"push\.density"):
         grid(work=replace(WORK, settings=("push.density=7",))).check()
+    with pytest.raises(UsageError, match=r"-s sets optimizer\.lr=1e-2.*expected --lrs"):
+        grid(work=replace(WORK, settings=("optimizer.lr=1e-2",))).check()
+    with pytest.raises(UsageError, match=r"--modes sync\+run\.steps=9 sets run\.steps=9.*expected --steps"):
+        grid(methods=(methods.mode("sync+run.steps=9"),)).check()
+    with pytest.raises(UsageError, match=r"--codecs .* sets sync\.mode=async.*expected --modes"):
+        grid(codecs=(methods.codec("dense+sync.mode=async"),)).check()
     with pytest.raises(UsageError, match="A stands for more than one"):
         grid(methods=(methods.mode("A:sync"), methods.mode("A:async"))).check()
     grid().check()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sparsync.bench.modes.cases import Case, cluster_config
+from sparsync.bench.modes.cases import Case
 from sparsync.bench.modes.presets import FULL
 from sparsync.bench.modes.stragglers import pattern
 from sparsync.cli.bench_modes import grid_of, presets_of
@@ -49,7 +49,7 @@ def test_codecs_and_the_quorum_are_covered() -> None:
     (codecs,) = cases("--full", "--part", "codecs").values()
     assert {case.codec for case in codecs if case.is_cluster} == {"dense", "int8", "int4", "default"}
     (quorum,) = cases("--full", "--part", "quorum").values()
-    found = {cluster_config(case).sync.quorum for case in quorum if case.is_cluster}
+    found = {case.config.sync.quorum for case in quorum if case.is_cluster}
     assert found == {None, 3} and {c.straggler for c in quorum if c.is_cluster} == {"slow:1/1/1/5"}
 
 

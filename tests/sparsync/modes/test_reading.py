@@ -27,7 +27,8 @@ def look(at: float, units: int, up: int = 0, **spent: float) -> dict[str, Any]:
     return {
         "at": CLOCK + at,
         "units": units,
-        "tokens": 50 * units,
+        "tokens": 60 * units,
+        "tokens_pushed": 50 * units,
         "up": up,
         "down": 2 * up,
         "state": 10 * units,

@@ -14,17 +14,17 @@ from sparsync.bench.modes.stragglers import pattern
 from wire.rpc.meter import SocketMeter
 
 
-def test_copies_are_made_by_own_units_and_never_replace_one(tmp_path: Path) -> None:
+def test_copies_are_made_by_steps_of_the_run_and_never_replace_one(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
-    copies = Copies(tmp_path, worker=1, units=40, count=4)
+    copies = Copies(tmp_path, worker=1, steps=40, count=4)
     made = []
-    for units in range(40):
-        if copies.due(units):
+    for step in [*range(14), 14, 14, *range(17, 40)]:  # as units of one worker come
+        if copies.due(step):
             with torch.no_grad():
-                model.weight.fill_(float(units))
-            made.append((units, copies.keep(parameters(model), units)["copy"]))
+                model.weight.fill_(float(step))
+            made.append((step, copies.keep(parameters(model), step)["copy"]))
     assert made == [(0, 100_000), (10, 100_001), (20, 100_002), (30, 100_003)]
-    later = Copies(tmp_path, worker=1, units=40, count=4)  # the same worker, started again
+    later = Copies(tmp_path, worker=1, steps=40, count=4)  # the same worker, started again
     assert later.keep(parameters(model), 5)["copy"] == 100_004
     kept = load_file(tmp_path / "copy-100002.safetensors")
     assert set(kept) == {"weight", "bias"} and kept["weight"][0, 0] == 20.0
@@ -39,14 +39,14 @@ def test_every_socket_is_counted_somewhere() -> None:
 def test_time_goes_to_what_it_was_spent_on(tmp_path: Path) -> None:
     pace = Pace(pattern("slow:3"), worker=0, seed=0, unit_s=0.02)
     recorder = Recorder(tmp_path, pace, SocketMeter())
-    for _ in range(3):
+    for number in range(3):
         recorder.begin()
         recorder.sleep()
         recorder.computed(waited_s=0.0)
-        recorder.sent(7)
+        recorder.sent(7, pushed=number != 2)
     recorder.close()
     first, *_, last = loads((tmp_path / "worker-0.jsonl").read_text())
-    assert (first["units"], last["units"], last["tokens"]) == (0, 3, 21)
+    assert (first["units"], last["units"], last["tokens"], last["tokens_pushed"]) == (0, 3, 21, 14)
     spent = {key: value for key, value in last.items() if key.endswith("_s")}
     assert sum(spent.values()) == pytest.approx(last["at"] - first["at"], abs=0.01)
     assert spent["slept_s"] >= 3 * 0.04

@@ -45,7 +45,7 @@ from sparsync.lm.model import GPT, parameter_count
 from sparsync.lm.train import CLIP_NORM, build_optimizer, build_scheduler
 from sparsync.orphan_guard import end_with_parent
 from wire.clock import monotonic_clock
-from wire.config import Config, load
+from wire.config import Config
 from wire.rpc.meter import SocketMeter
 from worker.data import Order
 from worker.randomness import seed_all
@@ -78,7 +78,7 @@ class Bench:
     def __init__(self, case: Case, directory: Path, rank: int) -> None:
         self.case, self.rank = case, rank
         self.keys = values(case.settings)
-        config = load(None, [*case.common, *case.work.settings], {}).config
+        config = case.config
         name = "muon" if self.keys["muon"] else config.optimizer.name
         self.optimizer = config.optimizer.model_copy(update={"name": name})
         self.config: Config = config
@@ -98,15 +98,13 @@ class Bench:
         self._directory = directory
         self._ledger = Ledger(directory / "run") if rank == 0 else None
         self._stops = self._pattern.stops(rank, case.workers)
-        units = config.run.steps * len(self.streams)
-        self._copies = Copies(directory, worker=rank, units=units, count=case.work.copies)
+        self._copies = Copies(directory, worker=rank, steps=config.run.steps, count=case.work.copies)
 
     def keep(self, step: int) -> None:
         """A copy for evaluation, where it is due."""
-        units = self.recorder.units
-        if self._ledger is not None and self._copies.due(units):
+        if self._ledger is not None and self._copies.due(step):
             self.recorder.begin()
-            self._ledger.write("scalars", step=step, **self._copies.keep(parameters(self.model), units))
+            self._ledger.write("scalars", step=step, **self._copies.keep(parameters(self.model), step))
             self.recorder.pass_to("kept_s")
 
     def loss(self, model: Callable[..., Any], step: int, *streams: int) -> tuple[Any, int]:
@@ -197,7 +195,7 @@ def ddp(bench: Bench) -> None:
     optimizer = build_optimizer(model, bench.optimizer)
     scheduler = build_scheduler(optimizer, bench.optimizer, total_steps=steps)
     watch = Watch()
-    parallel = DistributedDataParallel(model)
+    parallel = DistributedDataParallel(model, bucket_cap_mb=bench.keys["bucket_mb"] or None)
     state, hook = HOOKS[bench.case.kind](bench.keys)
     parallel.register_comm_hook(state, watch.around(hook))
     for step in range(steps):

@@ -3,7 +3,7 @@
     sparsync worker trainer.py DIRECTORY
 
 Model, data, optimizer and schedule are those of `sparsync.lm.train`. DIRECTORY holds case.json. Copies of x̂, which
-the model need not show meanwhile, are made by the worker that would evaluate, before a unit; `copied_at` in
+the model need not show meanwhile, are made by the worker that would evaluate, before a batch; `copied_at` in
 events.jsonl tells when.
 """
 
@@ -25,6 +25,7 @@ from sparsync.lm.dataset import TokenDataset, validation_batches, validation_los
 from sparsync.lm.model import GPT
 from sparsync.lm.train import CLIP_NORM, build_optimizer, build_scheduler, planned_steps
 from wire.config import environment
+from wire.rounds import Rounds
 from wire.rpc.meter import SocketMeter
 
 
@@ -42,8 +43,9 @@ def main() -> None:
 
     pattern, worker = stragglers.pattern(case.straggler), int(environment()["LOCAL_RANK"])
     recorder = Recorder(directory, Pace(pattern, worker, case.seed, case.work.unit_s), SocketMeter())
-    units = steps * config.sync.units_per_step // case.workers
-    copies = Copies(directory, worker=worker, units=units, count=case.work.copies)
+    copies = Copies(directory, worker=worker, steps=steps, count=case.work.copies)
+    rounds = Rounds.of(config).until(steps)
+    pushes = {rounds.last_step(rounds.rounds_of(step + 1) - 1) for step in range(steps)}
     stops = pattern.stops(worker, case.workers)
 
     with sparsync.join(model, optimizer, scheduler=scheduler) as session:
@@ -53,8 +55,9 @@ def main() -> None:
             if stops:
                 stopper.start(pattern.stop_after_s, pattern.stop_for_s)
                 stops = False
-            if session.is_first and copies.due(recorder.units):
-                session.log(**copies.keep(session.published(), recorder.units))
+            step = session.clock
+            if session.is_first and copies.due(step):
+                session.log(**copies.keep(session.published(), step))
                 recorder.pass_to("kept_s")
             recorder.sleep()
             _, loss = model(x, y)
@@ -62,7 +65,7 @@ def main() -> None:
             nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
             recorder.computed()
             session.step(loss, tokens=y.numel())
-            recorder.sent(y.numel())
+            recorder.sent(y.numel(), pushed=step in pushes)
         recorder.close()
 
 
