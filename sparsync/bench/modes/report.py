@@ -148,7 +148,9 @@ def learning_rates(result: Result) -> Table:
 
 def codecs(result: Result) -> Table:
     """What each cluster sent, whatever the defaults are by now."""
-    found = {measured_of(told).case.label: told.get("sends", "") for told in result["cases"]}
+    found = {
+        measured_of(told).case.label: told.get("sends", "") for told in result["cases"] if not told["error"]
+    }
     return Table(("method", "up / down"), [(label, sends) for label, sends in found.items() if sends])
 
 
