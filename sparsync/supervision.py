@@ -37,7 +37,9 @@ from wire.errors import Interrupted, ScriptFailed, ServerLost, SparsyncError, Un
 START_LIMIT_S = 30.0
 """For the coordinator to say where it serves."""
 STOP_LIMIT_S = 7.0
-"""From asking for the end to SIGTERM; with the limit after it, an interrupt is over within 10 s."""
+"""From asking for the end, or from the end of somebody who is needed for it, to SIGTERM."""
+CHECKPOINT_LIMIT_S = 900.0
+"""The same, where the coordinator has answered: for the open step, however long it takes, and its checkpoint."""
 TERM_LIMIT_S = 2.5
 """From SIGTERM to SIGKILL."""
 OWN_END_LIMIT_S = 3.0
@@ -167,7 +169,10 @@ class Supervisor:
             "ps": self._server_gone,
             "worker": self._worker_gone,
         }
-        return react[self._roles[process]](process, code, now)
+        told = react[self._roles[process]](process, code, now)
+        if self.phase is Phase.STOPPING and (self._roles[process] != "worker" or not self._left("worker")):
+            self._deadline = min(self._deadline, now + STOP_LIMIT_S)
+        return told
 
     def _coordinator_gone(self, process: str, code: int, now: float) -> list[Action]:
         running = self.phase is Phase.RUNNING and self._serving
@@ -291,6 +296,8 @@ class Supervisor:
             return []
         if at_step is None:
             return [Say("the coordinator does not answer; ending all processes"), *self._terminate(now)]
+        if self._left("worker"):
+            self._deadline = now + CHECKPOINT_LIMIT_S
         return [Say(f"stopping after step {at_step}, a checkpoint follows; Ctrl-C again to kill")]
 
     def _wait(self, phase: Phase, limit_s: float, now: float) -> list[Action]:

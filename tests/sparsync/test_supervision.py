@@ -26,6 +26,7 @@ from sparsync.cluster_events import (
 )
 from sparsync.exits import FINAL, Role
 from sparsync.supervision import (
+    CHECKPOINT_LIMIT_S,
     DESERTED_LIMIT_S,
     QUIET_END_LIMIT_S,
     SERVER_END_LIMIT_S,
@@ -337,17 +338,43 @@ def test_workers_that_the_coordinator_takes_along_do_not_hide_the_cause() -> Non
     assert run.supervisor.restarts == 1 and run.supervisor.exit_code == 80
 
 
-def test_an_interrupt_asks_for_a_checkpoint_and_is_over_within_ten_seconds() -> None:
+def test_an_interrupt_asks_for_a_checkpoint_and_waits_for_it() -> None:
     run = Run()
     assert run.tell(UserInterrupt()) == [RequestStop("interrupted by the user")]
     run.tell(StopAnswered(6))
     assert run.said == ["stopping after step 6, a checkpoint follows; Ctrl-C again to kill"]
-    assert run.after(STOP_LIMIT_S - 0.1) == []
+    assert run.after(CHECKPOINT_LIMIT_S - 0.1) == []
     assert run.after(0.1) == [Send(SIGTERM, ALL)]
     assert run.after(TERM_LIMIT_S) == [Send(SIGKILL, ALL)]
-    assert STOP_LIMIT_S + TERM_LIMIT_S < 10
     run.exits(-9, *ALL)
     assert run.supervisor.ended and run.supervisor.exit_code == 130
+
+
+def test_an_interrupt_that_nobody_answers_is_over_within_ten_seconds() -> None:
+    run = Run()
+    run.tell(UserInterrupt())
+    assert run.after(STOP_LIMIT_S - 0.1) == []
+    assert run.after(0.1) == [Send(SIGTERM, ALL)]
+    assert STOP_LIMIT_S + TERM_LIMIT_S < 10
+
+
+@pytest.mark.parametrize("gone", [("ps-0",), ("worker-0", "worker-1"), ("coordinator",)])
+def test_a_checkpoint_that_cannot_come_is_not_waited_for(gone: tuple[str, ...]) -> None:
+    run = Run()
+    run.tell(UserInterrupt())
+    run.tell(StopAnswered(6))
+    run.exits(0, *gone)
+    left = tuple(name for name in ALL if name not in gone)
+    assert run.after(STOP_LIMIT_S - 0.1) == []
+    assert run.after(0.1) == [Send(SIGTERM, left)]
+
+
+def test_a_worker_that_dies_leaves_the_checkpoint_to_the_others() -> None:
+    run = Run()
+    run.tell(UserInterrupt())
+    run.tell(StopAnswered(6))
+    run.exits(-9, "worker-0")
+    assert run.after(CHECKPOINT_LIMIT_S - 0.1) == []
 
 
 def test_an_interrupted_run_restarts_nobody() -> None:
@@ -422,17 +449,19 @@ def test_scripts_may_work_on_after_the_run_but_servers_may_not() -> None:
 
 
 @given(st.integers(min_value=0, max_value=2**32))
-def test_every_history_with_an_interrupt_ends_within_ten_seconds(seed: int) -> None:
-    """Random exits, answers and ticks; SIGKILL always works, SIGTERM never."""
+def test_every_history_with_an_interrupt_ends_in_time(seed: int) -> None:
+    """Random exits, answers and ticks; SIGKILL always works, SIGTERM never. Ten seconds, where no checkpoint follows."""
     rng = random.Random(seed)
     run = Run(step=rng.choice([0, 5]))
     alive = set(ALL)
     interrupt_at = run.now + rng.uniform(0, 20)
+    answers: list[int | None] = []
 
     def carry_out(actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, RequestStop) and rng.random() < 0.5:
-                carry_out(run.tell(StopAnswered(rng.choice([None, 7]))))
+                answers.append(rng.choice([None, 7]))
+                carry_out(run.tell(StopAnswered(answers[-1])))
             elif isinstance(action, Start):
                 assert not run.supervisor.interrupted and action.process not in alive
                 alive.add(action.process)
@@ -450,7 +479,7 @@ def test_every_history_with_an_interrupt_ends_within_ten_seconds(seed: int) -> N
             victim = rng.choice(sorted(alive))
             alive.discard(victim)
             carry_out(run.exits(rng.choice([0, 1, -9, 69, 70, 81, 83, 130]), victim))
-        assert run.now < interrupt_at + 10.2
+        assert run.now < interrupt_at + 10.2 + (CHECKPOINT_LIMIT_S if 7 in answers else 0.0)
     assert not alive
 
 
