@@ -113,16 +113,19 @@ class Loader:
 
     def load(self, epoch: int, indices: list[int]) -> Any:
         """One batch."""
-        future = self._coming.pop((epoch, tuple(indices)), None)
-        if future is not None:
-            return future.result()
-        if self._pool is not None:
-            return self._pool.submit(_fetch_adopted, epoch, tuple(indices)).result()
-        return self._fetch(epoch, indices)
+        if self._pool is None:
+            return self._fetch(epoch, indices)
+        key = (epoch, tuple(indices))
+        return (self._coming.pop(key, None) or self._pool.submit(_fetch_adopted, *key)).result()
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the processes. Of a pool in which one died the others are asked by SIGTERM, and waited for in vain."""
+        if self._pool is None:
+            return
+        if self._pool._broken:
+            for process in list((self._pool._processes or {}).values()):
+                process.kill()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,8 @@ def _adopt(fetch: _Fetch) -> None:
     global _adopted
     _adopted = fetch
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the trainer, sent to the whole group
+    for meant_for_the_trainer in (signal.SIGINT, signal.SIGTERM):  # but sent to the whole group, or job step
+        signal.signal(meant_for_the_trainer, signal.SIG_IGN)
     threading.Thread(target=_end_with_trainer, daemon=True).start()
 
 

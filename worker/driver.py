@@ -77,6 +77,7 @@ class Driver:
         self._clock = clock
         self._ready: Mapping[str, Any] | None = None
         self._looked_at = NOWHERE
+        self._in_unit = False
         self._leaving = False
         self._forsaken: Deadline | None = None
         self._futile = 0
@@ -182,7 +183,7 @@ class Driver:
                 self._mailbox.put_end(End(str(over), ""))
                 continue
             if task.kind is not Kind.WAIT:
-                self.task, self._began = task, self._clock.now()
+                self.task, self._began, self._in_unit = task, self._clock.now(), True
                 under_way = trace.begin()
                 yield task
                 trace.done("unit", under_way, step=task.step, stream=task.stream, kind=task.kind.name.lower())
@@ -295,6 +296,8 @@ class Driver:
 
     def leave(self, reason: str) -> None:
         """Hand over what this worker does and compute no more; wait a bounded time to be let go."""
+        if self._in_unit:
+            self.restore()
         self.task = WAIT
         self._say_leaving(reason)
         deadline = Deadline(self._clock, LEAVE_S)
@@ -395,13 +398,14 @@ class Driver:
         return tuple(group["lr"] for group in self._specification.groups)
 
     def restore(self) -> None:
-        """The state as it was before the unit at hand: what a bad attempt left in buffers is undone."""
+        """Model and state as they were before the unit at hand: what a bad attempt left in them is undone."""
         self._segment.restore(self.task)
 
     def _commit(self, commit: Commit) -> None:
         began = self._clock.now()
         with trace.span("compress", step=self.task.step, stream=self.task.stream, empty=commit.empty_reason):
             self._segment.commit(self.task, self.unit, commit)
+        self._in_unit = False
         self._progress.encode_s += self._clock.now() - began
         seconds = self._clock.now() - self._began
         self._progress.computed(seconds, replayed=self.task.kind is Kind.REPLAY)

@@ -207,10 +207,11 @@ class ElasticSegment:
         self._parameters.look_ahead()
 
     def restore(self, task: Task) -> None:
-        """Buffers, scaler, objects and inner optimizer as they were before the unit at hand."""
+        """Buffers, scaler, objects, inner optimizer and its steps as they were before the unit at hand."""
         self._extras.load(USER_STREAM, self._extras_before)
         if self._inner is not None:
             self._inner.restore()
+            self._parameters.show()
 
     def show_first(self) -> None:
         """There is one set of buffers."""

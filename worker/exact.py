@@ -115,8 +115,8 @@ class ExactSegment:
 
     @property
     def residual_norm(self) -> float:
-        """Streams are deposited: nothing is held back that could be lost."""
-        return 0.0
+        """Streams are deposited; what is lost with this worker is what came from before and no stream has taken on."""
+        return 0.0 if self._inherited is None else float(np.linalg.norm(self._inherited))
 
     @property
     def held(self) -> Plane | None:
@@ -233,10 +233,12 @@ class ExactSegment:
             self._parameters.look_ahead()
 
     def restore(self, task: Task) -> None:
-        """As before the unit at hand: what a bad attempt changed is undone."""
-        self._extras.load(task.stream, self._states[task.stream].extra)
+        """As before the unit at hand: what a bad attempt, or one that nobody goes on with, has changed is undone."""
+        state = self._states[task.stream]
+        self._extras.load(task.stream, state.extra)
         if self._inner is not None:
-            self._inner.restore()
+            state.moments = self._inner.restore()
+            self._parameters.show()
 
     def show_first(self) -> None:
         """Buffers, scaler and objects as the first stream left them, whichever was computed last."""

@@ -64,9 +64,10 @@ class Inner:
         self._before = defaultdict(dict, {key: _copied(value) for key, value in state.items()})
         self._optimizer.state = state
 
-    def restore(self) -> None:
-        """As it was when `begin` was called last."""
+    def restore(self) -> Moments:
+        """As it was when `begin` was called last: the state that it holds now."""
         self.begin(self._before)
+        return self.state
 
     def begin_here(self) -> None:
         """From now on streams begin with what it holds."""

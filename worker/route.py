@@ -130,6 +130,7 @@ class Route:
         self.origin, self._named = self.origin_now(), plan.handed
         self.dropped_norm += self.segment.finish()
         goes_on = not (self.segment.elastic or plan.elastic)  # streams are deposited, whoever carries them
+        self.dropped_norm += self.segment.residual_norm if goes_on else 0.0
         held = None if goes_on else self.segment.held
         self.segment = self._make(plan.segment, plan, held=held)
         if plan.elastic and self._fresh:

@@ -21,7 +21,15 @@ import torch
 from wire.clock import Deadline, monotonic_clock
 from wire.codec import kernels
 from wire.config import Config, complete, environment, load
-from wire.errors import ConfigError, RunOver, ScriptFailed, SparsyncError, Unreachable, UsageError
+from wire.errors import (
+    ConfigError,
+    RunOver,
+    ScriptFailed,
+    SparsyncError,
+    Unreachable,
+    UsageError,
+    WrongRun,
+)
 from wire.launchers import place_in
 from wire.memory import keep_freed_memory
 from wire.metrics import Samples
@@ -110,6 +118,7 @@ class Attachment:
 
         Raises:
             RunOver: it has ended, or is not the one that is served there any more.
+            WrongRun: it was resumed there, maybe under another configuration than this process was started with.
             Unreachable: the coordinator does not answer.
         """
         self.training = False
@@ -119,6 +128,11 @@ class Attachment:
             if reply.run != self.run:
                 raise RunOver(
                     f"run {self.run} is gone, {self._coordinator} serves run {reply.run}; start this worker anew"
+                )
+            if reply.timeline != self.timeline:
+                raise WrongRun(
+                    f"{self._coordinator} serves timeline {reply.timeline} of run {self.run}, this process was started "
+                    f"for timeline {self.timeline}; start it anew to take part"
                 )
             self._enter(reply, heart)
         if self._identity_path is not None:

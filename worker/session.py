@@ -361,7 +361,9 @@ class Session:
             self._inner.step()
             self._parameters.moved()
             self._at.losses.append(loss)
-        if self._at.last:
+        if self._at.last and not self._at.losses:
+            self._driver.send_empty(OVERFLOW, samples=self._at.samples)
+        elif self._at.last:
             with span("collect", step=self._driver.task.step, stream=self._driver.task.stream):
                 norm_sq = self._parameters.collect_difference()
             if self._finite(self._at.loss, norm_sq, self._parameters.first_bad_parameter):

@@ -253,7 +253,8 @@ class Transfer:
         self._loop.call_soon_threadsafe(start)
 
     def _tell_taken(self) -> None:
-        self._loop.call_soon_threadsafe(self._taken.set)
+        if not self._closed:
+            self._loop.call_soon_threadsafe(self._taken.set)
 
     def do_history(self, starts: Sequence[int], count: int) -> list[Sequence[Delta]]:
         """The `count` deltas of every shard i from version `starts[i]` on: those of one step together."""

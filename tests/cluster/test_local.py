@@ -239,6 +239,22 @@ def test_any_optimizer_whoever_carries_its_state(train: Starter, optimizer: str,
     assert len(run.events("died")) == 1
 
 
+@pytest.mark.parametrize("fault", ["spoils", "breaks"])
+def test_what_is_not_gone_on_with_leaves_no_trace(train: Starter, fault: str) -> None:
+    """Steps of a unit that is computed again, or by somebody else, are not in what counts: model and moments."""
+    changes = {
+        "sync.mode": "local",
+        "sync.local_steps": 4,
+        "run.steps": 32,
+        "durability.stream_state_every": 3,
+    }
+    flags = ["--workers", "2", "--servers", "1"]
+    sound = train(changes, flags=flags, script=[SCRIPTS / "inner.py", "nadam"]).finish()
+    run = train(changes, flags=flags, script=[SCRIPTS / "inner.py", "nadam", fault])
+    equal_runs(sound, run.finish())
+    assert len(run.events("left")) == (fault == "breaks")
+
+
 @pytest.mark.slow
 def test_a_bad_step_makes_its_unit_bad(train: Starter) -> None:
     changes = {"sync.mode": "local", "sync.local_steps": 2, "run.steps": 8, "run.on_bad_unit": "skip"}

@@ -70,6 +70,14 @@ def test_each_sample_counts_once_an_epoch(train: Starter) -> None:
     assert orders[0] != orders[1]
 
 
+def test_a_local_unit_without_a_step_is_empty(train: Starter) -> None:
+    changes = {"run.steps": 6, "sync.mode": "local", "sync.local_steps": 1}
+    summary = train(
+        changes, flags=["--workers", "2", "--servers", "1"], script=[SCRIPTS / "scaled.py"]
+    ).finish()
+    assert (summary["units_settled"], summary["units_empty"]) == (23, 1)
+
+
 @pytest.mark.slow
 def test_scaler_and_state_over_a_resume(train: Starter) -> None:
     """An overflow is an empty unit; the scaler and the objects of `state=` go on where they were."""

@@ -450,7 +450,7 @@ def test_scripts_may_work_on_after_the_run_but_servers_may_not() -> None:
 
 @given(st.integers(min_value=0, max_value=2**32))
 def test_every_history_with_an_interrupt_ends_in_time(seed: int) -> None:
-    """Random exits, answers and ticks; SIGKILL always works, SIGTERM never. Ten seconds, where no checkpoint follows."""
+    """Random exits, answers and ticks; SIGKILL always works, SIGTERM never. Ten seconds, if no checkpoint follows."""
     rng = random.Random(seed)
     run = Run(step=rng.choice([0, 5]))
     alive = set(ALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,17 @@ def test_a_process_loads_ahead_what_is_then_asked_for(pool: Loader) -> None:
     pool.ahead([(1, [4])])
     assert list(pool._coming) == [(1, (4,))]
     assert pool.load(2, [9])[0].tolist() == [9.0]  # nobody announced it
+
+
+def test_a_signal_to_the_whole_group_ends_no_loader(pool: Loader) -> None:
+    pool.load(0, [0])
+    (process,) = pool._pool._processes.values()
+    process.terminate()
+    assert pool.load(0, [1])[0].tolist() == [1.0]
+    process.kill()
+    with pytest.raises(BrokenProcessPool):
+        pool.load(0, [2])
+    pool.close()  # and the fixture waits for them: none is left
 
 
 def test_every_tensor_of_a_batch_moves() -> None:

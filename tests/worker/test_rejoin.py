@@ -17,7 +17,7 @@ import torch
 
 from tests.worker.far_end import serving
 from wire.config import Config
-from wire.errors import RunOver
+from wire.errors import RunOver, WrongRun
 from wire.ids import PROTOCOL_VERSION
 from wire.rpc.access import InRun
 from wire.rpc.identity import Security
@@ -32,7 +32,7 @@ class Handing(coordinator_pb2_grpc.CoordinatorServicer):
 
     def __init__(self, *, hangs: bool = False) -> None:
         self._hangs = hangs
-        self.run = "a run"
+        self.run, self.timeline = "a run", 1
         self.names: list[str] = []
         self.asked = threading.Event()
 
@@ -47,7 +47,7 @@ class Handing(coordinator_pb2_grpc.CoordinatorServicer):
         return coordinator_pb2.JoinReply(
             protocol_version=PROTOCOL_VERSION,
             run=self.run,
-            timeline=1,
+            timeline=self.timeline,
             incarnation=incarnation,
             config_json=Config().to_json(),
         )
@@ -85,6 +85,7 @@ def test_it_comes_back_under_its_name_as_another_incarnation(tmp_path: Path) -> 
         assert heart._process.poll() == 0
         older.report(uploaded={})  # what is left of the older one says nothing, and hurts nobody
         older.flush(1.0)
+        older.mailbox.on_taken()
         assert json.loads((tmp_path / "identity.json").read_text())["incarnation"] == 2
         assert not attachment.training, "a signal ends the process until its loop goes on"
 
@@ -110,6 +111,17 @@ def test_another_run_at_the_same_address_is_not_joined() -> None:
     with attached(far_end) as attachment:
         far_end.run = "another run"
         with pytest.raises(RunOver, match="a run is gone"):
+            attachment.rejoin()
+        attachment.detach()
+
+
+def test_a_run_that_was_resumed_is_not_joined_with_what_was_read_before() -> None:
+    far_end = Handing()
+    with attached(far_end) as attachment:
+        far_end.timeline = 2
+        with pytest.raises(
+            WrongRun, match="serves timeline 2 of run a run, this process was started for timeline 1"
+        ):
             attachment.rejoin()
         attachment.detach()
 
