@@ -252,7 +252,7 @@ def test_what_is_not_gone_on_with_leaves_no_trace(train: Starter, fault: str) ->
     sound = train(changes, flags=flags, script=[SCRIPTS / "inner.py", "nadam"]).finish()
     run = train(changes, flags=flags, script=[SCRIPTS / "inner.py", "nadam", fault])
     equal_runs(sound, run.finish())
-    assert len(run.events("left")) == (fault == "breaks")
+    assert len(run.events("leaving")) == (fault == "breaks")
 
 
 @pytest.mark.slow
