@@ -10,7 +10,7 @@ from sparsync.doctor.finding import Finding, failure, ok, refused, warning
 from sparsync.doctor.node import Node, wall_clock
 from wire.errors import ConfigError, NoInput, PermissionRefused, SparsyncError
 from wire.rpc.identity import peer_in
-from wire.rpc.pem_files import PemFiles, refuse_open_key
+from wire.rpc.pem_files import PemFiles, refuse_open_key, signer
 from wire.rpc.revocation import read_lists
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def key(node: Node) -> Finding:
 
 
 def chain(node: Node) -> Finding:
-    """Whether the authority that we trust has signed the certificate that we show."""
+    """Whether the authority that we trust has signed the certificate that we show, or one that leads there."""
     what, files = "TLS chain", _files(node)
     if files is None:
         return ok(what, PLAIN)
@@ -45,15 +45,15 @@ def chain(node: Node) -> Finding:
         shown, trusted = _certificates(files.cert), _certificates(files.ca)
     except SparsyncError as error:
         return refused(what, error)
-    signers = [ca for ca in trusted if _signed(shown[0], by=ca)]
-    if not signers:
+    authority = signer(shown, trusted)
+    if authority is None:
         return failure(
             what,
             f"{files.cert} (issuer {_told(shown[0].issuer)}) is not signed by {files.ca} "
             f"({', '.join(_told(ca.subject) for ca in trusted)})",
             "give the --tls-ca of the authority that issued it, or have that one issue another",
         )
-    return ok(what, f"{files.cert} is signed by {_told(signers[0].subject)}")
+    return ok(what, f"{files.cert} is signed by {_told(authority.subject)}")
 
 
 def expiry(node: Node) -> Finding:
@@ -139,16 +139,6 @@ def _certificates(path: Path) -> list[x509.Certificate]:
         raise PermissionRefused(f"{path} cannot be read ({error.strerror}); check owner and mode") from None
     except ValueError as error:
         raise ConfigError(f"{path} holds no certificate in PEM form ({error}); issue it again") from None
-
-
-def _signed(certificate: x509.Certificate, *, by: x509.Certificate) -> bool:
-    from cryptography.exceptions import InvalidSignature
-
-    try:
-        certificate.verify_directly_issued_by(by)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _told(name: x509.Name) -> str:

@@ -91,7 +91,7 @@ class PemFiles(NamedTuple):
             written = "{:%Y-%m-%d %H:%M}".format
             return f"is good from {written(begins)} to {written(ends)} UTC, and here it is {written(now)}"
         authorities = x509.load_pem_x509_certificates(self.ca.read_bytes())
-        if not any(_signs(authority, chain[-1]) for authority in authorities):
+        if signer(chain, authorities) is None:
             return f"is not signed by {self.ca}"
         return None
 
@@ -138,6 +138,20 @@ def _no_passphrase() -> str:
         "--tls-key: the key is encrypted, and a service has nobody to ask for the passphrase; "
         "give it a key without one, which only its user can read"
     )
+
+
+def signer(chain: list[x509.Certificate], authorities: list[x509.Certificate]) -> x509.Certificate | None:
+    """Which authority has signed the first of a chain, itself or through the others; None where none has."""
+    certificate, *between = chain
+    while True:
+        for authority in authorities:
+            if _signs(authority, certificate):
+                return authority
+        issuers = [other for other in between if _signs(other, certificate)]
+        if not issuers:
+            return None
+        certificate = issuers[0]
+        between.remove(certificate)
 
 
 def _signs(authority: x509.Certificate, certificate: x509.Certificate) -> bool:

@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from sparsync.authority import Authority
+from sparsync.certificates import Signed, issue
 from sparsync.cli import run
 from sparsync.doctor import certificates, clocks, disk, limits, network, software
 from sparsync.doctor.checks import CHECKS, examine
@@ -25,7 +29,8 @@ from tests.sparsync.cli.conftest import Answers, coordinator
 from wire.clock import ManualClock
 from wire.errors import PermissionRefused
 from wire.ids import PROTOCOL_VERSION
-from wire.rpc.identity import Role, Security
+from wire.rpc.identity import Peer, Role, Security
+from wire.rpc.pem_files import PemFiles
 from wire.version import VERSION
 
 __all__ = ["coordinator"]
@@ -219,6 +224,40 @@ def test_another_authoritys_certificate(member: Member, foreign_authority: Autho
     foreign = security(foreign_authority, Role.WORKER, "node1", out=tmp_path)
     mixed = replace(foreign, tls_ca=member(Role.WORKER).tls_ca)
     assert fails(certificates.chain(Node(security=mixed)), "is not signed by")
+
+
+def test_a_certificate_that_others_lead_to(tmp_path: Path) -> None:
+    root, now = signing("root"), datetime.now(UTC)
+    between = signing("between", by=root)
+    leaf = issue(between, Peer(Role.WORKER, "node1", ""), now=now)
+    files = PemFiles(tmp_path / "ca.pem", tmp_path / "cert.pem", tmp_path / "key.pem")
+    files.ca.write_bytes(root.pem)
+    files.key.touch(mode=0o600)
+    files.key.write_bytes(leaf.key_pem())
+    for others, leads in (([between], True), ([], False), ([signing("between", by=root)], False)):
+        files.cert.write_bytes(b"".join(signed.pem for signed in (leaf, *others)))
+        finding = certificates.chain(Node(security=Security(False, *files)))
+        assert well(finding) if leads else fails(finding, "is not signed by")
+        assert (files.fault(now) is None) is leads
+
+
+def signing(name: str, *, by: Signed | None = None) -> Signed:
+    """A certificate that signs others."""
+    now, key = datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())
+    named = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(named)
+        .issuer_name(by.certificate.subject if by else named)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(by.key if by else key, hashes.SHA256())
+    )
+    return Signed(certificate, key)
 
 
 @pytest.mark.parametrize(
