@@ -53,8 +53,12 @@ def ports(node: Node) -> Finding:
 
 def own_name(node: Node) -> Finding:
     """Whether this machine's name, or the one that is advertised, leads others here."""
-    host = parse_address(node.advertise)[0] if node.advertise else socket.gethostname()
-    what, addresses = "own name", _addresses(host)
+    what = "own name"
+    try:
+        host = parse_address(node.advertise)[0] if node.advertise else socket.gethostname()
+    except ConfigError as error:
+        return refused(what, error)
+    addresses = _addresses(host)
     if not addresses:
         text = f"{host} is not known here"
         remedy = "put it into /etc/hosts or DNS, or advertise an IP address (--advertise)"

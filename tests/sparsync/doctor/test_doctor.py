@@ -102,6 +102,7 @@ def test_names_that_nobody_knows() -> None:
 def test_what_is_no_address_is_refused() -> None:
     for check in (network.coordinators_name, network.coordinator):
         assert fails(check(Node(coordinator="host-a")), "host-a")
+    assert fails(network.own_name(Node(advertise="host-b")), "host-b")
 
 
 # --- the coordinator -----------------------------------------------------------------------------
