@@ -19,7 +19,7 @@ LEAST_MEMORY, LITTLE_MEMORY = 1 << 30, 4 << 30
 ENOUGH_PROCESSES = 256
 LITTLE_SHARED = 512 << 20
 MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 SHARED = Path("/dev/shm")
 
 
@@ -69,7 +69,7 @@ def memory(node: Node) -> Finding:
 
 
 def available_bytes() -> int | None:
-    """The less of what the machine has free and what our control group may still have."""
+    """The less of what the machine has free and what our control groups may still have."""
     free = [_machine_bytes(), _group_bytes()]
     return min((found for found in free if found is not None), default=None)
 
@@ -84,13 +84,26 @@ def _machine_bytes() -> int | None:
 
 
 def _group_bytes() -> int | None:
-    """Of the second kind of control groups; None without a limit."""
+    """The least that our control group, of the second kind, or one above it may still have; None without a limit."""
     try:
-        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
+        lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    own = CGROUP / named
+    groups = [group for group in (own, *own.parents) if group.is_relative_to(CGROUP)]
+    return min((free for group in groups if (free := _free_in(group)) is not None), default=None)
+
+
+def _free_in(group: Path) -> int | None:
+    """Without the files that the kernel gives back when memory is short; None without a limit."""
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        kept = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
     except (OSError, ValueError):
         return None
-    return None if limit == "max" else max(0, int(limit) - used)
+    return None if limit == "max" else max(0, int(limit) - used + int(kept.get("inactive_file", 0)))
 
 
 def processes(node: Node) -> Finding:

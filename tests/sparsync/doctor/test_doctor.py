@@ -323,12 +323,40 @@ def test_open_files(limit: int, level: Level, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_control_group_limits_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CGROUP", tmp_path)
-    (tmp_path / "memory.current").write_text("500000000\n")
-    (tmp_path / "memory.max").write_text("1000000000\n")
+    control_group(tmp_path, limit="1000000000")
     assert limits.available_bytes() == 500_000_000
     assert fails(limits.memory(Node()), "500 MB")
-    (tmp_path / "memory.max").write_text("max\n")
+    control_group(tmp_path, limit="max")
     assert limits.available_bytes() != 500_000_000
+
+
+def test_files_that_the_kernel_gives_back_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CGROUP", tmp_path)
+    control_group(tmp_path, limit="1000000000", inactive_file=300_000_000)
+    assert limits.available_bytes() == 800_000_000
+
+
+def test_memory_is_limited_by_our_own_group_and_those_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine, whose mount shows all groups; in a container ours is its root."""
+    (tmp_path / "cgroup").write_text("4:memory:/other\n0::/system.slice/ps.service\n")
+    monkeypatch.setattr(limits, "OWN_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(limits, "CGROUP", tmp_path)
+    control_group(tmp_path / "system.slice", limit="max")
+    control_group(tmp_path / "system.slice/ps.service", limit="700000000")
+    control_group(tmp_path / "other", limit="600000000")
+    assert limits.available_bytes() == 200_000_000
+    control_group(tmp_path / "system.slice", limit="650000000")
+    assert limits.available_bytes() == 150_000_000
+
+
+def control_group(directory: Path, *, limit: str, inactive_file: int = 0) -> None:
+    """One that uses 500 MB, of which so much are files that were not read lately."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "memory.current").write_text("500000000\n")
+    (directory / "memory.max").write_text(f"{limit}\n")
+    (directory / "memory.stat").write_text(f"anon 200000000\ninactive_file {inactive_file}\nactive_file 7\n")
 
 
 # --- the command ---------------------------------------------------------------------------------
