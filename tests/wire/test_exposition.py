@@ -198,6 +198,18 @@ def test_an_address_that_is_none_or_taken_is_told() -> None:
         Exposition(exposition.address, Security(), samples)
 
 
+def test_no_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The role's event loop would wait for a name server that does not answer."""
+
+    def look_up(*arguments: object) -> None:
+        raise AssertionError(f"asked for the name of {arguments}")
+
+    for name in ("getfqdn", "gethostbyaddr", "getnameinfo"):
+        monkeypatch.setattr(socket, name, look_up)
+    with exposed() as exposition:
+        assert ask(exposition)[0] == 200
+
+
 @pytest.mark.parametrize(
     ("role", "name", "status"),
     [
