@@ -141,6 +141,16 @@ def offsets(processes: Iterable[Process]) -> dict[str, float]:
     return {machine: statistics.median(differences) for machine, differences in found.items()}
 
 
+def told_steps(processes: Iterable[Process]) -> range | None:
+    """From the first to the last step that a span is of; None where there is none."""
+    found = [
+        steps for process in processes for span in process.spans if (steps := process.steps(span)) is not None
+    ]
+    if not found:
+        return None
+    return range(min(steps.start for steps in found), max(_stop(steps) for steps in found))
+
+
 def within(processes: Sequence[Process], steps: range) -> None:
     """Keep the spans of these steps, and of the others those that overlap with them."""
     shift = offsets(processes)
@@ -165,7 +175,12 @@ def within(processes: Sequence[Process], steps: range) -> None:
 
 
 def _overlap(of: range | None, steps: range) -> bool:
-    return of is not None and of.start < steps.stop and steps.start < max(of.stop, of.start + 1)
+    return of is not None and of.start < steps.stop and steps.start < _stop(of)
+
+
+def _stop(steps: range) -> int:
+    """Behind the last of a span's steps; one that is of none counts as its first."""
+    return max(steps.stop, steps.start + 1)
 
 
 # ── the picture ─────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ import click
 from wire.errors import UsageError
 
 PICTURE = "trace.json"
+NO_END = 2**63 - 1
 
 
 class Steps(click.ParamType[range]):
@@ -25,7 +26,7 @@ class Steps(click.ParamType[range]):
         if match is None:
             self.fail(f"{value!r}: expected A:B, as in 100:120", param, ctx)
         first, last = match.groups()
-        return range(int(first or 0), int(last) if last else 2**63 - 1)
+        return range(int(first or 0), int(last) if last else NO_END)
 
 
 @click.command()
@@ -45,16 +46,15 @@ def trace(directories: tuple[Path, ...], steps: range | None, out: Path | None, 
     RUN_DIR holds the servers' and workers' directories where `sparsync train` ran it; else give each DIR. Open the
     file at https://ui.perfetto.dev, or in chrome://tracing: nothing is sent anywhere.
     """
-    from sparsync.tracing import picture, read_processes, within
+    from sparsync.tracing import picture, read_processes, told_steps, within
 
     processes = read_processes(directories)
+    written = told_steps(processes)
     if steps is not None:
         within(processes, steps)
     spans = sum(len(process.spans) for process in processes)
     if not spans:
-        raise UsageError(
-            f"--steps {steps.start}:{steps.stop}: no spans of these steps" if steps else "no spans"
-        )
+        raise UsageError(_nothing(directories, steps, written))
     out = out or directories[0] / PICTURE
     out.write_text(json.dumps(picture(processes), separators=(",", ":")) + "\n", encoding="utf-8")
     if as_json:
@@ -65,3 +65,15 @@ def trace(directories: tuple[Path, ...], steps: range | None, out: Path | None, 
             f"{out}: {spans} spans of {len(processes)} processes; open it at https://ui.perfetto.dev",
             err=True,
         )
+
+
+def _nothing(directories: tuple[Path, ...], steps: range | None, written: range | None) -> str:
+    """What to say where there is nothing to draw."""
+    if steps is None or written is None:
+        where = ", ".join(map(str, directories))
+        return f"{where}: roles have written no spans there yet; try again once the run has taken a step"
+    asked = f"{steps.start}:{'' if steps.stop == NO_END else steps.stop}"
+    return (
+        f"--steps {asked} finds no spans, what was written is of steps {written.start} to {written[-1]}; "
+        f"give some of these, as in --steps {written.start}:{written.stop}"
+    )

@@ -232,6 +232,17 @@ def test_steps_that_are_none_are_refused(steps: str, tmp_path: Path) -> None:
 
 
 def test_steps_that_nobody_told_of(tmp_path: Path) -> None:
-    path_of_a_unit(tmp_path)
-    result = CliRunner().invoke(root, ["trace", str(tmp_path), "--steps", "100:"])
-    assert "no spans of these steps" in str(result.exception)
+    path_of_a_unit(tmp_path, step=12)
+    for asked, shown in (("500:", "500:"), ("500:510", "500:510"), (":3", "0:3")):
+        result = CliRunner().invoke(root, ["trace", str(tmp_path), "--steps", asked])
+        assert str(result.exception) == (
+            f"--steps {shown} finds no spans, what was written is of steps 12 to 12; "
+            "give some of these, as in --steps 12:13"
+        )
+
+
+def test_a_run_that_has_taken_no_step_yet(tmp_path: Path) -> None:
+    write(tmp_path, "coordinator", "coordinator", [])
+    for more in ([], ["--steps", "5:"]):
+        result = CliRunner().invoke(root, ["trace", str(tmp_path), *more])
+        assert "no spans there yet; try again" in str(result.exception)
