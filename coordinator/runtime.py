@@ -65,7 +65,7 @@ def run(
 
     Raises:
         PortTaken, PermissionRefused: it cannot listen there.
-        UsageError: the directory holds a run that is over, or another coordinator works in it.
+        UsageError: the directory holds a run that is over, cannot be written, or another coordinator works in it.
         ConfigError: the run in the directory was begun with another configuration.
         NoInput, DamagedFile: the checkpoint to resume is not there; it or the journal is damaged.
         StaleIncarnation: another coordinator decides: this one works on a copy of the directory.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import threading
 from collections.abc import Coroutine
@@ -83,7 +84,7 @@ def run(
     kernels.warm()  # compiled or loaded before anybody waits for this server
     optimizer.warm()
     try:
-        knows = data_dir.exists()
+        knows = os.access(data_dir, os.F_OK)
         return asyncio.run(
             _serve(
                 coordinator,

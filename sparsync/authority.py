@@ -80,14 +80,16 @@ class Authority:
         days: float = AUTHORITY_DAYS,
         passphrase: bytes | None = None,
     ) -> Authority:
-        """A new authority in a directory that holds none. Raises: UsageError where it holds one."""
-        if (directory / CA).exists() or (directory / AUTHORITY_KEY).exists():
+        """A new authority in a directory that holds none.
+
+        Raises: UsageError where it holds one, PermissionRefused where it cannot be written.
+        """
+        if any(os.access(directory / name, os.F_OK) for name in (CA, AUTHORITY_KEY)):
             raise UsageError(
                 f"{directory} holds an authority already, and what it signed would be good no more; "
                 "choose another directory, or remove this one first"
             )
         signed = new_authority(f"authority {now:%Y-%m-%d} {secrets.token_hex(4)}", now=now, days=days)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(directory / AUTHORITY_KEY, signed.key_pem(passphrase))
         write_public(directory / LIST, _pem(revocation_list(signed, {}, number=1, now=now)))
         write_public(directory / CA, signed.pem)
@@ -116,6 +118,7 @@ class Authority:
         Raises:
             ConfigError: `name` is none.
             UsageError: it has a good one already, and `again` does not say that this is meant.
+            PermissionRefused: its files cannot be written.
         """
         identity_uri(role, name)
         peer = Peer(role, name, "")
@@ -131,7 +134,6 @@ class Authority:
         write_public(self.directory / "issued" / f"{issued.peer.serial}.pem", signed.pem)
         folder = out or self.folder(peer)
         files = PemFiles(folder / CA, folder / CERT, folder / KEY)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_public(files.ca, read_authority(self.directory))
         write_private(files.key, signed.key_pem())
         write_public(files.cert, signed.pem)
@@ -244,10 +246,12 @@ def write_private(path: Path, content: bytes) -> None:
 def _replacing(path: Path, mode: int) -> Iterator[int]:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except OSError as error:
-        raise PermissionRefused(f"{path} cannot be written ({error.strerror})") from error
+        raise PermissionRefused(
+            f"{path} cannot be written ({error.strerror}); give a directory in which this user may make files"
+        ) from error
     try:
         try:
             yield descriptor

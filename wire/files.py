@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TextIO
 
 from wire.errors import UsageError
 
 
+def make(directory: Path) -> None:
+    """Make the directory, in which this process can write. Raises: UsageError."""
+    with _told(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=directory):
+            pass
+
+
 def own(directory: Path, role: str) -> TextIO:
     """Make the directory, which belongs to this process, a `role`, as long as what is returned is open.
 
-    Raises: UsageError while it is another's, or where the file system has no locks.
+    Raises: UsageError while it is another's, where it cannot be written, or where the file system has no locks.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = (directory / "lock").open("w")
+    with _told(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / "lock").open("w")
     try:
         fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -32,6 +44,17 @@ def own(directory: Path, role: str) -> TextIO:
             f"{directory} cannot be locked ({error}); give a --data-dir on a disk of this machine"
         ) from None
     return lock
+
+
+@contextmanager
+def _told(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{directory} cannot be written ({error.strerror}); expected a directory in which this process may make "
+            "files: give another --data-dir, or check owner and mode"
+        ) from None
 
 
 def replace_durably(path: Path, data: bytes) -> None:

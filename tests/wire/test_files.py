@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wire.errors import UsageError
-from wire.files import fsync_directory, fsync_file, own, replace_durably, write_durably
+from wire.files import fsync_directory, fsync_file, make, own, replace_durably, write_durably
 
 
 def test_content_is_replaced_as_a_whole_over_what_was_left_half_made(tmp_path: Path) -> None:
@@ -61,6 +61,22 @@ def test_a_directory_has_one_process_at_a_time(tmp_path: Path) -> None:
         with own(tmp_path / "ps-1", "server"):
             pass
     own(tmp_path / "ps-0", "server").close()
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for directory, found in (
+        (tmp_path / "file" / "ps-0", "Not a directory"),
+        (Path("/proc"), "No such file"),
+    ):
+        told = (
+            rf"{directory} cannot be written \({found}.*\); expected a directory .*: give another --data-dir"
+        )
+        for ask in (make, lambda at: own(at, "server")):
+            with pytest.raises(UsageError, match=told):
+                ask(directory)
+    make(tmp_path / "worker" / "0")
+    assert list((tmp_path / "worker" / "0").iterdir()) == []
 
 
 def test_where_nothing_can_be_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from sparsync.cli import root
 from sparsync.cli.certs import ROLES
 from tests.sparsync.cli.conftest import Answers
-from wire.errors import SparsyncError
+from wire.errors import PermissionRefused, SparsyncError
 from wire.rpc.identity import Role, Security
 from wire.rpc.revocation import read_lists
 
@@ -55,6 +55,17 @@ def test_from_nothing_to_a_certificate_that_names_its_holder(there: Path) -> Non
         "key.pem": 0o600,
     }
     assert "worker/node1" in talk("show") and "(365 days)" in talk("show")
+
+
+def test_a_directory_that_cannot_be_written_is_told(there: Path) -> None:
+    (there / "file").touch()
+    with pytest.raises(
+        PermissionRefused, match=r"file/certs/ca\.key cannot be written \(Not a directory\); give"
+    ):
+        certs("init", "file/certs")
+    certs("init")
+    with pytest.raises(PermissionRefused, match=r"file/out/ca\.pem cannot be written .*; give"):
+        certs("issue", "--role", "worker", "--name", "node1", "--out", "file/out")
 
 
 def test_several_names_and_a_place_of_their_own(there: Path) -> None:

@@ -43,3 +43,25 @@ def test_the_log_has_one_format_to_its_last_line(form: str, environ: dict[str, s
         told = [json.loads(line) for line in done.stderr.splitlines()]
         assert {line["role"] for line in told} == {"coordinator"}
         assert told[-1]["level"] == "error" and told[-1]["message"].startswith("cannot listen on")
+
+
+@pytest.mark.parametrize("role", ["coordinator", "ps", "worker"])
+def test_a_data_directory_that_cannot_be_written_ends_a_role_for_good(
+    role: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    """Before it asks anybody: nobody answers on that port."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "sparsync", role, "--data-dir", "/proc"],
+        env={**environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    *_, last = done.stderr.splitlines()
+    assert (done.returncode, last.split(";")[0]) == (
+        64,
+        "error: /proc cannot be written (No such file or directory)",
+    )
+    assert "Traceback" not in done.stderr
