@@ -30,6 +30,7 @@ from sparsync.run_directory import (
 )
 from wire.config import ENV_PREFIX, Config, Loaded, environment, load
 from wire.errors import DamagedFile, NoInput, SparsyncError, UsageError
+from wire.files import own
 from wire.rpc.identity import Security
 
 COORDINATOR = "coordinator"
@@ -196,20 +197,19 @@ def error_with_code(code: int) -> type[SparsyncError]:
 
 
 def create_run(launch: Launch) -> None:
-    """Makes the run directory, or takes over the one that is resumed. Raises UsageError."""
+    """Makes the run directory, or takes over the one that is resumed; that of a live run stays as it is.
+
+    Raises: UsageError where it cannot be made, and while a coordinator works in it.
+    """
     run = launch.run
-    try:
-        run.logs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"--out {run.path}: cannot create it ({error.strerror}); choose another --out"
-        ) from None
-    run.address.unlink(missing_ok=True)
-    if run.summary.exists():
-        run.summary.replace(run.path / "summary.previous.json")
-    write_whole(run.config, launch.config.to_toml())
-    write_whole(run.command, json.dumps({"command": list(launch.command)}) + "\n")
-    issue_certificates(launch.config.security, run, launch.roles)
+    with own(run.path, COORDINATOR, option="--out"):
+        run.logs.mkdir(exist_ok=True)
+        run.address.unlink(missing_ok=True)
+        if run.summary.exists():
+            run.summary.replace(run.path / "summary.previous.json")
+        write_whole(run.config, launch.config.to_toml())
+        write_whole(run.command, json.dumps({"command": list(launch.command)}) + "\n")
+        issue_certificates(launch.config.security, run, launch.roles)
 
 
 def forget_shards(launch: Launch) -> None:

@@ -19,41 +19,43 @@ from wire.errors import UsageError
 
 def make(directory: Path) -> None:
     """Make the directory, in which this process can write. Raises: UsageError."""
-    with _told(directory):
+    with _told(directory, "--data-dir"):
         directory.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=directory):
             pass
 
 
-def own(directory: Path, role: str) -> TextIO:
+def own(directory: Path, role: str, *, option: str = "--data-dir") -> TextIO:
     """Make the directory, which belongs to this process, a `role`, as long as what is returned is open.
+
+    `option`: by which the user names another one.
 
     Raises: UsageError while it is another's, where it cannot be written, or where the file system has no locks.
     """
-    with _told(directory):
+    with _told(directory, option):
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / "lock").open("w")
     try:
         fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise UsageError(f"another {role} works in {directory}; give this one another --data-dir") from None
+        raise UsageError(f"another {role} works in {directory}; give this one another {option}") from None
     except OSError as error:
         lock.close()
         raise UsageError(
-            f"{directory} cannot be locked ({error}); give a --data-dir on a disk of this machine"
+            f"{directory} cannot be locked ({error}); give a {option} on a disk of this machine"
         ) from None
     return lock
 
 
 @contextmanager
-def _told(directory: Path) -> Iterator[None]:
+def _told(directory: Path, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UsageError(
             f"{directory} cannot be written ({error.strerror}); expected a directory in which this process may make "
-            "files: give another --data-dir, or check owner and mode"
+            f"files: give another {option}, or check owner and mode"
         ) from None
 
 

@@ -24,6 +24,7 @@ from sparsync.launch_plan import (
 from tests.sparsync.checkpoints import write_checkpoint
 from wire.config import load
 from wire.errors import ConfigError, DataRefused, NoInput, SparsyncError, UsageError
+from wire.files import own
 
 ADDRESS = "127.0.0.1:4001"
 
@@ -126,6 +127,24 @@ def test_a_resumed_directory_is_cleared_of_what_would_mislead(tmp_path: Path) ->
     assert (out / "summary.previous.json").read_text() == '{"steps": 60}'
 
 
+def test_a_live_run_stays_as_it_is_where_it_is_resumed(authority: Authority, tmp_path: Path) -> None:
+    out = finished_run(tmp_path / "run")
+    launch = plan("run.steps=120", f"security.authority={authority.directory}", resume=out)
+    with own(out, "coordinator"):
+        before = contents(out)
+        with pytest.raises(
+            UsageError, match=r"another coordinator works in .*run; give this one another --out"
+        ):
+            create_run(launch)
+        assert contents(out) == before
+    create_run(launch)
+    assert contents(out) != before
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
 def test_what_servers_left_of_an_earlier_timeline_is_no_obstacle(tmp_path: Path) -> None:
     out = finished_run(tmp_path / "run")
     for name in ("ps-0", "worker-0"):
@@ -139,7 +158,7 @@ def test_what_servers_left_of_an_earlier_timeline_is_no_obstacle(tmp_path: Path)
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="choose another --out"):
+    with pytest.raises(UsageError, match=r"cannot be written .* give another --out"):
         create_run(plan(out=tmp_path / "file" / "run"))
 
 
