@@ -27,13 +27,17 @@ DAYS = 365.0
 
 def check_authority(at: SecurityConfig) -> None:
     """Raises ConfigError, NoInput, PermissionRefused where no certificates can be issued as the configuration asks."""
-    if at.tls_cert is not None:
+    if at.tls_ca or at.tls_cert or at.tls_key:
         raise ConfigError(
             "security.tls_cert: a certificate names one role, and `sparsync train` starts several; give "
             "security.authority = DIR of `sparsync certs init DIR`, and each process gets one of its own"
         )
     if at.authority is not None:
         _authority(at.authority)
+    elif at.tls_crl is not None:
+        raise ConfigError(
+            "security.tls_crl without security.authority: nobody shows certificates; give both, or none of them"
+        )
 
 
 def issue_certificates(at: SecurityConfig, run: RunDirectory, roles: Mapping[str, str]) -> None:

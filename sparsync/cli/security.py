@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 
 
 class SecurityFlags(NamedTuple):
-    """The flags as given. Without any, the configuration's `security` section holds (file, environment).
+    """The flags as given: each goes before its value in the `security` section (file, environment).
 
-    `--tls-crl` may stand beside that.
+    `--insecure` without TLS files goes before all of them: plain text.
     """
 
     insecure: bool
@@ -39,14 +39,16 @@ class SecurityFlags(NamedTuple):
         from wire.config import environment, load
         from wire.rpc.identity import Security
 
-        if any(self[:4]):
+        files = any((self.tls_ca, self.tls_cert, self.tls_key))
+        if self.insecure and not files:
             return Security(*self)
         if section is None:
             section = load(None, (), environment()).config.security
         found = Security.configured(section)
-        if run_dir is not None and found == Security():
+        if run_dir is not None and found == Security() and not files:
             found = operator_of(RunDirectory(run_dir)) or found
-        return replace(found, tls_crl=self.tls_crl) if self.tls_crl else found
+        given: dict[str, Any] = {name: value for name, value in self._asdict().items() if value}
+        return replace(found, **given)
 
 
 def security_options(command: Callable[..., Result]) -> Callable[..., Result]:

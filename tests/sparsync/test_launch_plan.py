@@ -250,6 +250,8 @@ def test_without_an_authority_the_run_is_in_plain_text(tmp_path: Path) -> None:
     ("settings", "text"),
     [
         (("tls_ca=ca.pem", "tls_cert=c.pem", "tls_key=k.pem"), "a certificate names one role"),
+        (("tls_ca=ca.pem",), "a certificate names one role"),
+        (("tls_crl=crl.pem",), "nobody shows certificates"),
         (("authority=nowhere",), "holds no authority"),
         (("authority=certs", "insecure=true"), "beside TLS files or insecure"),
     ],

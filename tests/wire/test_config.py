@@ -149,7 +149,7 @@ def test_a_wrong_type_in_a_file_names_the_file(tmp_path: Path) -> None:
         (["model.heads=3"], "no multiple of model.heads = 3"),
         (["cluster.dead_s=2"], "must rise in this order"),
         (["cluster.min_workers=3"], "more than cluster.workers = 2"),
-        (["security.tls_ca=ca.pem"], "security.tls_cert, security.tls_key missing"),
+        (["security.tls_ca=ca.pem", "security.authority=certs"], "security.authority beside TLS files"),
         (
             ["security.tls_ca=a", "security.tls_cert=b", "security.tls_key=c", "security.insecure=true"],
             "beside TLS files",

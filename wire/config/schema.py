@@ -347,18 +347,12 @@ class SecurityConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _tls_is_whole(self) -> Self:
-        given = {"tls_ca": self.tls_ca, "tls_cert": self.tls_cert, "tls_key": self.tls_key}
-        missing = [f"security.{key}" for key, path in given.items() if path is None]
-        if 0 < len(missing) < len(given):
-            raise ValueError(f"{', '.join(missing)} missing: TLS needs all of tls_ca, tls_cert and tls_key")
-        if self.authority is not None and (self.insecure or not missing):
+    def _one_way(self) -> Self:
+        """Whether the files are whole is known with the flags only, each of which stands for one (`Security.tls`)."""
+        files = any((self.tls_ca, self.tls_cert, self.tls_key))
+        if self.authority is not None and (self.insecure or files):
             raise ValueError("security.authority beside TLS files or insecure = true: remove one of the two")
-        if missing and self.authority is None and self.tls_crl is not None:
-            raise ValueError(
-                "security.tls_crl without tls_ca, tls_cert and tls_key: nobody shows certificates"
-            )
-        if self.insecure and not missing:
+        if self.insecure and files:
             raise ValueError("security.insecure = true beside TLS files: remove one of the two")
         return self
 
