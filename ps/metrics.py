@@ -30,13 +30,22 @@ class Metrics:
     Args:
         port: that it serves on.
         rounds: which steps belong to a round.
+        replicas: standbys that a shard is to have.
     """
 
     def __init__(
-        self, owner: Owner, control: Control, standby: Standby, tally: Tally, *, port: int, rounds: Rounds
+        self,
+        owner: Owner,
+        control: Control,
+        standby: Standby,
+        tally: Tally,
+        *,
+        port: int,
+        rounds: Rounds,
+        replicas: int,
     ) -> None:
         self._owner, self._control, self._standby, self._tally = owner, control, standby, tally
-        self._rounds = rounds
+        self._rounds, self._replicas = rounds, replicas
         self._dialled = SocketMeter()
         self._accepted = SocketMeter(lambda host, local, peer_host, peer: ACCEPTED if local == port else None)
 
@@ -89,8 +98,9 @@ class Metrics:
         yield m.DELTA_BYTES(owner.delta_bytes)
         yield m.ADMITTED(owner.admitted_bytes)
         yield m.ADMIT_LIMIT(owner.admit_bytes)
-        if owner.watermark.standby is not None:
+        if self._replicas and owner.serves:
             yield m.IN_SYNC(bool(owner.replication.in_sync))
+        if owner.watermark.standby is not None:
             yield m.LAG_RECORDS(owner.watermark.lag)
             yield m.LAG_BYTES(owner.replication.lag_bytes)
 

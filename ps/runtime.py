@@ -284,7 +284,15 @@ class Server:
         if self._config.telemetry.trace:
             self._watched.enter_context(traced(directory, role="ps", id=self._name, run=run, rounds=rounds))
         if listen := self._metrics or self._config.telemetry.metrics:
-            told = Metrics(self._owner, self._control, self._standby, tally, port=port, rounds=rounds)
+            told = Metrics(
+                self._owner,
+                self._control,
+                self._standby,
+                tally,
+                port=port,
+                rounds=rounds,
+                replicas=self._config.durability.replicas,
+            )
             serving = told.serve(
                 listen,
                 self._security,

@@ -220,7 +220,8 @@ REPLAY_BYTES = _gauge(
 )
 REPLAY_SECONDS = _gauge("ps_replay_seconds", "time that applying what a restart replays took the first time")
 IN_SYNC = _gauge(
-    "ps_standby_in_sync", "whether the standby holds all that was acknowledged; only where there is one"
+    "ps_standby_in_sync",
+    "whether a standby holds all that was acknowledged; of primaries, where there is to be one",
 )
 LAG_RECORDS = _gauge(
     "ps_standby_lag_records", "records that the standby that is waited for does not hold yet"

@@ -19,10 +19,15 @@ from wire.v1 import shard_pb2
 Found = dict[tuple[str, ...], float | Distribution]
 
 
-async def told(server: Serving) -> Found:
-    port = int(server.address.rpartition(":")[2])
+async def told(server: Serving, *, replicas: int = 0) -> Found:
     metrics = Metrics(
-        server.owner, server.control, server.standby, server.service.tally, port=port, rounds=Rounds()
+        server.owner,
+        server.control,
+        server.standby,
+        server.service.tally,
+        port=int(server.address.rpartition(":")[2]),
+        rounds=Rounds(),
+        replicas=replicas,
     )
     samples = await metrics.samples()
     assert all(METRICS[sample.metric.name] is sample.metric for sample in samples)
@@ -73,7 +78,7 @@ def test_pushes_deltas_followers_and_bytes(tmp_path: Path) -> None:
         assert isinstance(writes, Distribution) and sum(writes.counts) > 0
         assert float(str(found["log_bytes_total",])) >= float(str(found["push_bytes_total",]))
         assert ("image_timestamp_seconds",) in found, "the run's beginning is one"
-        assert ("standby_in_sync",) not in found, "there is none"
+        assert ("standby_in_sync",) not in found, "there is to be none"
         following.cancel()
         await eventually(lambda: server.service.tally.followers == 0)
 
@@ -95,16 +100,19 @@ def test_refusals_are_counted_by_their_reason(tmp_path: Path) -> None:
     play_server(scene, tmp_path)
 
 
-def test_a_standby_that_is_waited_for_is_told(tmp_path: Path) -> None:
+def test_a_standby_that_is_waited_for_is_told_and_one_that_is_missing_too(tmp_path: Path) -> None:
     async def scene(server: Serving) -> None:
         line = Line(server.stub)
         await line.attach()
+        assert ("standby_in_sync",) not in await told(server, replicas=1), "no primary"
         await line.configure(ARRIVAL)
         await upload(server.stub)
         server.owner.watermark.wait_for(9, server.owner.archive.position - 3)
-        found = await told(server)
+        found = await told(server, replicas=1)
         assert (found["standby_in_sync",], found["standby_lag_records",]) == (0, 3)
         server.owner.watermark.wait_no_more(9)
+        found = await told(server, replicas=1)
+        assert found["standby_in_sync",] == 0 and ("standby_lag_records",) not in found
 
     play_server(scene, tmp_path)
 
