@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,21 @@ def test_keys_lie_where_root_alone_looks_and_settings_where_all_may(tmp_path: Pa
         for name in ("", "tls", "tls/ps", "ps.env")
     }
     assert modes == {"": 0o755, "tls": 0o700, "tls/ps": 0o700, "ps.env": 0o644}
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-tmpfiles") is None or os.geteuid() != 0, reason="systemd-tmpfiles, as root"
+)
+def test_keys_that_were_opened_to_a_group_stay_so_at_the_next_boot(tmp_path: Path) -> None:
+    install(PS, root=tmp_path)
+    directories = [tmp_path / "etc/sparsync" / name for name in ("tls", "tls/ps")]
+    for path in directories:
+        path.chmod(0o750)
+    boot = ["systemd-tmpfiles", "--create", f"--root={tmp_path}", tmp_path / "etc/tmpfiles.d/sparsync.conf"]
+    subprocess.run(boot, check=True)
+    install(PS, root=tmp_path)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in directories] == [0o750, 0o750]
+    assert (tmp_path / "srv/sparsync").is_dir()
 
 
 def test_a_coordinator_gets_a_run_and_a_worker_its_device(tmp_path: Path) -> None:
