@@ -116,6 +116,14 @@ def test_the_panels_of_the_dashboard_lie_beside_each_other() -> None:
     assert len({panel["id"] for panel in panels}) == len(panels)
 
 
+def test_a_panel_that_shows_a_label_shows_the_one_that_holds_now() -> None:
+    """A range would give each state that the run has been in a tile of its own."""
+    named = [panel for panel in dashboard()["panels"] if panel.get("options", {}).get("textMode") == "name"]
+    assert {panel["title"] for panel in named} == {"State", "Mode"}
+    asked = [target for panel in named for target in panel["targets"]]
+    assert [(target.get("instant"), target.get("range")) for target in asked] == [(True, False)] * len(asked)
+
+
 @promtool
 def test_what_the_dashboard_asks_can_be_asked(tmp_path: Path) -> None:
     asked = [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", ())]
