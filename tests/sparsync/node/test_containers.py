@@ -23,15 +23,25 @@ def test_the_image_runs_as_nobody_in_particular() -> None:
         assert part in COMPOSE
 
 
-def test_what_is_copied_exists_and_holds_no_keys() -> None:
-    copied = [
+def copied() -> list[str]:
+    return [
         source
         for line in re.findall(r"^COPY (?!--from)(.+)$", CONTAINERFILE, re.MULTILINE)
         for source in shlex.split(line)[:-1]
     ]
-    assert {"sparsync", "coordinator", "ps", "worker", "wire", "pyproject.toml"} <= set(copied)
-    assert [source for source in copied if not (ROOT / source).exists()] == []
-    assert "." not in copied, "certs/ may lie beside them"
+
+
+def test_what_is_copied_exists_and_holds_no_keys() -> None:
+    assert {"sparsync", "coordinator", "ps", "worker", "wire", "pyproject.toml"} <= set(copied())
+    assert [source for source in copied() if not (ROOT / source).exists()] == []
+    assert "." not in copied(), "certs/ may lie beside them"
+
+
+def test_a_builder_is_sent_what_is_copied_and_nothing_else() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    patterns = [line for line in lines if not line.startswith("#")]
+    assert patterns[0] == "*"
+    assert sorted(f"!{source}" for source in copied()) == [p for p in patterns if p.startswith("!")]
 
 
 def test_each_service_has_its_own_certificate_and_a_check() -> None:
