@@ -99,6 +99,12 @@ def test_the_commands_that_follow_are_those_that_are_told() -> None:
     assert enabling == f"{node.commands[-1]} sparsync-ps@0.service"
 
 
+def test_every_node_gets_the_tested_versions() -> None:
+    installed = [line for line in lines(PAGE) if "pip install" in line]
+    assert len(installed) == 2
+    assert [line for line in installed if "-c constraints.txt" not in line] == []
+
+
 def test_what_a_table_says_of_the_sandbox_is_held_by_a_test() -> None:
     from tests.sparsync.node.test_units import EXPOSURE
 
