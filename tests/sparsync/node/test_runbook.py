@@ -99,6 +99,13 @@ def test_the_commands_that_follow_are_those_that_are_told() -> None:
     assert enabling == f"{node.commands[-1]} sparsync-ps@0.service"
 
 
+def test_every_examination_by_doctor_shows_a_certificate() -> None:
+    lines_of_it = re.findall(r"`(sparsync doctor --coordinator[^`]*)`", PAGE)
+    assert lines_of_it
+    for line in lines_of_it:
+        assert {"--tls-ca", "--tls-cert", "--tls-key"} <= set(shlex.split(line))
+
+
 def test_every_node_gets_the_tested_versions() -> None:
     installed = [line for line in lines(PAGE) if "pip install" in line]
     assert len(installed) == 2
