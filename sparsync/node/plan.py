@@ -154,7 +154,8 @@ SPARSYNC_LISTEN=0.0.0.0:{port}
 SPARSYNC_ADVERTISE={node.host}:{port}
 # Directory of the run, below /var/lib/sparsync/runs. Another run: another name.
 SPARSYNC_RUN=first
-# More options of `sparsync coordinator`. The list of revoked certificates is looked at each second.
+# More options of `sparsync coordinator`, as --metrics 0.0.0.0:PORT.
+# The list of revoked certificates is looked at each second.
 SPARSYNC_OPTIONS=--tls-crl {CRL}
 """
 
@@ -179,6 +180,8 @@ _PS = """\
 SPARSYNC_LISTEN=0.0.0.0:{port}
 # What the others dial.
 SPARSYNC_ADVERTISE={node.host}:{port}
+# Metrics of this one, on a port of its own:
+# SPARSYNC_TELEMETRY__METRICS=0.0.0.0:PORT
 """
 
 _WORKER = """\
@@ -186,6 +189,8 @@ _WORKER = """\
 SPARSYNC_DEVICE={node.device}
 # Script and arguments, on this machine's own disk and not below /home; nothing: the built-in trainer.
 SPARSYNC_SCRIPT={node.script}
+# Metrics of this one, on a port of its own:
+# SPARSYNC_TELEMETRY__METRICS=0.0.0.0:PORT
 """
 
 

@@ -19,6 +19,7 @@ from wire.rpc.identity import Role, Security, server_name
 
 ROOT = Path(__file__).parents[2]
 ALERTS, DASHBOARD = ROOT / "deploy/prometheus/alerts.yml", ROOT / "deploy/grafana/sparsync.json"
+RUNBOOK = (ROOT / "deploy/README.md").read_text()
 promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool (Debian package prometheus) is not installed"
 )
@@ -49,19 +50,39 @@ def test_the_example_of_a_configuration_is_good() -> None:
     assert "prometheus.yml is valid" in told and "1 rule files found" in told
 
 
-@promtool
-def test_the_part_of_it_that_is_commented_out_is_good(tmp_path: Path) -> None:
-    """As whoever has machines of their own takes it."""
+def commented_out() -> str:
+    """That part of the example, as whoever has machines of their own takes it; certificates lie beside it."""
     text = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
     before, marked, after = text.partition("  # On machines of their own")
     lines = [re.sub(r"^  # ?", "  ", line) for line in after.splitlines()[3:]]
-    jobs = "\n".join(lines).replace("/etc/prometheus/sparsync", str(tmp_path))
-    for name in ("ca.pem", "cert.pem", "key.pem"):
-        (tmp_path / name).touch()
+    jobs = "\n".join(lines).replace("/etc/prometheus/sparsync/", "")
+    assert marked and "sparsync-worker" in jobs
+    return before.partition("rule_files:")[0] + "scrape_configs:\n" + jobs + "\n"
+
+
+@promtool
+def test_the_part_of_it_that_is_commented_out_is_good(tmp_path: Path) -> None:
     path = tmp_path / "prometheus.yml"
-    path.write_text(before.partition("rule_files:")[0] + "scrape_configs:\n" + jobs + "\n")
-    assert marked and "sparsync-worker" in path.read_text()
+    path.write_text(commented_out())
     check("check", "config", "--syntax-only", path)
+
+
+@needed
+def test_the_part_of_it_that_is_commented_out_suits_the_runbook(member: Member, tmp_path: Path) -> None:
+    viewer = member(Role.VIEWER, "prometheus")
+    for path, name in ((viewer.tls_ca, "ca"), (viewer.tls_cert, "cert"), (viewer.tls_key, "key")):
+        assert path is not None
+        shutil.copy(path, tmp_path / f"{name}.pem")
+    with prometheus(commented_out(), tmp_path) as asked:
+
+        def targets() -> list[dict[str, str]]:
+            return [target["labels"] for target in asked.get("targets")["activeTargets"]]
+
+        found = until("three jobs", lambda: len({t["job"] for t in targets()}) == 3 and targets())
+    rows = re.findall(r"^\| (node.*) \| `[\w.-]+` \| `.*0\.0\.0\.0:(\d+)` \|$", RUNBOOK, re.MULTILINE)
+    served = sorted(f"{node}:{port}" for nodes, port in rows for node in nodes.split(", "))
+    assert len(served) == 6
+    assert served == sorted(labels["instance"] for labels in found)
 
 
 @needed

@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from sparsync.cli import run
+from sparsync.cli import root, run
 from sparsync.node.install import MISSING, install
 from sparsync.node.plan import PROGRAM, Node
 from wire.config import load
@@ -97,6 +98,28 @@ def test_the_commands_that_follow_are_those_that_are_told() -> None:
     (enabling,) = (line for line in lines(SETTING_UP) if line.startswith("systemctl enable"))
     assert [line for line in node.commands[:-1] if line not in lines(SETTING_UP)] == []
     assert enabling == f"{node.commands[-1]} sparsync-ps@0.service"
+
+
+def test_metrics_take_no_other_option_away(set_up: Path) -> None:
+    text = (set_up / "node1/etc/sparsync/coordinator.env").read_text()
+    (options,) = re.findall(r"^SPARSYNC_OPTIONS=.+$", text, re.MULTILINE)
+    assert f"| `coordinator.env` | `{options} --metrics 0.0.0.0:7790` |" in PAGE
+    own = sorted((set_up / "node2/etc/sparsync").glob("*-*.env"))
+    assert [path.name for path in own] == ["ps-0.env", "worker-0.env"]
+    for path in own:
+        assert f"\n# {metrics_variable()}=0.0.0.0:PORT\n" in path.read_text()
+        assert f"| `{path.name}` | `{metrics_variable()}=0.0.0.0:" in PAGE
+
+
+def metrics_variable() -> str:
+    """From which a server and a worker take `--metrics`."""
+    variables = set()
+    for role in ("ps", "worker"):
+        command = root.get_command(click.Context(root), role)
+        assert command is not None
+        variables |= {str(p.envvar) for p in command.params if p.name == "metrics"}
+    (variable,) = variables
+    return variable
 
 
 def test_every_examination_by_doctor_shows_a_certificate() -> None:
