@@ -68,7 +68,9 @@ def test_the_part_of_it_that_is_commented_out_is_good(tmp_path: Path) -> None:
 
 
 @needed
-def test_the_part_of_it_that_is_commented_out_suits_the_runbook(member: Member, tmp_path: Path) -> None:
+def test_the_part_of_it_that_is_commented_out_suits_the_runbook_and_the_dashboard(
+    member: Member, tmp_path: Path
+) -> None:
     viewer = member(Role.VIEWER, "prometheus")
     for path, name in ((viewer.tls_ca, "ca"), (viewer.tls_cert, "cert"), (viewer.tls_key, "key")):
         assert path is not None
@@ -79,6 +81,7 @@ def test_the_part_of_it_that_is_commented_out_suits_the_runbook(member: Member, 
             return [target["labels"] for target in asked.get("targets")["activeTargets"]]
 
         found = until("three jobs", lambda: len({t["job"] for t in targets()}) == 3 and targets())
+    assert {labels["run"] for labels in found} == {"first"}, "what the dashboard's menu lists"
     rows = re.findall(r"^\| (node.*) \| `[\w.-]+` \| `.*0\.0\.0\.0:(\d+)` \|$", RUNBOOK, re.MULTILINE)
     served = sorted(f"{node}:{port}" for nodes, port in rows for node in nodes.split(", "))
     assert len(served) == 6
