@@ -45,11 +45,12 @@ def test_the_log_has_one_format_to_its_last_line(form: str, environ: dict[str, s
         assert told[-1]["level"] == "error" and told[-1]["message"].startswith("cannot listen on")
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("role", ["coordinator", "ps", "worker"])
 def test_a_data_directory_that_cannot_be_written_ends_a_role_for_good(
     role: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """Before it asks anybody: nobody answers on that port."""
+    """Before it asks anybody: nobody answers on that port. A server may have to compile its kernels first."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "sparsync", role, "--data-dir", "/proc"],
         env={**environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"},
