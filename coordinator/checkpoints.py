@@ -25,10 +25,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from coordinator.pace import pace_of
-from coordinator.shards import ShardLine, as_error
+from coordinator.shards import ShardLine
 from coordinator.state import State
 from wire.checkpoint import CheckpointWriter, Manifest, load_manifest
 from wire.config import Config
@@ -102,7 +100,10 @@ class _PlaneFile:
 
 
 class CheckpointTaker:
-    """Writes one checkpoint of `state`'s open step, from shards that stand at it; people call it `step`."""
+    """Writes one checkpoint of `state`'s open step, from shards that stand at it; people call it `step`.
+
+    `lines` are to the primaries, by shard. Of one that ends meanwhile nothing more is asked.
+    """
 
     def __init__(
         self, directory: Path, state: State, lines: Sequence[ShardLine], config: Config, step: int
@@ -110,7 +111,7 @@ class CheckpointTaker:
         assert state.layout is not None
         self._state = state
         self._layout = state.layout
-        self._lines = lines
+        self._lines = list(zip((placed.ranges for placed in state.placement), lines, strict=True))
         self._directory = directory
         self._config = config
         self._step = step
@@ -133,9 +134,6 @@ class CheckpointTaker:
                 await self._handed()
             extra = self._manifest(described)
             return await asyncio.to_thread(self._writer.commit, extra), digests
-        except grpc.aio.AioRpcError as error:
-            self._writer.abort()
-            raise as_error(error, self._lines[0]) from None
         except BaseException:
             self._writer.abort()
             raise
@@ -143,10 +141,11 @@ class CheckpointTaker:
     async def _describe(self) -> shard_pb2.DescribeReply:
         """What the shards hold; all alike, but one without a trainable block has no scalars."""
         replies: list[shard_pb2.DescribeReply] = []
-        for line in self._lines:
+        for _, line in self._lines:
             term, seq = line.term()
             request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
-            replies.append(await line.stub.Describe(request))
+            with line.calling() as stub:
+                replies.append(await stub.Describe(request))
         return max(replies, key=lambda reply: len(reply.scalars))
 
     def _check_room(self, described: shard_pb2.DescribeReply) -> None:
@@ -162,12 +161,14 @@ class CheckpointTaker:
                 f"{self._directory} has {free} bytes free, a checkpoint needs {needed + RESERVE_BYTES}",
             )
 
-    def _collect(self, line: ShardLine, plane: str) -> AsyncIterator[common_pb2.PlaneChunk]:
+    async def _collect(self, line: ShardLine, plane: str) -> AsyncIterator[common_pb2.PlaneChunk]:
         term, seq = line.term()
         request = shard_pb2.CollectRequest(
             term=term_to_proto(term, journal_seq=seq), step=self._state.open_step, plane=plane
         )
-        return aiter(line.stub.Collect(request))
+        with line.calling() as stub:
+            async for chunk in stub.Collect(request):
+                yield chunk
 
     def _entries(self, *, trainable_only: bool) -> list[tuple[str, str, tuple[int, ...]]]:
         return [
@@ -178,9 +179,9 @@ class CheckpointTaker:
         name = f"{FILES.get(plane, plane)}.safetensors"
         metadata = {"plane": plane, "step": str(self._step)}
         writer = self._writer.file(name, self._entries(trainable_only=False), metadata)
-        for line in self._lines:
+        for owned, line in self._lines:
             file = _PlaneFile(writer)
-            extents = _Extents(self._layout, self._everything, self._state.placement[line.shard].ranges)
+            extents = _Extents(self._layout, self._everything, owned)
             async for chunk in self._collect(line, plane):
                 if chunk.data:
                     file.put(chunk.data, extents)
@@ -189,8 +190,8 @@ class CheckpointTaker:
     async def _streams(self) -> None:
         writers: dict[str, TensorFileWriter] = {}
         blobs: dict[str, bytearray] = {}
-        for line in self._lines:
-            extents = _Extents(self._layout, self._trainable, self._state.placement[line.shard].ranges)
+        for owned, line in self._lines:
+            extents = _Extents(self._layout, self._trainable, owned)
             file, blob = None, None
             async for chunk in self._collect(line, "deposits"):
                 if chunk.HasField("header"):
@@ -211,7 +212,8 @@ class CheckpointTaker:
 
     async def _handed(self) -> None:
         blob = bytearray()
-        async for chunk in self._collect(self._lines[0], HANDED):
+        (_, first), *_ = self._lines
+        async for chunk in self._collect(first, HANDED):
             blob += chunk.data
         self._writer.blob(f"{HANDED}.extra", bytes(blob))
 
@@ -276,13 +278,12 @@ class CheckpointLoader:
         """Raises: ModelMismatch when the run is of another shape; DamagedFile when a file is damaged."""
         term, seq = self._lines[0].term()
         request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
-        self._described = await self._lines[0].stub.Describe(request)
+        with self._lines[0].calling() as stub:
+            self._described = await stub.Describe(request)
         self._check(self._described)
         for line in self._lines:
-            try:
-                await line.stub.Restore(self._chunks(line))
-            except grpc.aio.AioRpcError as error:
-                raise as_error(error, line) from None
+            with line.calling() as stub:
+                await stub.Restore(self._chunks(line))
 
     def _check(self, described: shard_pb2.DescribeReply) -> None:
         extra = self._manifest.extra

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import grpc
 
@@ -18,7 +19,7 @@ from coordinator import events as e
 from coordinator.desk import begin_of
 from coordinator.state import NOBODY, Member, State
 from wire.clock import Clock, Deadline
-from wire.errors import SparsyncError, StaleIncarnation, Unreachable
+from wire.errors import StaleIncarnation, Unreachable
 from wire.ids import Term
 from wire.messages import (
     commit_from_proto,
@@ -93,15 +94,26 @@ class ShardLine:
         self.version = 0
         self.delta_bytes = 0
 
-    @property
-    def stub(self) -> shard_pb2_grpc.ShardStub:
+    @contextmanager
+    def calling(self) -> Iterator[shard_pb2_grpc.ShardStub]:
         """For checkpoints: planes that would hold up a fence on the line of commands.
 
-        Raises: Unreachable where the line has ended; another one leads to who serves now.
+        Raises: what the server answers; Unreachable where the line ends before; another one leads to who serves now.
         """
+        try:
+            self._check()
+            yield self._planes
+        except grpc.aio.AioRpcError as error:
+            raise to_error(error, peer=self._peer) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():  # the call was cancelled, not who waits for it
+                self._check()
+            raise
+
+    def _check(self) -> None:
         if self._over:
             raise Unreachable(f"{self._peer}: its line was opened anew meanwhile")
-        return self._planes
 
     @property
     def _serves(self) -> int | None:
@@ -366,8 +378,3 @@ def _accepted(shard: int, accepted: shard_pb2.Accepted) -> e.UnitAccepted:
         accepted.factor,
         accepted.behind,
     )
-
-
-def as_error(error: grpc.aio.AioRpcError, line: ShardLine) -> SparsyncError:
-    """The error of a unary call on a line."""
-    return to_error(error, peer=f"server {line.shard}")

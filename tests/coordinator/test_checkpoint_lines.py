@@ -3,61 +3,110 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coordinator import records as r
 from coordinator.checkpoints import take_checkpoint
 from coordinator.shards import ShardLine
-from coordinator.state import Member, State
-from tests.coordinator.ground import began
-from wire.clock import ManualClock
+from coordinator.state import State
+from tests.coordinator.lines_end import PLANES, Server, line_to, served, state_with
+from wire.checkpoint import load_manifest
 from wire.config import Config
 from wire.errors import Unreachable
-from wire.layout import BLOCK, Layout, Parameter
-from wire.rpc.identity import Security
-
-SERVER = 1
 
 
-def with_a_server() -> State:
-    state = began(4)
-    state.members[SERVER] = Member(SERVER, "ps", "ps-0", "127.0.0.1:1", "", 1, "h")
-    state.layout = Layout((Parameter("weight", (BLOCK,), "float32", 0),))
-    return state
+class Lines:
+    """What is asked for the lines to the primaries: a run whose first shard moves to server 3.
+
+    Attributes:
+        asked: how often that was.
+        ends: the run has ended when lines are asked for the so-manyeth time.
+    """
+
+    def __init__(self, state: State, *, ends: int) -> None:
+        self.state = state
+        self.ends = ends
+        self.asked = 0
+        self.lines = {incarnation: line_to(incarnation, state) for incarnation in state.members}
+
+    def __call__(self) -> list[ShardLine]:
+        self.asked += 1
+        if self.asked == self.ends:
+            self.state.apply(r.Ended("enough", ""))
+        return [self.lines[placed.incarnation] for placed in self.state.placement]
+
+    async def promote(self) -> None:
+        """As the switchboard does: the line of the old primary ends, and its channels with it."""
+        self.state.apply(r.Stood(0, 3))
+        self.state.apply(r.Promoted(0, 3, self.state.members[3].address, 2, "it is away"))
+        self.lines[1].end()
+        await self.lines[1].close()
 
 
-def ended_line(state: State) -> ShardLine:
-    line = ShardLine(
-        SERVER,
-        state,
-        security=Security(),
-        hear=lambda event: None,
-        seq=lambda: 0,
-        revoked=lambda: b"",
-        clock=ManualClock(0.0),
+@asynccontextmanager
+async def run_of(*servers: Server, ends: int = 0) -> AsyncIterator[Lines]:
+    async with AsyncExitStack() as stack:
+        for server in servers:
+            await stack.enter_async_context(served(server))
+        lines = Lines(state_with(*servers), ends=ends)
+        for line in lines.lines.values():
+            stack.push_async_callback(line.close)
+        yield lines
+
+
+def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scene(), 30))
+
+
+def begin_checkpoint(lines: Lines, path: Path) -> asyncio.Task[Any]:
+    return asyncio.create_task(
+        take_checkpoint(path / "checkpoints", lines.state, lines, config=Config(), step=0)
     )
-    line.end()
-    return line
 
 
 def test_lines_are_asked_for_again_where_one_has_ended(tmp_path: Path) -> None:
-    async def main() -> None:
-        state = with_a_server()
-        line, asked = ended_line(state), 0
+    async def scene() -> None:
+        async with run_of(Server(0), Server(1), Server(0), ends=3) as lines:
+            lines.lines[1].end()
+            with pytest.raises(Unreachable, match="opened anew"):
+                await begin_checkpoint(lines, tmp_path)
+            assert lines.asked == 3, "each attempt, until the run has ended"
+            assert not list((tmp_path / "checkpoints").glob("*")), "nothing is left of them"
 
-        def lines() -> list[ShardLine]:
-            nonlocal asked
-            asked += 1
-            if asked == 3:
-                state.apply(r.Ended("enough", ""))
-            return [line]
+    play(scene)
 
-        with pytest.raises(Unreachable, match="opened anew"):
-            await take_checkpoint(tmp_path / "checkpoints", state, lines, config=Config(), step=0)
-        assert asked == 3, "each attempt, until the run has ended"
-        assert not list((tmp_path / "checkpoints").glob("*")), "nothing is left of them"
-        await line.close()
 
-    asyncio.run(main())
+@pytest.mark.parametrize("call", ["describe", "x"])
+def test_a_server_that_is_silent_is_not_waited_for_where_another_has_taken_its_place(
+    tmp_path: Path, call: str
+) -> None:
+    async def scene() -> None:
+        silent = Server(0, stuck=[call])
+        async with run_of(silent, Server(1), Server(0)) as lines:
+            taken = begin_checkpoint(lines, tmp_path)
+            await silent.until(call)
+            await lines.promote()
+            path, digests = await taken
+            assert lines.asked == 2 and set(digests) == set(PLANES)
+            load_manifest(path)
+
+    play(scene)
+
+
+def test_a_shard_may_move_while_another_one_is_asked(tmp_path: Path) -> None:
+    async def scene() -> None:
+        second = Server(1, stuck=["x"])
+        async with run_of(Server(0), second, Server(0)) as lines:
+            taken = begin_checkpoint(lines, tmp_path)
+            await second.until("x")
+            await lines.promote()
+            second.free()
+            load_manifest((await taken)[0])
+            assert lines.asked == 2
+
+    play(scene)

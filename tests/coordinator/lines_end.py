@@ -1,0 +1,127 @@
+"""The other end of a coordinator's lines: servers that answer as they are told to, each at a real address."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from coordinator import events as e
+from coordinator import records as r
+from coordinator.shards import ShardLine
+from coordinator.state import State
+from tests.coordinator.ground import LAYOUT, SPEC, began
+from wire.clock import ManualClock
+from wire.rpc.identity import Security
+from wire.rpc.planes import plane_chunks
+from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
+
+LIMIT_S = 20.0
+CUT = LAYOUT.blocks // 2
+RANGES = ((0, CUT), (CUT, LAYOUT.blocks))
+"""The blocks of the first and of the second shard."""
+PLANES = ("x", "published")
+
+
+class Server(shard_pb2_grpc.ShardServicer):
+    """The server of a shard.
+
+    Attributes:
+        address: where it is.
+        stuck: calls (or planes) that it takes and does not answer before `free()`.
+        asked: calls, and of `Collect` planes, in their order.
+        commands: that arrived on lines.
+    """
+
+    def __init__(self, shard: int, *, stuck: Sequence[str] = ()) -> None:
+        start, stop = RANGES[shard]
+        self.elements = LAYOUT.first_element(stop) - LAYOUT.first_element(start)
+        self.address = ""
+        self.stuck = set(stuck)
+        self.asked: asyncio.Queue[str] = asyncio.Queue()
+        self.commands: asyncio.Queue[shard_pb2.ShardCommand] = asyncio.Queue()
+        self._freed = asyncio.Event()
+
+    def free(self) -> None:
+        self._freed.set()
+
+    async def _take(self, what: str) -> None:
+        self.asked.put_nowait(what)
+        if what in self.stuck:
+            await self._freed.wait()
+
+    async def until(self, what: str) -> None:
+        """Wait until it is asked for this."""
+        async with asyncio.timeout(LIMIT_S):
+            while await self.asked.get() != what:
+                pass
+
+    async def Control(self, request_iterator: Any, context: Any) -> AsyncIterator[shard_pb2.ShardEvent]:
+        async for command in request_iterator:
+            self.commands.put_nowait(command)
+            yield shard_pb2.ShardEvent(alive=shard_pb2.Alive())
+
+    async def Describe(self, request: shard_pb2.DescribeRequest, context: Any) -> shard_pb2.DescribeReply:
+        await self._take("describe")
+        return shard_pb2.DescribeReply(planes=PLANES, stream_planes=[])
+
+    async def Collect(
+        self, request: shard_pb2.CollectRequest, context: Any
+    ) -> AsyncIterator[common_pb2.PlaneChunk]:
+        chunks: Iterator[common_pb2.PlaneChunk] = plane_chunks(request.plane, bytes(4 * self.elements))
+        yield next(chunks)
+        await self._take(request.plane)
+        for chunk in chunks:
+            yield chunk
+
+
+@asynccontextmanager
+async def served(server: Server) -> AsyncIterator[Server]:
+    """`server` at an address of its own."""
+    there = grpc.aio.server()
+    shard_pb2_grpc.add_ShardServicer_to_server(server, there)
+    server.address = f"127.0.0.1:{there.add_insecure_port('127.0.0.1:0')}"
+    await there.start()
+    try:
+        yield server
+    finally:
+        server.free()
+        await there.stop(None)
+
+
+def state_with(*servers: Server) -> State:
+    """A run at work whose shards the first two of `servers` serve, in that order; incarnations count from 1."""
+    state = began(4)
+    for number, server in enumerate(servers, start=1):
+        state.apply(r.Admitted(number, "ps", f"ps-{number}", server.address, "", number, "h"))
+    state.apply(
+        r.Modelled(
+            tuple((p.name, p.shape, p.dtype, p.group) for p in LAYOUT.parameters),
+            SPEC.kind,
+            (),
+            1,
+            tuple((shard, servers[shard].address, shard + 1, (RANGES[shard],)) for shard in range(2)),
+        )
+    )
+    state.apply(r.Dataset(100, "d", 2, 1, True, 5, 10, 10))
+    return state
+
+
+def line_to(incarnation: int, state: State) -> ShardLine:
+    """A coordinator's line to a server; nobody listens to what is told there."""
+    return ShardLine(
+        incarnation,
+        state,
+        security=Security(),
+        hear=_ignore,
+        seq=lambda: 0,
+        revoked=lambda: b"",
+        clock=ManualClock(0.0),
+    )
+
+
+def _ignore(event: e.Event) -> None:
+    """Nobody decides anything."""
