@@ -441,8 +441,12 @@ class Engine:
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for a task: one that failed, or was cut short though nobody asked for that, ends the run."""
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() and task.cancelling():
+            return
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
             log.error("a task of the coordinator failed", exc_info=error)
             self.hear(e.ShardRefused(0, "SparsyncError", f"internal error: {error!r}"))
 
