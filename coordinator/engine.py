@@ -97,6 +97,9 @@ class Engine:
         self.finished = asyncio.Event()
         self._alone = asyncio.Event()
         self._journal = journal
+        self._durable = asyncio.Event()
+        """All that was decided is in the journal."""
+        self._durable.set()
         self._stall: Stall | None = None
         self._events = events
         self.failure: SparsyncError | None = None
@@ -191,13 +194,17 @@ class Engine:
 
     def _try_commit(self) -> bool | None:
         """Whether the journal had room; None: it is broken, and this process ends."""
+        self._durable.clear()
         try:
-            return self._journal.try_commit()
+            written = self._journal.try_commit()
         except sqlite3.Error as error:
             self._give_up(
                 DamagedFile(f"{self._journal.path} cannot be written ({error}); the run has not ended")
             )
             return None
+        if written:
+            self._durable.set()
+        return written
 
     def _reveal(self, actions: Sequence[a.Action]) -> None:
         """Tell what was decided, and is durable."""
@@ -428,11 +435,17 @@ class Engine:
             self.state,
             security=self.security,
             hear=self.hear,
-            seq=lambda: self._journal.seq,
+            seq=lambda: self._journal.durable,
+            durable=self._until_durable,
             revoked=lambda: self.revoked(),
             evaluator=evaluator,
             clock=self.clock,
         )
+
+    async def _until_durable(self) -> None:
+        """Wait until the state holds nothing that a restart would take back: only then may anybody be told of it."""
+        while not self._durable.is_set():
+            await self._durable.wait()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -48,6 +48,8 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise DamagedFile(f"{path} cannot be read as a journal ({error}); {REMEDY}") from None
         self.seq, self._checksum = (int(row[0]), str(row[1])) if row else (0, FIRST)
+        self.durable = self.seq
+        """Of the newest record that survives this process: what others may be told."""
 
     def append(self, record: Record) -> int:
         """Add `record` to what the next `commit` makes durable; its sequence number."""
@@ -83,6 +85,7 @@ class Journal:
             return False
         self.commit_s.observe(monotonic_clock.now() - began)
         self._pending.clear()
+        self.durable = self.seq
         crash_point("coordinator.journal.after")
         return True
 

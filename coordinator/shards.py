@@ -1,7 +1,8 @@
 """Lines to the servers: commands down in order, events up, opened again when they break.
 
 A line belongs to an incarnation. What a server tells as a shard is heard only while the state says that it is that
-shard's primary; a server that was dismissed is heard no more, but told so, should it still be there.
+shard's primary; a server that was dismissed is heard no more, but told so, should it still be there. While the journal
+has no room no line is opened: it would begin with decisions that a restart takes back.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -56,7 +57,8 @@ class ShardLine:
     Args:
         incarnation: of the server; its address is that which the state knows now.
         hear: takes the core's events.
-        seq: the journal's position now; every command carries it beside the term.
+        seq: the position of the journal that is durable now; every command carries it beside the term.
+        durable: waits until all of the state is durable: a line begins with what stands there.
         revoked: the lists of revoked certificates that are known now.
         evaluator: the worker that was told last that it evaluates, or nobody.
     """
@@ -69,6 +71,7 @@ class ShardLine:
         security: Security,
         hear: Callable[[e.Event], None],
         seq: Callable[[], int],
+        durable: Callable[[], Awaitable[None]],
         revoked: Callable[[], bytes],
         evaluator: Callable[[], int] = lambda: NOBODY,
         clock: Clock,
@@ -78,6 +81,7 @@ class ShardLine:
         self._state = state
         self._hear = hear
         self._seq = seq
+        self._durable = durable
         self._revoked = revoked
         self._evaluator = evaluator
         self._clock = clock
@@ -218,6 +222,7 @@ class ShardLine:
         """Keep the line open until cancelled, or the server ends it as the run is over; tell the core if it breaks."""
         backoff = Backoff(random.Random(), cap_s=REDIAL_CAP_S)
         while not self._is_over():
+            await self._durable()
             try:
                 async for event in self._open():
                     backoff.reset()

@@ -44,6 +44,7 @@ class Server(shard_pb2_grpc.ShardServicer):
         self.asked: asyncio.Queue[str] = asyncio.Queue()
         self.commands: asyncio.Queue[shard_pb2.ShardCommand] = asyncio.Queue()
         self._freed = asyncio.Event()
+        self._hung_up = asyncio.Event()
 
     def free(self) -> None:
         self._freed.set()
@@ -59,10 +60,27 @@ class Server(shard_pb2_grpc.ShardServicer):
             while await self.asked.get() != what:
                 pass
 
+    async def next_command(self, kind: str, *, limit_s: float = LIMIT_S) -> shard_pb2.ShardCommand:
+        """The next one of this kind. Raises: TimeoutError."""
+        async with asyncio.timeout(limit_s):
+            while (command := await self.commands.get()).WhichOneof("command") != kind:
+                pass
+        return command
+
+    def hang_up(self) -> None:
+        """End the line."""
+        self._hung_up.set()
+
     async def Control(self, request_iterator: Any, context: Any) -> AsyncIterator[shard_pb2.ShardEvent]:
-        async for command in request_iterator:
+        yield shard_pb2.ShardEvent(alive=shard_pb2.Alive())
+        self._hung_up.clear()
+        obeying = asyncio.create_task(self._obey(request_iterator))
+        await self._hung_up.wait()
+        obeying.cancel()
+
+    async def _obey(self, commands: AsyncIterator[shard_pb2.ShardCommand]) -> None:
+        async for command in commands:
             self.commands.put_nowait(command)
-            yield shard_pb2.ShardEvent(alive=shard_pb2.Alive())
 
     async def Describe(self, request: shard_pb2.DescribeRequest, context: Any) -> shard_pb2.DescribeReply:
         await self._take("describe")
@@ -95,19 +113,27 @@ async def served(server: Server) -> AsyncIterator[Server]:
 def state_with(*servers: Server) -> State:
     """A run at work whose shards the first two of `servers` serve, in that order; incarnations count from 1."""
     state = began(4)
-    for number, server in enumerate(servers, start=1):
-        state.apply(r.Admitted(number, "ps", f"ps-{number}", server.address, "", number, "h"))
-    state.apply(
+    for record in records_of(*servers):
+        state.apply(record)
+    return state
+
+
+def records_of(*servers: Server) -> list[r.Record]:
+    """What leads to that."""
+    return [
+        *(
+            r.Admitted(number, "ps", f"ps-{number}", server.address, "", number, "h")
+            for number, server in enumerate(servers, start=1)
+        ),
         r.Modelled(
             tuple((p.name, p.shape, p.dtype, p.group) for p in LAYOUT.parameters),
             SPEC.kind,
             (),
             1,
             tuple((shard, servers[shard].address, shard + 1, (RANGES[shard],)) for shard in range(2)),
-        )
-    )
-    state.apply(r.Dataset(100, "d", 2, 1, True, 5, 10, 10))
-    return state
+        ),
+        r.Dataset(100, "d", 2, 1, True, 5, 10, 10),
+    ]
 
 
 def line_to(incarnation: int, state: State) -> ShardLine:
@@ -118,9 +144,14 @@ def line_to(incarnation: int, state: State) -> ShardLine:
         security=Security(),
         hear=_ignore,
         seq=lambda: 0,
+        durable=_at_once,
         revoked=lambda: b"",
         clock=ManualClock(0.0),
     )
+
+
+async def _at_once() -> None:
+    """Nothing waits for a disk."""
 
 
 def _ignore(event: e.Event) -> None:

@@ -97,6 +97,7 @@ def test_sequence_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
     journal.close()  # before it was committed, and so before anybody heard of it
     journal = Journal(tmp_path / "j")
     assert journal.seq == 2 and journal.append(SAMPLES[2]) == 3
+    assert journal.durable == 2, "as long as that is not committed"
     journal.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from coordinator.journal import Journal
 from coordinator.service import CoordinatorService
 from coordinator.stall import Stall
 from tests.coordinator.ground import beginning, rules
+from tests.coordinator.lines_end import Server, records_of, served
 from wire.config import Config
 from wire.errors import Busy
 from wire.rpc.identity import Security
@@ -40,13 +41,13 @@ class Hand:
 class Full:
     """An engine on a journal that has no room for one more page."""
 
-    def __init__(self, path: Path, clock: Hand) -> None:
+    def __init__(self, path: Path, clock: Hand, more: Sequence[r.Record] = ()) -> None:
         self.clock = clock
         self.journal = Journal(path / "j")
-        for record in beginning():
+        for record in (*beginning(), *more):
             self.journal.append(record)
         self.journal.commit()
-        self.core = Core(rules(), self.journal.replay(4))
+        self.core = Core(rules(ack="os"), self.journal.replay(4))
         self.engine = Engine(
             self.core,
             config=Config(),
@@ -149,6 +150,30 @@ def test_who_is_asked_to_end_ends_at_once(tmp_path: Path, monkeypatch: pytest.Mo
             await second
 
     play(scene, tmp_path, monkeypatch)
+
+
+def test_no_line_begins_with_what_is_not_durable(tmp_path: Path) -> None:
+    """A primary would acknowledge without a standby that a restart counts on, and take its journal for a copy."""
+
+    async def scene() -> None:
+        async with served(Server(0)) as primary, served(Server(1)) as other, served(Server(0)) as standby:
+            in_sync = [*records_of(primary, other, standby), r.Stood(0, 3), r.InSynced(0, 3)]
+            full = Full(tmp_path, Hand(), in_sync)
+            full.engine.carry_out(full.core.reopen(full.clock.now()))
+            attach = await primary.next_command("attach")
+            assert (attach.attach.standby, attach.term.journal_seq) == (3, full.journal.seq)
+            full.fill()
+            full.engine.hear(e.StandbyParted(0, 3, "x" * 100_000))
+            assert full.engine.stalled and not full.core.state.standbys[0].in_sync
+            primary.hang_up()
+            with pytest.raises(TimeoutError):
+                await primary.next_command("attach", limit_s=1.0)
+            full.make_room()
+            attach = await primary.next_command("attach")
+            assert (attach.attach.standby, attach.term.journal_seq) == (0, full.journal.seq)
+            await full.engine.close()
+
+    asyncio.run(asyncio.wait_for(scene(), 30))
 
 
 def test_what_comes_meanwhile_is_kept_in_its_order_and_one_beat_says_all() -> None:
