@@ -20,10 +20,10 @@ import errno
 import hashlib
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coordinator.pace import pace_of
 from coordinator.shards import ShardLine
@@ -32,12 +32,13 @@ from wire.checkpoint import CheckpointWriter, Manifest, load_manifest
 from wire.config import Config
 from wire.errors import ModelMismatch, SparsyncError
 from wire.layout import FROZEN, BlockRange, Layout, intersect
-from wire.messages import term_to_proto
+from wire.messages import ShardPlacement, term_to_proto
 from wire.rpc.planes import pieces_of
 from wire.tensor_file import TensorFileReader, TensorFileWriter
 from wire.v1 import common_pb2, shard_pb2
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 Table = Sequence[Sequence[Any]]
 """A model as a manifest has it: name, shape, dtype and group of each parameter."""
 FILES = {"x": "model", "published": "published"}
@@ -246,44 +247,86 @@ class CheckpointTaker:
 async def take_checkpoint(
     directory: Path, state: State, lines: Callable[[], Sequence[ShardLine]], *, config: Config, step: int
 ) -> tuple[Path, dict[str, str]]:
-    """As `CheckpointTaker.take`, begun again while a server is away: it may come back, and the run waits for it anyway.
+    """As `CheckpointTaker.take`, begun again while a server is away.
 
     lines: to the primaries, by shard, as they are when it is asked: who comes back has another.
 
     Raises: OSError, SparsyncError.
     """
+    return await _insist(
+        state,
+        f"the checkpoint of step {step}",
+        lambda: CheckpointTaker(directory, state, lines(), config, step).take(),
+    )
+
+
+async def load_checkpoint(
+    path: Path, state: State, lines: Callable[[], Sequence[ShardLine]], *, config: Config
+) -> None:
+    """As `CheckpointLoader.load`, likewise."""
+    await _insist(
+        state, f"loading {path}", lambda: CheckpointLoader(path, state, lines(), config=config).load()
+    )
+
+
+async def _insist(state: State, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` returns, begun again while a server is away: it may come back, and the run waits for it anyway.
+
+    Raises: what no other attempt makes better; once the run has ended, anything.
+    """
     while True:
         try:
-            return await CheckpointTaker(directory, state, lines(), config, step).take()
+            return await attempt()
         except SparsyncError as error:
             if not error.retry or state.ended is not None:
                 raise
-            log.warning("the checkpoint of step %d is begun again: %s", step, error)
+            log.warning("%s is begun again: %s", what, error)
         await asyncio.sleep(RETRY_S)
 
 
 class CheckpointLoader:
-    """Sends a checkpoint to the shards of a run that resumes it."""
+    """Sends a checkpoint to the shards of a run that resumes it: whole to each, whatever an earlier attempt brought.
+
+    `lines` are to the primaries, by shard.
+    """
 
     def __init__(self, path: Path, state: State, lines: Sequence[ShardLine], *, config: Config) -> None:
         assert state.layout is not None
         self._path = path
         self._state = state
         self._layout = state.layout
-        self._lines = lines
+        self._lines = list(zip(state.placement, lines, strict=True))
         self._manifest: Manifest = load_manifest(path)
         self._alike = goes_on(self._manifest, config)
+        self._failure: Exception | None = None
 
     async def load(self) -> None:
-        """Raises: ModelMismatch when the run is of another shape; DamagedFile when a file is damaged."""
-        term, seq = self._lines[0].term()
+        """Raises: ModelMismatch when the run is of another shape; DamagedFile when a file is damaged; Unreachable."""
+        (_, first), *_ = self._lines
+        term, seq = first.term()
         request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
-        with self._lines[0].calling() as stub:
+        with first.calling() as stub:
             self._described = await stub.Describe(request)
         self._check(self._described)
-        for line in self._lines:
-            with line.calling() as stub:
-                await stub.Restore(self._chunks(line))
+        for placed, line in self._lines:
+            try:
+                with line.calling() as stub:
+                    await stub.Restore(self._read(self._chunks(placed, line)))
+            except asyncio.CancelledError:
+                if self._failure is not None:
+                    raise self._failure from None
+                raise
+
+    async def _read(
+        self, chunks: AsyncIterator[shard_pb2.RestoreChunk]
+    ) -> AsyncIterator[shard_pb2.RestoreChunk]:
+        """`chunks`. Of what is raised there gRPC says nothing, and cancels the call."""
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except Exception as error:
+            self._failure = error
+            raise
 
     def _check(self, described: shard_pb2.DescribeReply) -> None:
         extra = self._manifest.extra
@@ -324,7 +367,7 @@ class CheckpointLoader:
         """Whether the streams go on from their state in the checkpoint."""
         return self._alike and bool(self._manifest.extra["deposits"]) and pace_of(self._state.segment).exact
 
-    async def _chunks(self, line: ShardLine) -> AsyncIterator[shard_pb2.RestoreChunk]:
+    async def _chunks(self, placed: ShardPlacement, line: ShardLine) -> AsyncIterator[shard_pb2.RestoreChunk]:
         term, seq = line.term()
         extra = self._manifest.extra
         header = shard_pb2.RestoreHeader(
@@ -334,9 +377,8 @@ class CheckpointLoader:
             deposits=self._exact(self._described),
         )
         yield shard_pb2.RestoreChunk(header=header)
-        owned = self._state.placement[line.shard].ranges
-        everything = _Extents(self._layout, [BlockRange(0, self._layout.blocks)], owned)
-        trainable = _Extents(self._layout, self._layout.select(trainable=True), owned)
+        everything = _Extents(self._layout, [BlockRange(0, self._layout.blocks)], placed.ranges)
+        trainable = _Extents(self._layout, self._layout.select(trainable=True), placed.ranges)
         wanted = set(self._described.planes) if self._alike else set(FILES)
         for plane in set(extra["planes"]) & wanted:
             for chunk in self._plane(plane, f"{FILES.get(plane, plane)}.safetensors", everything):
@@ -346,11 +388,11 @@ class CheckpointLoader:
                 name = f"stream-{stream}/{plane}"
                 for chunk in self._plane(name, f"stream-{stream}.{plane}.safetensors", trainable):
                     yield chunk
-            for name, data in self._blobs(stream, line.shard):
+            for name, data in self._blobs(stream, placed.shard):
                 for chunk in self._blob(f"stream-{stream}/{name}", data):
                     yield chunk
         kept = kept_extra(self._manifest)
-        if line.shard == 0 and kept is not None and not self._exact(self._described):
+        if placed.shard == 0 and kept is not None and not self._exact(self._described):
             for chunk in self._blob(HANDED, kept.read_bytes()):
                 yield chunk
 

@@ -6,7 +6,7 @@
 | a full disk             | one task (`stall`)        | room for the journal         |
 | lines (`switchboard`)   | one task each             | the servers                  |
 | orders to the workers   | one queue each            | nothing: unbounded, tiny     |
-| a checkpoint            | one task                  | the servers, the disk        |
+| a checkpoint, a restore | one task each             | the servers, the disk        |
 | older checkpoints       | one task (`retention`)    | the disk, in threads         |
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.accounts import Accounts
-from coordinator.checkpoints import CheckpointLoader, take_checkpoint
+from coordinator.checkpoints import load_checkpoint, take_checkpoint
 from coordinator.core import Core
 from coordinator.event_log import EventLog, in_steps
 from coordinator.journal import FULL_RETRY_S, Journal
@@ -111,6 +111,7 @@ class Engine:
         self._answers: dict[str, asyncio.Future[object]] = {}
         self._keys = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._restoring: asyncio.Task[None] | None = None
         self._open_since = 0.0
         """When the open step became that, where spans are told."""
         self.tick_lag_s = Distribution()
@@ -127,7 +128,7 @@ class Engine:
             a.OpenShards: lambda act: self.switchboard.dial_all(),
             a.Dial: lambda act: self.switchboard.dial(act.incarnation),
             a.Dismiss: lambda act: self.switchboard.dismiss(act.incarnation, act.reason),
-            a.RestoreShards: lambda act: self._spawn(self._restore()),
+            a.RestoreShards: lambda act: self._begin_restore(),
             a.WriteCheckpoint: lambda act: self._spawn(self._checkpoint(act.step)),
             a.Abdicate: lambda act: self._give_up(StaleIncarnation(act.reason)),
             a.Note: lambda act: self._events.write(act.event, in_steps(act.event, act.fields, self.rounds)),
@@ -463,11 +464,20 @@ class Engine:
             log.error("a task of the coordinator failed", exc_info=error)
             self.hear(e.ShardRefused(0, "SparsyncError", f"internal error: {error!r}"))
 
+    def _begin_restore(self) -> None:
+        """Restore all shards; if that is under way, anew: one of them has a server since then that holds nothing."""
+        if self._restoring is not None:
+            self._restoring.cancel()
+        self._restoring = self._spawn(self._restore())
+
     async def _restore(self) -> None:
         try:
-            await CheckpointLoader(
-                Path(self.state.checkpoint), self.state, self.switchboard.primaries, config=self.config
-            ).load()
+            await load_checkpoint(
+                Path(self.state.checkpoint),
+                self.state,
+                lambda: self.switchboard.primaries,
+                config=self.config,
+            )
         except StaleIncarnation as error:
             self.hear(e.Fenced(0, str(error)))
             return

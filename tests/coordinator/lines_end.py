@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from coordinator import events as e
 from coordinator import records as r
+from coordinator.checkpoints import take_checkpoint
 from coordinator.shards import ShardLine
 from coordinator.state import State
 from tests.coordinator.ground import LAYOUT, SPEC, began
 from wire.clock import ManualClock
+from wire.config import Config
 from wire.rpc.identity import Security
 from wire.rpc.planes import plane_chunks
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
@@ -34,6 +37,8 @@ class Server(shard_pb2_grpc.ShardServicer):
         stuck: calls (or planes) that it takes and does not answer before `free()`.
         asked: calls, and of `Collect` planes, in their order.
         commands: that arrived on lines.
+        restored: the planes of each restore that came to its end.
+        falls: so many restores break off, as if the process were killed.
     """
 
     def __init__(self, shard: int, *, stuck: Sequence[str] = ()) -> None:
@@ -43,6 +48,8 @@ class Server(shard_pb2_grpc.ShardServicer):
         self.stuck = set(stuck)
         self.asked: asyncio.Queue[str] = asyncio.Queue()
         self.commands: asyncio.Queue[shard_pb2.ShardCommand] = asyncio.Queue()
+        self.restored: list[dict[str, int]] = []
+        self.falls = 0
         self._freed = asyncio.Event()
         self._hung_up = asyncio.Event()
 
@@ -95,6 +102,25 @@ class Server(shard_pb2_grpc.ShardServicer):
         for chunk in chunks:
             yield chunk
 
+    async def Restore(
+        self, request_iterator: AsyncIterator[shard_pb2.RestoreChunk], context: Any
+    ) -> shard_pb2.RestoreReply:
+        planes: dict[str, int] = {}
+        name = ""
+        async for chunk in request_iterator:
+            if chunk.HasField("header"):
+                await self._take("restore")
+                if self.falls:
+                    self.falls -= 1
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")
+            elif chunk.plane.HasField("header"):
+                name = chunk.plane.header.plane
+                planes[name] = 0
+            else:
+                planes[name] += len(chunk.plane.data)
+        self.restored.append(planes)
+        return shard_pb2.RestoreReply()
+
 
 @asynccontextmanager
 async def served(server: Server) -> AsyncIterator[Server]:
@@ -134,6 +160,17 @@ def records_of(*servers: Server) -> list[r.Record]:
         ),
         r.Dataset(100, "d", 2, 1, True, 5, 10, 10),
     ]
+
+
+async def write_checkpoint(path: Path) -> Path:
+    """One of such a run; where it is."""
+    async with served(Server(0)) as first, served(Server(1)) as second:
+        state = state_with(first, second)
+        lines = [line_to(1, state), line_to(2, state)]
+        written, _ = await take_checkpoint(path, state, lambda: lines, config=Config(), step=0)
+        for line in lines:
+            await line.close()
+        return written
 
 
 def line_to(incarnation: int, state: State) -> ShardLine:

@@ -1,4 +1,4 @@
-"""A checkpoint goes over the lines that there are: a server that comes back while one is taken has another."""
+"""A checkpoint goes over the lines there are: a server that comes back while one is taken or loaded has another."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from coordinator import records as r
-from coordinator.checkpoints import take_checkpoint
+from coordinator.checkpoints import load_checkpoint, take_checkpoint
 from coordinator.shards import ShardLine
 from coordinator.state import State
-from tests.coordinator.lines_end import PLANES, Server, line_to, served, state_with
+from tests.coordinator.lines_end import PLANES, Server, line_to, served, state_with, write_checkpoint
 from wire.checkpoint import load_manifest
 from wire.config import Config
-from wire.errors import Unreachable
+from wire.errors import NoInput, Unreachable
 
 
 class Lines:
@@ -108,5 +108,57 @@ def test_a_shard_may_move_while_another_one_is_asked(tmp_path: Path) -> None:
             second.free()
             load_manifest((await taken)[0])
             assert lines.asked == 2
+
+    play(scene)
+
+
+def begin_loading(lines: Lines, checkpoint: Path) -> asyncio.Task[None]:
+    return asyncio.create_task(load_checkpoint(checkpoint, lines.state, lines, config=Config()))
+
+
+def whole(server: Server) -> dict[str, int]:
+    return dict.fromkeys(PLANES, 4 * server.elements)
+
+
+@pytest.mark.parametrize("call", ["describe", "restore"])
+def test_what_another_server_has_inherited_is_loaded_there(tmp_path: Path, call: str) -> None:
+    async def scene() -> None:
+        checkpoint = await write_checkpoint(tmp_path)
+        silent, second, heir = Server(0, stuck=[call]), Server(1), Server(0)
+        async with run_of(silent, second, heir) as lines:
+            loaded = begin_loading(lines, checkpoint)
+            await silent.until(call)
+            await lines.promote()
+            await loaded
+            assert silent.restored == [] and second.restored == [whole(second)]
+            assert heir.restored == [whole(heir)]
+
+    play(scene)
+
+
+def test_loading_is_begun_again_where_a_server_is_killed(tmp_path: Path) -> None:
+    async def scene() -> None:
+        checkpoint = await write_checkpoint(tmp_path)
+        first, second = Server(0), Server(1)
+        async with run_of(first, second, Server(0)) as lines:
+            second.falls = 2
+            await begin_loading(lines, checkpoint)
+            assert lines.asked == 3 and second.restored == [whole(second)]
+            assert first.restored == [whole(first)] * 3, "whatever it holds already"
+
+    play(scene)
+
+
+def test_a_file_that_is_gone_meanwhile_is_named(tmp_path: Path) -> None:
+    async def scene() -> None:
+        checkpoint = await write_checkpoint(tmp_path)
+        first = Server(0, stuck=["restore"])
+        async with run_of(first, Server(1), Server(0)) as lines:
+            loaded = begin_loading(lines, checkpoint)
+            await first.until("describe")
+            (checkpoint / "model.safetensors").unlink()
+            first.free()
+            with pytest.raises(NoInput, match=r"model\.safetensors"):
+                await loaded
 
     play(scene)

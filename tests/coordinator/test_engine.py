@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from coordinator import actions as a
+from coordinator import records as r
 from coordinator.core import Core
 from coordinator.engine import Engine
 from coordinator.event_log import EventLog
 from coordinator.journal import Journal
 from tests.coordinator.ground import beginning, rules
+from tests.coordinator.lines_end import Server, records_of, served, write_checkpoint
 from wire.clock import ManualClock
 from wire.config import Config
 from wire.rpc.identity import Security
 
 
-def engine_in(path: Path) -> Engine:
+def engine_in(path: Path, *more: r.Record, checkpoint: str = "") -> Engine:
     clock, journal = ManualClock(100.0), Journal(path / "j")
-    for record in beginning():
+    for record in (*beginning(checkpoint=checkpoint), *more):
         journal.append(record)
     journal.commit()
     return Engine(
@@ -50,3 +53,26 @@ def test_a_task_that_is_cut_short_ends_the_run_and_one_that_is_cancelled_does_no
         await engine.close()
 
     asyncio.run(scene())
+
+
+def test_a_restore_that_is_asked_for_again_begins_anew_and_is_told_once(tmp_path: Path) -> None:
+    """A server was started again with nothing while the others were being restored."""
+
+    async def scene() -> None:
+        checkpoint = await write_checkpoint(tmp_path)
+        async with served(Server(0)) as first, served(Server(1, stuck=["restore"])) as second:
+            engine = engine_in(tmp_path, *records_of(first, second), checkpoint=str(checkpoint))
+            engine.carry_out([a.OpenShards(), a.RestoreShards()])
+            await second.until("restore")
+            engine.carry_out([a.RestoreShards()])
+            await second.until("restore")
+            second.free()
+            while not engine.state.loaded:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert len(first.restored) == 2 and len(second.restored) == 1
+            assert engine.state.ended is None
+            told = [record for record in engine.journal.records() if isinstance(record, r.Loaded)]
+            assert len(told) == 1
+            await engine.close()
+
+    asyncio.run(asyncio.wait_for(scene(), 30))
