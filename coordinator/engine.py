@@ -123,7 +123,7 @@ class Engine:
         self._acts: dict[type, Callable[[Any], object]] = {
             a.Answer: self._answer,
             a.Tell: self._tell,
-            a.Command: lambda act: self.switchboard.primaries[act.shard].send(act.command),
+            a.Command: lambda act: self.switchboard.command(act.shard, act.command),
             a.CommandServer: lambda act: self.switchboard.send(act.incarnation, act.command),
             a.OpenShards: lambda act: self.switchboard.dial_all(),
             a.Dial: lambda act: self.switchboard.dial(act.incarnation),

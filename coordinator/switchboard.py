@@ -9,6 +9,7 @@ from typing import Any
 from coordinator import actions as a
 from coordinator.shards import ShardLine
 from coordinator.state import NOBODY, Member, State
+from wire.errors import Unreachable
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
@@ -36,8 +37,12 @@ class Switchboard:
 
     @property
     def primaries(self) -> list[ShardLine]:
-        """By shard."""
-        return [self.lines[placed.incarnation] for placed in self._state().placement]
+        """By shard. Raises: Unreachable where there is no line to one: another server came to its address."""
+        placement = self._state().placement
+        for placed in placement:
+            if placed.incarnation not in self.lines:
+                raise Unreachable(f"server {placed.shard} is away, and another one is at {placed.address}")
+        return [self.lines[placed.incarnation] for placed in placement]
 
     def dial_all(self) -> None:
         for member in self._state().present("ps"):
@@ -59,7 +64,12 @@ class Switchboard:
         self.lines[incarnation] = line = self._line(incarnation)
         self._running[incarnation] = self._spawn(line.dismiss(reason))
 
+    def command(self, shard: int, command: a.ShardOrder) -> None:
+        """For the primary of a shard, as `send`."""
+        self.send(self._state().placement[shard].incarnation, command)
+
     def send(self, incarnation: int, command: a.ShardOrder) -> None:
+        """Without a line to the server it is lost, as it is with a line that breaks: the next one asks for it again."""
         if (line := self.lines.get(incarnation)) is not None:
             line.send(command)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from coordinator import actions as a
 from coordinator import records as r
 from coordinator.core import Core
@@ -15,6 +17,7 @@ from tests.coordinator.ground import beginning, rules
 from tests.coordinator.lines_end import Server, records_of, served, write_checkpoint
 from wire.clock import ManualClock
 from wire.config import Config
+from wire.errors import Unreachable
 from wire.rpc.identity import Security
 
 
@@ -73,6 +76,26 @@ def test_a_restore_that_is_asked_for_again_begins_anew_and_is_told_once(tmp_path
             assert engine.state.ended is None
             told = [record for record in engine.journal.records() if isinstance(record, r.Loaded)]
             assert len(told) == 1
+            await engine.close()
+
+    asyncio.run(asyncio.wait_for(scene(), 30))
+
+
+def test_a_shard_whose_server_is_away_and_whose_address_is_taken_has_no_line(tmp_path: Path) -> None:
+    """What it is to be told waits for its next line, and what others are told arrives."""
+
+    async def scene() -> None:
+        async with served(Server(0)) as first, served(Server(1)) as second:
+            engine = engine_in(tmp_path, *records_of(first, second))
+            engine.carry_out([a.OpenShards()])
+            await first.next_command("attach")
+            engine.state.apply(r.Returned(2, first.address, 7, "h"))
+            engine.carry_out([a.Dial(2)])
+            await first.next_command("attach")
+            engine.carry_out([a.Command(0, a.Advance(1)), a.Command(1, a.Advance(2))])
+            assert (await first.next_command("advance")).advance.low == 2
+            with pytest.raises(Unreachable, match="server 0 is away"):
+                _ = engine.switchboard.primaries
             await engine.close()
 
     asyncio.run(asyncio.wait_for(scene(), 30))
