@@ -141,12 +141,7 @@ class CheckpointTaker:
 
     async def _describe(self) -> shard_pb2.DescribeReply:
         """What the shards hold; all alike, but one without a trainable block has no scalars."""
-        replies: list[shard_pb2.DescribeReply] = []
-        for _, line in self._lines:
-            term, seq = line.term()
-            request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
-            with line.calling() as stub:
-                replies.append(await stub.Describe(request))
+        replies = [await _describe(line) for _, line in self._lines]
         return max(replies, key=lambda reply: len(reply.scalars))
 
     def _check_room(self, described: shard_pb2.DescribeReply) -> None:
@@ -244,6 +239,15 @@ class CheckpointTaker:
         }
 
 
+async def _describe(line: ShardLine) -> shard_pb2.DescribeReply:
+    """What a shard holds. Raises: Unreachable where it has none yet."""
+    term, seq = line.term()
+    request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
+    with line.calling() as stub:
+        reply: shard_pb2.DescribeReply = await stub.Describe(request)
+        return reply
+
+
 async def take_checkpoint(
     directory: Path, state: State, lines: Callable[[], Sequence[ShardLine]], *, config: Config, step: int
 ) -> tuple[Path, dict[str, str]]:
@@ -302,11 +306,8 @@ class CheckpointLoader:
 
     async def load(self) -> None:
         """Raises: ModelMismatch when the run is of another shape; DamagedFile when a file is damaged; Unreachable."""
-        (_, first), *_ = self._lines
-        term, seq = first.term()
-        request = shard_pb2.DescribeRequest(term=term_to_proto(term, journal_seq=seq))
-        with first.calling() as stub:
-            self._described = await stub.Describe(request)
+        described = [await _describe(line) for _, line in self._lines]  # nothing is sent while one is away
+        self._described = described[0]
         self._check(self._described)
         for placed, line in self._lines:
             try:

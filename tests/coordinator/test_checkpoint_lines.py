@@ -149,6 +149,19 @@ def test_loading_is_begun_again_where_a_server_is_killed(tmp_path: Path) -> None
     play(scene)
 
 
+def test_nothing_is_sent_while_a_server_is_away(tmp_path: Path) -> None:
+    async def scene() -> None:
+        checkpoint = await write_checkpoint(tmp_path)
+        first = Server(0)
+        async with run_of(first, Server(1), Server(0), ends=2) as lines:
+            lines.lines[2].end()
+            with pytest.raises(Unreachable):
+                await begin_loading(lines, checkpoint)
+            assert lines.asked == 2 and first.restored == []
+
+    play(scene)
+
+
 def test_a_file_that_is_gone_meanwhile_is_named(tmp_path: Path) -> None:
     async def scene() -> None:
         checkpoint = await write_checkpoint(tmp_path)
