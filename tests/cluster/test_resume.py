@@ -15,10 +15,11 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.cluster.conftest import Starter
+from tests.cluster.conftest import Starter, slow
 from tests.cluster.running import Train, command
 from tests.cluster.test_digests import DIGESTS
 from wire.checkpoint import load_manifest, newest
+from wire.crash import VARIABLE
 from wire.errors import DamagedFile, StaleIncarnation
 from wire.rpc.status import to_error
 from wire.v1 import common_pb2, shard_pb2, shard_pb2_grpc
@@ -58,6 +59,26 @@ def test_two_halves_make_the_run(train: Starter, undisturbed: Callable[[str], di
     for key in (*DIGESTS, "steps", "val_loss", "val_loss_server"):
         assert whole[key] == straight[key], key
     assert half["params_digest"] != whole["params_digest"]
+
+
+@pytest.mark.parametrize("point", ["ps.snapshot.before", slow("ps.snapshot.after")])
+def test_servers_die_while_a_checkpoint_is_restored(
+    point: str,
+    train: Starter,
+    tmp_path: Path,
+    settings: dict[str, object],
+    environ: dict[str, str],
+    undisturbed: Callable[[str], dict[str, Any]],
+) -> None:
+    """Each once, when it has all planes: with nothing on its disk, or with all, and nobody knows which."""
+    first = train({"run.steps": 10})
+    first.finish()
+    starter = Starter(tmp_path, settings, {**environ, VARIABLE: point})
+    summary = starter({"run.steps": 20}, out=first.out).finish()
+    starter.end()
+    assert summary["restarts"] == 2
+    for key in DIGESTS:
+        assert summary[key] == undisturbed("auto")[key], key
 
 
 def contents(checkpoint: Path) -> dict[str, str]:
