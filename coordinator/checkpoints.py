@@ -28,13 +28,13 @@ from typing import Any, TypeVar
 from coordinator.pace import pace_of
 from coordinator.shards import ShardLine
 from coordinator.state import State
-from wire.checkpoint import CheckpointWriter, Manifest, load_manifest
+from wire.checkpoint import BlobWriter, CheckpointWriter, Manifest, load_manifest
 from wire.config import Config
 from wire.errors import ModelMismatch, SparsyncError
 from wire.layout import FROZEN, BlockRange, Layout, intersect
 from wire.messages import ShardPlacement, term_to_proto
-from wire.rpc.planes import pieces_of
-from wire.tensor_file import TensorFileReader, TensorFileWriter
+from wire.rpc.planes import cut
+from wire.tensor_file import TensorFileReader, TensorFileWriter, chunks
 from wire.v1 import common_pb2, shard_pb2
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class CheckpointTaker:
 
     async def _streams(self) -> None:
         writers: dict[str, TensorFileWriter] = {}
-        blobs: dict[str, bytearray] = {}
+        blobs: dict[str, BlobWriter] = {}
         for owned, line in self._lines:
             extents = _Extents(self._layout, self._trainable, owned)
             file, blob = None, None
@@ -194,24 +194,24 @@ class CheckpointTaker:
                     name = chunk.header.plane.replace("/", ".")
                     file, blob = None, None
                     if name.endswith(BLOBS):
-                        blob = blobs.setdefault(name, bytearray())
+                        blob = blobs[name] = blobs.get(name) or self._writer.blob(name)
                     else:
                         file = _PlaneFile(writers.get(name) or self._stream_file(name, writers))
                 elif file is not None:
                     file.put(chunk.data, extents)
                 elif blob is not None:
-                    blob += chunk.data
+                    blob.write(chunk.data)
         for writer in writers.values():
             await asyncio.to_thread(writer.close)
-        for name, data in blobs.items():
-            self._writer.blob(name, bytes(data))
+        for written in blobs.values():
+            await asyncio.to_thread(written.close)
 
     async def _handed(self) -> None:
-        blob = bytearray()
+        blob = self._writer.blob(f"{HANDED}.extra")
         (_, first), *_ = self._lines
         async for chunk in self._collect(first, HANDED):
-            blob += chunk.data
-        self._writer.blob(f"{HANDED}.extra", bytes(blob))
+            blob.write(chunk.data)
+        await asyncio.to_thread(blob.close)
 
     def _stream_file(self, name: str, writers: dict[str, TensorFileWriter]) -> TensorFileWriter:
         entries = self._entries(trainable_only=True)
@@ -291,7 +291,7 @@ async def _insist(state: State, what: str, attempt: Callable[[], Awaitable[T]]) 
 class CheckpointLoader:
     """Sends a checkpoint to the shards of a run that resumes it: whole to each, whatever an earlier attempt brought.
 
-    `lines` are to the primaries, by shard.
+    `lines` are to the primaries, by shard. The checkpoint's files were checked when this coordinator took office.
     """
 
     def __init__(self, path: Path, state: State, lines: Sequence[ShardLine], *, config: Config) -> None:
@@ -300,7 +300,7 @@ class CheckpointLoader:
         self._state = state
         self._layout = state.layout
         self._lines = list(zip(state.placement, lines, strict=True))
-        self._manifest: Manifest = load_manifest(path)
+        self._manifest: Manifest = load_manifest(path, verify=False)
         self._alike = goes_on(self._manifest, config)
         self._failure: Exception | None = None
 
@@ -389,25 +389,26 @@ class CheckpointLoader:
                 name = f"stream-{stream}/{plane}"
                 for chunk in self._plane(name, f"stream-{stream}.{plane}.safetensors", trainable):
                     yield chunk
-            for name, data in self._blobs(stream, placed.shard):
-                for chunk in self._blob(f"stream-{stream}/{name}", data):
+            for name, file, piece in self._blobs(stream, placed.shard):
+                for chunk in self._blob(f"stream-{stream}/{name}", file, piece):
                     yield chunk
         kept = kept_extra(self._manifest)
         if placed.shard == 0 and kept is not None and not self._exact(self._described):
-            for chunk in self._blob(HANDED, kept.read_bytes()):
+            for chunk in self._blob(HANDED, kept, range(self._manifest.files[kept.name].bytes)):
                 yield chunk
 
-    def _blobs(self, stream: int, shard: int) -> Iterator[tuple[str, bytes]]:
-        """What of a stream is no plane: the extra on the first shard, on each its piece of the others."""
-        extra = self._path / f"stream-{stream}.extra"
-        if shard == 0 and extra.exists():
-            yield "extra", extra.read_bytes()
+    def _blobs(self, stream: int, shard: int) -> Iterator[tuple[str, Path, range]]:
+        """What of a stream is no plane: name, file, bytes. The first shard has the extra, each a piece of others."""
         trainable = self._layout.select(trainable=True)
-        owned = [self._layout.elements(intersect(s.ranges, trainable)) for s in self._state.placement]
-        for name in PIECES:
-            whole = self._path / f"stream-{stream}.{name}"
-            if whole.exists():
-                yield name, pieces_of(whole.read_bytes(), owned)[shard]
+        owned = [self._layout.elements(intersect(placed.ranges, trainable)) for placed, _ in self._lines]
+        for name in ("extra", *PIECES):
+            file = f"stream-{stream}.{name}"
+            if (entry := self._manifest.files.get(file)) is None:
+                continue
+            if name in PIECES:
+                yield name, self._path / file, cut(entry.bytes, owned)[shard]
+            elif shard == 0:
+                yield name, self._path / file, range(entry.bytes)
 
     def _plane(self, plane: str, file: str, extents: _Extents) -> Iterator[shard_pb2.RestoreChunk]:
         yield _restore(common_pb2.PlaneChunk(header=common_pb2.PlaneHeader(plane=plane, bytes=extents.bytes)))
@@ -417,11 +418,11 @@ class CheckpointLoader:
                     size = min(CHUNK_BYTES, offset + length - start)
                     yield _restore(common_pb2.PlaneChunk(data=reader.read(start, size)))
 
-    def _blob(self, plane: str, data: bytes) -> Iterator[shard_pb2.RestoreChunk]:
-        header = common_pb2.PlaneHeader(plane=plane, bytes=len(data))
+    def _blob(self, plane: str, file: Path, piece: range) -> Iterator[shard_pb2.RestoreChunk]:
+        header = common_pb2.PlaneHeader(plane=plane, bytes=len(piece))
         yield _restore(common_pb2.PlaneChunk(header=header))
-        for start in range(0, len(data), CHUNK_BYTES):
-            yield _restore(common_pb2.PlaneChunk(data=data[start : start + CHUNK_BYTES]))
+        for data in chunks(file, piece.start, len(piece)):
+            yield _restore(common_pb2.PlaneChunk(data=data))
 
 
 def goes_on(manifest: Manifest, config: Config) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 
 from wire.crash import crash_point
 from wire.errors import DamagedFile, NoInput
-from wire.files import fsync_directory, write_durably
+from wire.files import fsync_directory, fsync_file, write_durably
 from wire.tensor_file import FileEntry, TensorFileWriter, TensorSum, chunks
 
 FORMAT_VERSION = 1
@@ -50,6 +50,37 @@ class Manifest:
     """Whatever else the writer put in, as JSON."""
 
 
+class BlobWriter:
+    """A file that is no tensor file, written from its beginning on. Between two pieces it is not open: there may be
+    as many as streams.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises: FileExistsError."""
+        self._path = path
+        self._bytes = 0
+        self._digest = hashlib.sha256()
+        self._result: FileEntry | None = None
+        path.touch(exist_ok=False)
+
+    def write(self, data: bytes) -> None:
+        """Puts `data` behind what is there."""
+        with self._path.open("ab") as file:
+            file.write(data)
+        self._bytes += len(data)
+        self._digest.update(data)
+
+    def close(self) -> None:
+        """Makes the file durable."""
+        fsync_file(self._path)
+        self._result = FileEntry(self._bytes, self._digest.hexdigest())
+
+    @property
+    def result(self) -> FileEntry | None:
+        """What the manifest says about the file; None before `close`."""
+        return self._result
+
+
 class CheckpointWriter:
     """Writes `dir/step-N`, which exists only once `commit` has returned.
 
@@ -60,8 +91,8 @@ class CheckpointWriter:
         self.path = dir / f"step-{step}"
         self._step = step
         self._partial = dir / f".step-{step}.partial"
-        self._files: dict[str, FileEntry] = {}
-        self._open: dict[str, TensorFileWriter] = {}
+        self._files: dict[str, TensorFileWriter] = {}
+        self._blobs: dict[str, BlobWriter] = {}
         dir.mkdir(parents=True, exist_ok=True)
         for leftover in (found for left in LEFTOVERS for found in dir.glob(left)):
             shutil.rmtree(leftover)
@@ -72,14 +103,14 @@ class CheckpointWriter:
     ) -> TensorFileWriter:
         """A tensor file to be filled and closed before `commit`."""
         writer = TensorFileWriter(self._claim(name), entries, metadata)
-        self._open[name] = writer
+        self._files[name] = writer
         return writer
 
-    def blob(self, name: str, data: bytes) -> None:
-        """A small file, written at once."""
-        path = self._claim(name)
-        write_durably(path, data)
-        self._files[name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
+    def blob(self, name: str) -> BlobWriter:
+        """Any other file, to be filled and closed before `commit`."""
+        writer = BlobWriter(self._claim(name))
+        self._blobs[name] = writer
+        return writer
 
     def commit(self, manifest_extra: Mapping[str, Any]) -> Path:
         """Makes the checkpoint exist, in place of a damaged or older one of the same step; its path.
@@ -90,12 +121,14 @@ class CheckpointWriter:
             ValueError: a key is missing, or a file is not closed.
             DamagedFile: what was written to replace another one does not read back as it was meant.
         """
-        for name, writer in self._open.items():
+        written: dict[str, TensorFileWriter | BlobWriter] = {**self._files, **self._blobs}
+        entries: dict[str, FileEntry] = {}
+        for name, writer in written.items():
             if writer.result is None:
                 raise ValueError(f"{name} of checkpoint {self.path} is not closed")
-            self._files[name] = writer.result
+            entries[name] = writer.result
         crash_point("checkpoint.manifest.before")
-        write_durably(self._partial / MANIFEST, _encode_manifest(self._step, self._files, manifest_extra))
+        write_durably(self._partial / MANIFEST, _encode_manifest(self._step, entries, manifest_extra))
         fsync_directory(self._partial)
         self._put_in_place()
         crash_point("checkpoint.manifest.after")
@@ -103,13 +136,13 @@ class CheckpointWriter:
 
     def abort(self) -> None:
         """Removes what was written; harmless after `commit`."""
-        for writer in self._open.values():
+        for writer in self._files.values():
             writer.discard()
         shutil.rmtree(self._partial, ignore_errors=True)
 
     def _claim(self, name: str) -> Path:
         plain = Path(name).name == name and not name.startswith(".") and name != ""
-        if not plain or name == MANIFEST or name in self._files or name in self._open:
+        if not plain or name == MANIFEST or name in self._files or name in self._blobs:
             raise ValueError(f"{name!r} is no name for a new file of a checkpoint")
         return self._partial / name
 

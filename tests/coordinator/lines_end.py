@@ -37,7 +37,8 @@ class Server(shard_pb2_grpc.ShardServicer):
         stuck: calls (or planes) that it takes and does not answer before `free()`.
         asked: calls, and of `Collect` planes, in their order.
         commands: that arrived on lines.
-        restored: the planes of each restore that came to its end.
+        restored: the planes of each restore that came to its end, and how many bytes each had.
+        kept: pieces of streams' state, which it has beside the planes of the model.
         falls: so many restores break off, as if the process were killed.
     """
 
@@ -50,6 +51,7 @@ class Server(shard_pb2_grpc.ShardServicer):
         self.commands: asyncio.Queue[shard_pb2.ShardCommand] = asyncio.Queue()
         self.restored: list[dict[str, int]] = []
         self.falls = 0
+        self.kept: dict[str, bytes] = {}
         self._freed = asyncio.Event()
         self._hung_up = asyncio.Event()
 
@@ -96,11 +98,13 @@ class Server(shard_pb2_grpc.ShardServicer):
     async def Collect(
         self, request: shard_pb2.CollectRequest, context: Any
     ) -> AsyncIterator[common_pb2.PlaneChunk]:
-        chunks: Iterator[common_pb2.PlaneChunk] = plane_chunks(request.plane, bytes(4 * self.elements))
-        yield next(chunks)
-        await self._take(request.plane)
-        for chunk in chunks:
-            yield chunk
+        planes = {request.plane: bytes(4 * self.elements)} if request.plane != "deposits" else self.kept
+        for name, data in planes.items():
+            chunks: Iterator[common_pb2.PlaneChunk] = plane_chunks(name, data)
+            yield next(chunks)
+            await self._take(name)
+            for chunk in chunks:
+                yield chunk
 
     async def Restore(
         self, request_iterator: AsyncIterator[shard_pb2.RestoreChunk], context: Any

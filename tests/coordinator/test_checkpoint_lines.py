@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -110,6 +112,41 @@ def test_a_shard_may_move_while_another_one_is_asked(tmp_path: Path) -> None:
             assert lines.asked == 2
 
     play(scene)
+
+
+def test_streams_state_is_on_the_disk_as_it_comes_and_made_durable_in_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many streams there are, and however much each of them keeps."""
+    synced: list[bool] = []
+    fsync = os.fsync
+
+    def told(descriptor: int) -> None:
+        synced.append(threading.current_thread() is threading.main_thread())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", told)
+
+    async def scene() -> None:
+        first, second = Server(0), Server(1, stuck=["stream-0/inner"])
+        first.kept = {"stream-0/extra": b"all", "stream-0/inner": b"first " * 100_000, "stream-1/inner": b"1"}
+        second.kept = {"stream-0/inner": b"second " * 100_000, "stream-1/inner": b"2"}
+        async with run_of(first, second, Server(0)) as lines:
+            for stream in range(lines.state.streams):
+                lines.state.apply(r.Deposited(stream, 0))
+            taken = begin_checkpoint(lines, tmp_path)
+            await second.until("stream-0/inner")
+            partial = tmp_path / "checkpoints" / ".step-0.partial"
+            assert (partial / "stream-0.inner").read_bytes() == first.kept["stream-0/inner"]
+            second.free()
+            path, _ = await taken
+            assert (path / "stream-0.inner").read_bytes() == b"first " * 100_000 + b"second " * 100_000
+            assert (path / "stream-1.inner").read_bytes() == b"12"
+            assert (path / "stream-0.extra").read_bytes() == b"all"
+            load_manifest(path)
+
+    play(scene)
+    assert synced and not any(synced), "the event loop goes on"
 
 
 def begin_loading(lines: Lines, checkpoint: Path) -> asyncio.Task[None]:

@@ -43,7 +43,9 @@ def write(out: Path, step: int, net: Net, *, shift: float = 0.0) -> Path:
         part = writer.file(file, tensors, {})
         part.write(0, b"".join((p + more).numpy().tobytes() for p in parameters.values()))
         part.close()
-    writer.blob("stream-0.extra", dump({"buffers": dict(net.named_buffers()), "state": {}}))
+    extra = writer.blob("stream-0.extra")
+    extra.write(dump({"buffers": dict(net.named_buffers()), "state": {}}))
+    extra.close()
     layout = [[n, list(p.shape), str(p.dtype).removeprefix("torch."), 0] for n, p in net.named_parameters()]
     return writer.commit({"run": "r1", "timeline": 1, "config_digest": "", "layout": layout})
 

@@ -22,8 +22,15 @@ def write_checkpoint(checkpoints: Path, step: int, **extra: object) -> Path:
     file = writer.file("model.safetensors", ENTRIES, {})
     file.write(0, DATA)
     file.close()
-    writer.blob("state.json", b"{}")
+    put(writer, "state.json", b"{}")
     return writer.commit({**EXTRA, **extra})
+
+
+def put(writer: CheckpointWriter, name: str, *pieces: bytes) -> None:
+    blob = writer.blob(name)
+    for piece in pieces:
+        blob.write(piece)
+    blob.close()
 
 
 def flip_bit(path: Path, offset: int) -> None:
@@ -53,11 +60,26 @@ def test_an_unfinished_file_prevents_the_commit(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_blob_is_its_pieces_in_their_order(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, 1)
+    one, other = writer.blob("one"), writer.blob("other")
+    for piece in (b"first ", b"second ", b"third"):
+        one.write(piece)
+        other.write(piece.upper())
+    with pytest.raises(ValueError, match=r"one of checkpoint .* is not closed"):
+        writer.commit(EXTRA)
+    one.close()
+    other.close()
+    path = writer.commit(EXTRA)
+    assert (path / "one").read_bytes() == b"first second third"
+    assert load_manifest(path).files["other"].bytes == len(b"first second third")
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "../escape", "a/b", "", ".."])
 def test_names_stay_inside_the_directory(tmp_path: Path, name: str) -> None:
     writer = CheckpointWriter(tmp_path, 1)
     with pytest.raises(ValueError, match="no name"):
-        writer.blob(name, b"x")
+        writer.blob(name)
     writer.abort()
 
 
@@ -174,7 +196,7 @@ def test_what_replaces_another_one_is_read_back_first(
     """A disk that does not keep what is written to it: the one of before stays."""
     path = write_checkpoint(tmp_path, 5)
     writer = CheckpointWriter(tmp_path, 5)
-    writer.blob("state.json", b"{}")
+    put(writer, "state.json", b"{}")
     (tmp_path / ".step-5.partial" / "state.json").write_bytes(b"[]")
     with pytest.raises(DamagedFile, match=r"state\.json is not what was written"):
         writer.commit({**EXTRA, "timeline": 3})
@@ -194,7 +216,7 @@ def test_a_full_disk_leaves_the_older_ones_and_nothing_of_the_new_one(
 ) -> None:
     older = write_checkpoint(tmp_path, 1)
     writer = CheckpointWriter(tmp_path, 2)
-    writer.blob("state.json", b"{}")
+    put(writer, "state.json", b"{}")
 
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

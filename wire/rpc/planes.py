@@ -35,9 +35,14 @@ def plane_chunks(name: str, data: bytes | bytearray | memoryview) -> Iterator[co
 
 def pieces_of(blob: bytes, elements: Sequence[int]) -> list[bytes]:
     """A blob cut over the shards, by how many elements of the model each of them has; joined they are the blob."""
+    return [blob[piece.start : piece.stop] for piece in cut(len(blob), elements)]
+
+
+def cut(size: int, elements: Sequence[int]) -> list[range]:
+    """Which of the `size` bytes of such a blob are whose."""
     whole = max(sum(elements), 1)
-    ends = [len(blob) * done // whole for done in accumulate(elements)]
-    return [blob[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    ends = [size * done // whole for done in accumulate(elements)]
+    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def inner_bytes(elements: int) -> range:
