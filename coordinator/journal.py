@@ -22,6 +22,8 @@ from wire.metrics import Distribution
 from wire.trace import span
 
 log = logging.getLogger(__name__)
+FILE = "journal.sqlite"
+"""Its name in the run directory."""
 FULL_RETRY_S = 0.5
 
 

@@ -1,20 +1,22 @@
 """Taking office: a new run, one that resumes a checkpoint, or the one of which the journal says that it is not over.
 
-Whoever continues a run raises its term and journals that before it tells anybody anything: servers that have obeyed
-the higher term refuse the lower one, and one that comes from a journal which is behind.
+Who is told to resume a checkpoint from which the run in the journal was begun continues that run: a service is started
+with the same words each time. Whoever continues a run raises its term and journals that before it tells anybody
+anything: servers that have obeyed the higher term refuse the lower one, and one that comes from a journal which is
+behind.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
+from coordinator.aside import latest_timeline, put_aside
 from coordinator.checkpoints import goes_on, kept_extra
-from coordinator.journal import Journal
+from coordinator.journal import FILE, Journal
 from coordinator.journal_check import find_damage
 from coordinator.pace import pace_of
 from coordinator.records import Began, Record, Reopened, Segment, switching_to
@@ -24,6 +26,7 @@ from wire.config import Config
 from wire.errors import ConfigError, DamagedFile, NoInput, UsageError
 from wire.rounds import Rounds
 
+log = logging.getLogger(__name__)
 OF_THE_PROCESS = frozenset({"security", "telemetry"})
 """Sections that say how this process is watched and whom it trusts: whoever continues a run may have other ones."""
 
@@ -46,38 +49,72 @@ class Office:
 
 
 def take_office(config: Config, out: Path, resume: Path | None) -> Office:
-    """Raises: UsageError, ConfigError, NoInput, DamagedFile."""
-    path = out / "journal.sqlite"
-    if resume is None and path.exists():
-        for damage in find_damage(path):
-            raise damage
-        journal = Journal(path)
-        if journal.seq:
-            return _continue(journal, config, out)
-        journal.close()  # whoever made it never journaled that it began
-    return _begin(config, out, _checkpoint(resume))
+    """`resume`: a checkpoint, or a run directory: the newest good one in it.
+
+    Raises: UsageError, ConfigError, NoInput, DamagedFile.
+    """
+    path = out / FILE
+    if not path.exists():
+        return _begin(config, out, _checkpoint(resume))
+    for damage in find_damage(path):
+        raise damage
+    journal = Journal(path)
+    if not journal.seq:  # whoever made it never journaled that it began
+        journal.close()
+        return _begin(config, out, _checkpoint(resume))
+    began, state = _read(journal)
+    if resume is None or _was_begun_from(resume, began, state, out):
+        return _continue(journal, began, state, config, out)
+    journal.close()
+    manifest = _checkpoint(resume)
+    assert manifest is not None
+    if began.checkpoint == str(manifest.path.resolve()):
+        raise _over(out, state)
+    return _begin(config, out, manifest)
 
 
 # --- a run that is not over ---------------------------------------------------------------------
 
 
-def _continue(journal: Journal, config: Config, out: Path) -> Office:
-    records = journal.records()
-    began = next(records)
+def _read(journal: Journal) -> tuple[Began, State]:
+    """How the run began, and where it stands."""
+    began = next(journal.records())
     if not isinstance(began, Began):
         raise DamagedFile(
             f"{journal.path}: record 1 is no beginning of a run but {began}; restore it from a backup"
         )
-    _check_config(began, config, out)
-    state = State(config.sync.units_per_step)
-    for record in chain([began], records):
-        state.apply(record)
+    return began, journal.replay(Config.from_json(began.config).sync.units_per_step)
+
+
+def _was_begun_from(resume: Path, began: Began, state: State, out: Path) -> bool:
+    """Whether that is a run that goes on. Raises: UsageError where one goes on that was begun otherwise."""
     if state.dismissed:
-        assert state.ended is not None
-        raise UsageError(
-            f"{out} holds a run already, which is over ({state.ended.reason}); give another directory, or continue it "
-            f"from its newest checkpoint with --resume {out}"
-        )
+        return False
+    if began.checkpoint and Path(began.checkpoint).is_relative_to(resume.resolve()):
+        log.info("%s is continued: it was begun from %s and is not over", out, began.checkpoint)
+        return True
+    raise UsageError(
+        f"{out} holds a run that is not over, and was begun {_origin_of(began)}; continue it without --resume, or, to "
+        f"begin anew from {resume}, give another directory, or move {out / FILE}* away"
+    )
+
+
+def _origin_of(began: Began) -> str:
+    return f"from {began.checkpoint}" if began.checkpoint else "without a checkpoint"
+
+
+def _over(out: Path, state: State) -> UsageError:
+    assert state.ended is not None
+    return UsageError(
+        f"{out} holds a run already, which is over ({state.ended.reason}); give another directory, or continue it "
+        f"from its newest checkpoint with --resume {out}"
+    )
+
+
+def _continue(journal: Journal, began: Began, state: State, config: Config, out: Path) -> Office:
+    _check_config(began, config, out)
+    if state.dismissed:
+        raise _over(out, state)
     reopened = Reopened(state.term + 1, secrets.token_hex(16))
     state.apply(reopened)
     journal.append(
@@ -123,10 +160,10 @@ def _begin(config: Config, out: Path, manifest: Manifest | None) -> Office:
             f"sync.units_per_step is {config.sync.units_per_step}, the checkpoint {manifest.path} was written with "
             f"{manifest.extra['streams']} streams; resume with the same"
         )
-    began = _beginning(config, out, manifest)
     if manifest is not None:
-        _put_aside(out, manifest.timeline)
-    journal, state = Journal(out / "journal.sqlite"), State(config.sync.units_per_step)
+        put_aside(out)
+    began = _beginning(config, out, manifest)
+    journal, state = Journal(out / FILE), State(config.sync.units_per_step)
     first = Segment(0, began.first_step, **vars(switching_to(config)))
     _decide(journal, state, began, first)
     resumed = dict(manifest.extra["dataset"]) if manifest else None
@@ -150,17 +187,6 @@ def _checkpoint(resume: Path | None) -> Manifest | None:
     return load_manifest(path)
 
 
-def _put_aside(out: Path, timeline: int) -> None:
-    """The journal of the run that is being resumed is kept beside the new one."""
-    if (out / "journal.sqlite").exists():
-        with suppress(DamagedFile):
-            Journal(out / "journal.sqlite").close()  # takes its write-ahead log in
-    for suffix in ("", "-wal", "-shm"):
-        old = out / f"journal.sqlite{suffix}"
-        if old.exists():
-            old.rename(out / f"journal-timeline-{timeline}.sqlite{suffix}")
-
-
 def _beginning(config: Config, out: Path, manifest: Manifest | None) -> Began:
     nonce = secrets.token_hex(16)
     if manifest is None:
@@ -170,7 +196,7 @@ def _beginning(config: Config, out: Path, manifest: Manifest | None) -> Began:
     deposits = manifest.extra["deposits"] and goes_on(manifest, config)
     return Began(
         manifest.run,
-        timeline=manifest.timeline + 1,
+        timeline=max(manifest.timeline, latest_timeline(out)) + 1,
         term=1,
         nonce=nonce,
         first_step=first_step,

@@ -61,11 +61,13 @@ def run(
 ) -> int:
     """Coordinate one run until it is over; the exit code.
 
-    A run that is not over is continued from the journal in `data_dir`, where the process that coordinated it has ended.
+    A run that is not over is continued from the journal in `data_dir`, where the process that coordinated it has ended;
+    one that was begun otherwise than `resume` says is refused.
 
     Raises:
         PortTaken, PermissionRefused: it cannot listen there.
-        UsageError: the directory holds a run that is over, cannot be written, or another coordinator works in it.
+        UsageError: the directory holds a run that is over, or another one than is resumed, cannot be written, or another
+            coordinator works in it.
         ConfigError: the run in the directory was begun with another configuration.
         NoInput, DamagedFile: the checkpoint to resume is not there; it or the journal is damaged.
         StaleIncarnation: another coordinator decides: this one works on a copy of the directory.

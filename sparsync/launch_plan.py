@@ -201,9 +201,13 @@ def create_run(launch: Launch) -> None:
 
     Raises: UsageError where it cannot be made, and while a coordinator works in it.
     """
+    from coordinator.aside import put_aside
+
     run = launch.run
     with own(run.path, COORDINATOR, option="--out"):
         run.logs.mkdir(exist_ok=True)
+        if launch.checkpoint is not None:
+            put_aside(run.path)  # what our coordinator finds it would continue
         run.address.unlink(missing_ok=True)
         if run.summary.exists():
             run.summary.replace(run.path / "summary.previous.json")

@@ -105,6 +105,18 @@ def _checkpoint_at(path: Path) -> Checkpoint | None:
     return Checkpoint(path, int(named[1]))
 
 
+def run_of(path: Path) -> RunDirectory:
+    """The run directory that `--resume PATH` is about: PATH itself, or the one in which the checkpoint PATH lies.
+
+    Raises: NoInput.
+    """
+    path = path.absolute()
+    run = RunDirectory(path.parent.parent if CHECKPOINT_NAME.fullmatch(path.name) else path)
+    if not run.path.is_dir():
+        raise _nowhere(path)
+    return run
+
+
 def find_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint that `--resume PATH` means: PATH itself, or the newest good one of the run directory PATH.
 
@@ -112,9 +124,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
     """
     path = path.absolute()
     if not path.is_dir():
-        raise NoInput(
-            f"--resume {path}: no such directory; expected a run directory or a checkpoints/step-N in one"
-        )
+        raise _nowhere(path)
     good = path if _checkpoint_at(path) else newest(path)
     if good is not None and (checkpoint := _checkpoint_at(good)):
         return checkpoint
@@ -126,6 +136,12 @@ def find_checkpoint(path: Path) -> Checkpoint:
     raise NoInput(
         f"--resume {path}: no whole checkpoint in {path / 'checkpoints'}; a run writes one when it ends and every "
         f"run.checkpoint_every steps. Start anew without --resume"
+    )
+
+
+def _nowhere(path: Path) -> NoInput:
+    return NoInput(
+        f"--resume {path}: no such directory; expected a run directory or a checkpoints/step-N in one"
     )
 
 

@@ -111,15 +111,16 @@ def coordinator(
 ) -> int:
     """Run the coordinator: it decides who is in the run and what happens next.
 
+    --resume begins a run from the newest good checkpoint; with the same words the next process continues that run.
+
     SIGTERM and SIGINT end the run, with a checkpoint. SIGUSR1 ends this process alone: the next one on its directory
     continues the run.
     """
-    from sparsync.run_directory import find_checkpoint
+    from sparsync.run_directory import run_of
     from wire.rpc.identity import Role
 
-    checkpoint = find_checkpoint(resume) if resume is not None else None
-    if checkpoint is not None and config_file is None:
-        config_file = checkpoint.run.config
+    if resume is not None and config_file is None:
+        config_file = run_of(resume).config
     config = load_config(config_file, overrides).config
     secured = security.resolve(config.security)
     secured.name_as(Role.COORDINATOR, None, otherwise="coordinator")
@@ -134,7 +135,7 @@ def coordinator(
         data_dir=(data_dir or Path("coordinator-data")).absolute(),
         security=secured,
         telemetry=telemetry,
-        resume=checkpoint.path if checkpoint else None,
+        resume=resume.absolute() if resume else None,
     )
 
 

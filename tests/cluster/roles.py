@@ -95,9 +95,9 @@ class Cluster(Run):
         self._served = False
         self._temporary.mkdir(parents=True, exist_ok=True)
         (self.out / "logs").mkdir(parents=True, exist_ok=True)
-        self._settings = set_flags(settings)
+        self._settings = [*set_flags(settings), *map(str, flags)]
         own = ["--listen", "127.0.0.1:0", "--data-dir", str(self.out)]
-        self._start(COORDINATOR, ["coordinator", *own, *self._settings, *map(str, flags)])
+        self._start(COORDINATOR, ["coordinator", *own, *self._settings])
 
     # --- starting ------------------------------------------------------------------------
 

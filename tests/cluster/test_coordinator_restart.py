@@ -43,10 +43,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory, environ: dict[str, str]) -> 
     starter.end()
 
 
-def begin(by_hand: ByHand, changes: dict[str, object] | None = None, *, script: list[object]) -> Cluster:
-    """Two servers and two workers that have settled a step."""
+def begin(by_hand: ByHand, changes: dict[str, object] | None = None, **more: Any) -> Cluster:
+    """Two servers and two workers that have settled a step. `more`: `script`, and what else a cluster takes."""
     members = {"cluster.workers": 2, "cluster.min_workers": 2}
-    cluster = by_hand({**SETTINGS, **members, **(changes or {})}, script=script)
+    cluster = by_hand({**SETTINGS, **members, **(changes or {})}, **more)
     cluster.start_servers(2)
     for i in range(2):
         cluster.start_worker(f"w-{i}")
@@ -194,3 +194,19 @@ def test_a_run_that_is_over_is_not_begun_again(by_hand: ByHand) -> None:
     assert again.process.wait(60) == UsageError.exit_code
     assert "is over" in again.log.read_text() and "--resume" in again.log.read_text()
     cluster.forget("other")
+
+
+@pytest.mark.slow
+def test_a_service_that_keeps_its_resume_continues_what_it_began(by_hand: ByHand) -> None:
+    """Killed and started again with the same words, on servers that go on meanwhile."""
+    first = begin(by_hand, {"run.steps": 6}, script=[PACED])
+    first.finish()
+    cluster = begin(by_hand, script=[PACED, "--pause", str(PAUSE_S)], flags=["--resume", first.out])
+    for _ in range(2):
+        cluster.kill_worker(COORDINATOR)
+        start_again(cluster)
+        cluster.wait_for_more_steps(1)
+    assert not list(cluster.out.glob("journal-*"))
+    cluster.hurry()
+    assert cluster.finish()["timeline"] == 2
+    check_story(cluster, 2)

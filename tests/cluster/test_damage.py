@@ -177,6 +177,8 @@ def test_a_damaged_journal_is_named_and_the_run_resumed(
     assert "journal.sqlite-wal, offset" in told and "resume the newest checkpoint" in told
     refused.end()
 
+    for file in remains.run.glob("journal.sqlite*"):
+        file.rename(tmp_path / file.name)
     steps = remains.newest + EVERY
     changes = {**SETTINGS, "run.steps": steps}
     cluster = Cluster(remains.base, changes, script=SCRIPT, environ=environ, flags=["--resume", remains.run])

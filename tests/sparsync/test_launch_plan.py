@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.journal import Journal
+from coordinator.records import Began
 from sparsync.authority import Authority
 from sparsync.cli.security import SecurityFlags
 from sparsync.launch_plan import (
@@ -143,6 +145,20 @@ def test_a_live_run_stays_as_it_is_where_it_is_resumed(authority: Authority, tmp
 
 def contents(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_resumed_run_that_was_not_over_begins_anew_beside_its_journal(tmp_path: Path) -> None:
+    """However often: `train` may be killed at any moment."""
+    out = finished_run(tmp_path / "run")
+    for timeline in (1, 2):
+        journal = Journal(out / "journal.sqlite")
+        journal.append(Began("r", timeline, 1, "ab", 0, ""))
+        journal.commit()
+        journal.close()
+        create_run(plan("run.steps=120", resume=out))
+        create_run(plan("run.steps=120", resume=out))
+        assert not (out / "journal.sqlite").exists()
+    assert {path.name for path in out.glob("journal*")} == {f"journal-timeline-{n}.sqlite" for n in (1, 2)}
 
 
 def test_what_servers_left_of_an_earlier_timeline_is_no_obstacle(tmp_path: Path) -> None:
