@@ -7,7 +7,10 @@ from coordinator import events as e
 from coordinator.boundary import Boundary
 from coordinator.desk import Desk, error_of
 from coordinator.model import Model
+from coordinator.pace import pace_of
 from coordinator.records import Ended, Stopping
+
+DESERTED = "stopped without a worker to take a last checkpoint with"
 
 
 class Ending:
@@ -51,9 +54,13 @@ class Ending:
                 self._desk.decide(Stopping(event.reason, "Interrupted"))
 
     def _wait_no_more(self, reason: str) -> None:
-        """The last step is closed: its evaluations are not waited for."""
+        """The last step is closed: its evaluations are not waited for, nor state of streams that nobody carries."""
         state = self._desk.state
-        if state.ended is None and state.stopping is None:
+        if state.ended is not None:
+            return
+        if pace_of(state.segment).exact and not state.deposited and not state.present("worker"):
+            self.end(f"{DESERTED}: {reason}", "Interrupted")
+        elif state.stopping is None:
             self._desk.decide(Stopping(reason, "Interrupted"))
 
     def _obstacle(self) -> str:
@@ -62,7 +69,7 @@ class Ending:
         if state.open_step == state.first_step and state.last_close is None:
             return "stopped before the first closed step"
         if not state.present("worker"):
-            return "stopped without a worker to take a last checkpoint with"
+            return DESERTED
         if state.stopping is not None:
             return "asked to stop a second time, without a checkpoint of the open step"
         return ""

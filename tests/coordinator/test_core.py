@@ -179,6 +179,25 @@ def test_a_shard_whose_line_broke_at_the_end_is_told_to_finish() -> None:
     ]
 
 
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_run_whose_workers_are_gone_before_the_last_deposits_can_be_ended(*, asked_before: bool) -> None:
+    run = Run().begin()
+    last = run.core.state.dataset
+    assert last is not None
+    for step in range(last.total_steps):
+        run.accept(step, 0, 1, 2, 3)
+        run.settle(step)
+    assert run.core.state.final and not run.core.state.deposited
+    if asked_before:
+        run.hear(e.StopAsked("", "first"))
+    run.hear(*(e.WorkerFailed(worker, "Unreachable", "gone", False) for worker in (3, 4)))
+    assert run.core.state.ended is None, "they may come back"
+    run.hear(e.StopAsked("", "why"))
+    assert run.core.state.ended == r.Ended(
+        "stopped without a worker to take a last checkpoint with: why", "Interrupted"
+    )
+
+
 def test_who_waits_when_the_run_ends_gets_the_error() -> None:
     run = Run()
     run.join("w")
