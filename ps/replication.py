@@ -117,6 +117,11 @@ class Window:
         self._copies.clear()
         self._ends.clear()
 
+    def hold(self) -> None:
+        """A standby is about to be sent the state: it needs all from now on, while that is under way too."""
+        with self._lock:
+            self._needed = self._newest
+
     def release(self) -> None:
         """No standby is connected any more."""
         with self._lock:
@@ -281,6 +286,7 @@ class Replication:
         if self._follows_on(position, checksum) and self._window.leads_on_from(position):
             self.acknowledged(call, position)
         else:
+            self._window.hold()
             first = await image(self._window.clear)
             while self._watermark.own < first.position and call == self._call:
                 await self._more()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from collections.abc import Callable
 
 import pytest
 
 from ps import replication
-from ps.replication import Copy, Window
+from ps.replication import Copy, Image, Replication, Window
+from ps.watermark import Watermark
 from wire.errors import Unreachable
 
 
@@ -49,7 +52,7 @@ def test_it_is_the_list_of_what_was_added_last(seed: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(replication, "BEHIND_BYTES", 150)
     window, newest, kept, needed = Window(0), 0, list[Copy](), None
     for _ in range(400):
-        match draw.choice(["add"] * 12 + ["gap", "clear", "release", "after", "bytes"]):
+        match draw.choice(["add"] * 12 + ["gap", "clear", "release", "hold", "after", "bytes"]):
             case "add" | "gap" as what:
                 gap = what == "gap"
                 newest += 2 if gap else 1
@@ -65,6 +68,9 @@ def test_it_is_the_list_of_what_was_added_last(seed: int, monkeypatch: pytest.Mo
                 newest += draw.randrange(3)
                 window.clear(newest)
                 kept = []
+            case "hold":
+                window.hold()
+                needed = newest
             case "release":
                 window.release()
                 needed = None
@@ -84,3 +90,33 @@ def test_it_is_the_list_of_what_was_added_last(seed: int, monkeypatch: pytest.Mo
                 behind = newest - draw.randrange(len(kept) + 3)
                 assert window.bytes_after(behind) == sum(len(c.payload) for c in kept if c.position > behind)
         assert window.newest == newest
+
+
+def test_all_that_is_logged_while_an_image_is_under_way_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than is kept for nobody: while it is encoded, while it waits for the log, while it is sent."""
+    monkeypatch.setattr(replication, "KEPT_BYTES", 60)
+    monkeypatch.setattr(replication, "BEHIND_BYTES", 1000)
+    window, watermark = Window(0), Watermark()
+
+    def log(records: int) -> None:
+        for position in range(window.newest + 1, window.newest + 1 + records):
+            primary.offer(position, bytes(10))
+        watermark.written(window.newest)
+
+    async def image(before: Callable[[int], None]) -> Image:
+        log(3)
+        before(window.newest)
+        log(10)
+        return Image(3, [])
+
+    async def scene() -> None:
+        sent = primary.records(primary.begin(7), 0, image, checksum=None)
+        assert await anext(sent) == Image(3, [])
+        log(10)
+        assert [(await anext(sent)).position for _ in range(20)] == list(range(4, 24))
+        await sent.aclose()
+        primary.broken(1, "gone")
+        assert window.bytes_after(0) <= 60
+
+    primary = Replication(watermark, window, lambda news: None)
+    asyncio.run(scene())
