@@ -34,7 +34,7 @@ from ps.publication import Backlog
 from ps.publish import Delta
 from ps.publisher import Publisher
 from ps.records import Accept, Close, Deposit, Flush, Mark, Publish, Record, Segment, ShardSpec
-from ps.recovery import Recovered
+from ps.recovery import Recovered, forget_beside
 from ps.replication import Copy, Image, Replication, Window
 from ps.shard import Answer, Shard
 from ps.snapshots import Saved
@@ -191,7 +191,11 @@ class Owner:
 
     async def clear(self) -> None:
         """Nothing that is in the directory is of this run."""
-        await self.read(self.archive.clear)
+        await self.read(self._forget)
+
+    def _forget(self) -> None:
+        self.archive.clear()
+        forget_beside(self.archive.directory)
 
     def adopt(self, recovered: Recovered, identity: Identity, *, replicas: int) -> None:
         """Go on as the shard that was here before this process; the coordinator says whether as its primary."""
@@ -428,7 +432,7 @@ class Owner:
         self._thread.shutdown()
         self.archive.close()
         if forget:
-            self.archive.clear()
+            self._forget()
 
 
 def _failure(error: Exception) -> SparsyncError:

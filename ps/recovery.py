@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from ps.replication import Copy, Window
 from ps.snapshots import Snapshots
 from wire.clock import monotonic_clock
 from wire.errors import Busy
-from wire.files import replace_durably
+from wire.files import fsync_directory, replace_durably
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -99,6 +100,15 @@ def _patiently(act: Callable[[], T], ended: threading.Event) -> T:
                 told = True
             if ended.wait(FULL_RETRY_S):
                 raise
+
+
+def forget_beside(directory: Path) -> None:
+    """Remove what is kept beside a shard, once that is gone: no lower term is obeyed while anything of it is there."""
+    for name in ("base", "streams"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for name in ("identity.json", "term.json"):
+        (directory / name).unlink(missing_ok=True)
+    fsync_directory(directory)
 
 
 def key_of(identity: Identity) -> Key:

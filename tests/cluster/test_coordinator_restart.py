@@ -210,3 +210,33 @@ def test_a_service_that_keeps_its_resume_continues_what_it_began(by_hand: ByHand
     cluster.hurry()
     assert cluster.finish()["timeline"] == 2
     check_story(cluster, 2)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_resumed_twice_on_the_same_server(
+    by_hand: ByHand, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """In another directory each time, so that run, timeline and term are the same; the first of them was killed."""
+    first = begin(by_hand, {"run.steps": 6}, script=[PACED])
+    first.finish()
+    base, flags, summaries = tmp_path / "again", ["--resume", first.out], []
+    alone = dict.fromkeys(("cluster.servers", "cluster.workers", "cluster.min_workers"), 1)
+    for steps in (100_000, 12, 12):
+        changes = {**SETTINGS, **alone, "run.steps": steps}
+        cluster = Cluster(base, changes, script=[PACED], environ=environ, flags=flags)
+        try:
+            cluster.start_server("ps-0")
+            cluster.wait_joined("ps-0")
+            cluster.start_worker("w-0")
+            if steps == 12:
+                summaries.append(cluster.finish())
+            else:
+                cluster.wait_for_steps(1)
+                for role in cluster.roles():
+                    role.process.kill()
+        finally:
+            left = cluster.end()
+        assert not left, left
+        cluster.out.rename(tmp_path / f"timeline-2-{len(summaries)}")
+    assert [summary["timeline"] for summary in summaries] == [2, 2]
+    equal_runs(*summaries)

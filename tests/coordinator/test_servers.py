@@ -11,6 +11,7 @@ from coordinator import actions as a
 from coordinator import events as e
 from coordinator import records as r
 from coordinator.core import Core
+from tests.coordinator.runs import Run
 from tests.coordinator.servers import Servers, standing_by, working
 from wire.errors import NameTaken, RunOver, SparsyncError, UsageError
 
@@ -65,6 +66,15 @@ def test_what_belongs_to_another_run_or_timeline_is_nothing(other: dict[str, Any
     run.lose(2)
     refusal = run.answer(run.server("ps1", "h:99", **({"held": 2} | other)))
     assert isinstance(refusal, UsageError) and "keeps shard 1 in its --data-dir" in str(refusal)
+
+
+def test_nobody_is_given_the_incarnation_under_which_it_holds_what_another_coordinator_began() -> None:
+    """The same checkpoint resumed twice: run and timeline are the same, and numbers begin at 1 again."""
+    run = Run(replicas=1)
+    joined = [
+        e.Join(f"{held}", "ps", f"more{held}", f"h:9{held}", "", 7, "h", "run", 1, held) for held in (3, 1)
+    ]
+    assert [run.answer(run.hear(event)) for event in joined] == [a.Joined(4), a.Joined(5)]
 
 
 def test_a_server_that_was_only_slow_to_answer_loses_nothing() -> None:

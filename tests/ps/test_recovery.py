@@ -15,11 +15,13 @@ from ps.log_files import list_files
 from ps.records import Deposit, Mark, Record
 from ps.recovery import load_identity, recover, save_identity
 from ps.snapshots import Snapshots
+from ps.terms import TermGuard
 from tests.ps.histories import ARRIVAL, EXACT, NAMED, History, outcome
 from tests.ps.lives import Life, digest_of, replayed
 from tests.ps.serving import ROOM, identity_of, owning, play
 from tests.ps.test_holdings import CODECS, config_of
 from wire.errors import Busy, DamagedFile
+from wire.ids import Term
 
 CODEC_NAMES = sorted(CODECS)
 KINDS = (EXACT, NAMED, ARRIVAL)
@@ -205,3 +207,52 @@ def test_who_is_asked_to_end_waits_for_no_disk(tmp_path: Path, monkeypatch: pyte
         recover(life.home, ended=ended)
     monkeypatch.undo()
     assert recover(life.home) is not None
+
+
+# --- what is nobody's any more --------------------------------------------------------------------
+
+
+def left_behind(path: Path) -> Path:
+    """The directory of a server that was killed, and had obeyed a term."""
+    history, life = history_of(1), Life(path / "life", [], random.Random(1))
+    play(first_life(life, history, records=20))
+    save_identity(life.home, identity_of())
+    TermGuard(life.home / "term.json").obey(Term(7, b"a"), 9)
+    return life.home
+
+
+async def clear(home: Path) -> None:
+    async with owning(home) as owner:
+        await owner.clear()
+
+
+def test_a_server_that_joins_with_nothing_has_obeyed_nobody(tmp_path: Path) -> None:
+    """As one with an empty directory: the same timeline may be begun once more, by another coordinator."""
+    home = left_behind(tmp_path)
+    play(clear(home))
+    TermGuard(home / "term.json").obey(Term(1, b"b"), 1)
+    assert recover(home) is None and load_identity(home) is None
+    assert {path.name for path in home.iterdir()} == {"log", "snapshots", "term.json"}
+    assert not list(home.glob("log/*")) and not list(home.glob("snapshots/*"))
+
+
+def test_whom_it_obeyed_is_known_as_long_as_anything_of_the_shard_is_there(tmp_path: Path) -> None:
+    home = left_behind(tmp_path)
+    (home / "snapshots" / "held").mkdir()
+    with pytest.raises(IsADirectoryError):
+        play(clear(home))
+    assert TermGuard(home / "term.json").term == Term(7, b"a")
+
+
+def test_nothing_stays_of_a_run_that_is_over(tmp_path: Path) -> None:
+    home = left_behind(tmp_path)
+
+    async def end() -> None:
+        recovered = recover(home)
+        assert recovered is not None
+        async with owning(home) as owner:
+            owner.adopt(recovered, identity_of(), replicas=0)
+        owner.close(forget=True)
+
+    play(end())
+    assert [path for path in home.rglob("*") if path.is_file()] == []
