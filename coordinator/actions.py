@@ -152,6 +152,7 @@ class BeginSegment:
     elastic: bool
     arrival: bool
     lag: int = 0
+    owed: int = 0
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,7 @@ class Core:
         if last is not None and self.boundary.settled(event.shard) <= last.step:
             self.desk.actions.append(a.Command(event.shard, close_of(last)))
         if event.segment < segment.number:
-            self.desk.actions.append(a.Command(event.shard, begin_of(segment)))
+            self.desk.actions.append(a.Command(event.shard, begin_of(self.state)))
         self.segments.begun_on(event.shard, event.segment, now)
         self.work.again(event)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from coordinator import actions as a
 from coordinator.pace import pace_of
-from coordinator.records import Closed, Ended, Record, Segment
+from coordinator.records import Closed, Ended, Record
 from coordinator.state import Member, State
 from wire.errors import RunOver, SparsyncError, StaleIncarnation, by_name
 from wire.rounds import Rounds
@@ -142,11 +142,16 @@ def close_of(record: Closed) -> a.CloseStep:
     )
 
 
-def begin_of(segment: Segment) -> a.BeginSegment:
-    """The command that tells a shard of a decided segment."""
-    pace = pace_of(segment)
+def begin_of(state: State) -> a.BeginSegment:
+    """The command that tells a shard of the segment at hand."""
+    segment, pace = state.segment, pace_of(state.segment)
     return a.BeginSegment(
-        segment.number, segment.step, elastic=not pace.exact, arrival=pace.arrival, lag=pace.lag
+        segment.number,
+        segment.step,
+        elastic=not pace.exact,
+        arrival=pace.arrival,
+        lag=pace.lag,
+        owed=pace.owed(state.streams),
     )
 
 

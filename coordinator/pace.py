@@ -75,6 +75,10 @@ class Pace(Protocol):
         """Interleaved spans that the units are cut into, to be leased one by one."""
         ...
 
+    def owed(self, streams: int) -> int:
+        """Units of closed steps that may be missing at once."""
+        ...
+
     def decide(self, standing: Standing) -> Decision:
         """Whether, and with which units, the open step closes."""
         ...
@@ -98,6 +102,9 @@ class SyncPace:
 
     def slots(self, streams: int, workers: int) -> int:
         return streams
+
+    def owed(self, streams: int) -> int:
+        return 0
 
     def decide(self, standing: Standing) -> Decision:
         if not standing.missing:
@@ -125,6 +132,9 @@ class QuorumPace:
     def slots(self, streams: int, workers: int) -> int:
         return streams
 
+    def owed(self, streams: int) -> int:
+        return LATEST * (streams - self.quorum)
+
     def decide(self, standing: Standing) -> Decision:
         owed = standing.oldest_owed
         if owed is not None and standing.step - owed >= LATEST:
@@ -150,6 +160,9 @@ class ArrivalPace:
 
     def slots(self, streams: int, workers: int) -> int:
         return max(SLOTS, SLOTS_A_WORKER * workers) if self.ahead is None else streams
+
+    def owed(self, streams: int) -> int:
+        return 0
 
     def decide(self, standing: Standing) -> Decision:
         return None, "units are settled as they arrive"

@@ -66,8 +66,8 @@ def run(
 
     Raises:
         PortTaken, PermissionRefused: it cannot listen there.
-        UsageError: the directory holds a run that is over, or another one than is resumed, cannot be written, or another
-            coordinator works in it.
+        UsageError: the directory holds a run that is over, or another one than is resumed; it cannot be written, or
+            another coordinator works in it.
         ConfigError: the run in the directory was begun with another configuration.
         NoInput, DamagedFile: the checkpoint to resume is not there; it or the journal is damaged.
         StaleIncarnation: another coordinator decides: this one works on a copy of the directory.

@@ -97,7 +97,7 @@ class Segments:
         )
         self._desk.decide(segment)
         self._desk.note("segment", number=segment.number, mode=segment.mode, step=segment.step)
-        self._desk.command_all(begin_of(segment))
+        self._desk.command_all(begin_of(self._desk.state))
         self._stand_still()
 
     def _hands_on(self, switching: r.Switching) -> bool:

@@ -215,7 +215,7 @@ class ShardLine:
             ranges=ranges_to_proto(self._state.placement[self.shard].ranges),
             optimizer=optimizer_to_proto(self._state.optimizer),
             first_step=self._state.first_step,
-            segment=_segment(begin_of(self._state.segment)),
+            segment=_segment(begin_of(self._state)),
         )
 
     async def run(self) -> None:
@@ -370,6 +370,7 @@ def _segment(command: a.BeginSegment) -> shard_pb2.Segment:
         elastic=command.elastic,
         arrival=command.arrival,
         lag=command.lag,
+        owed=command.owed,
     )
 
 

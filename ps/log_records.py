@@ -111,6 +111,7 @@ def _segment(record: Segment, timeline: int) -> Encoded:
         elastic=record.elastic,
         arrival=record.arrival,
         lag=record.lag,
+        owed=record.owed,
     )
     return log_pb2.LogRecord(segment=segment), ()
 

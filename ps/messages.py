@@ -56,7 +56,7 @@ def first_segment(message: shard_pb2.Configure) -> Segment:
 
 
 def segment_from_proto(message: shard_pb2.Segment) -> Segment:
-    return Segment(message.number, message.step, message.elastic, message.arrival, message.lag)
+    return Segment(message.number, message.step, message.elastic, message.arrival, message.lag, message.owed)
 
 
 def news_to_proto(news: News) -> shard_pb2.ShardEvent:

@@ -97,7 +97,7 @@ class Metrics:
         yield m.FOLLOWERS(tally.followers)
         yield m.DELTA_BYTES(owner.delta_bytes)
         yield m.ADMITTED(owner.admitted_bytes)
-        yield m.ADMIT_LIMIT(owner.admit_bytes)
+        yield m.ADMIT_LIMIT(owner.room_bytes)
         if self._replicas and owner.serves:
             yield m.IN_SYNC(bool(owner.replication.in_sync))
         if owner.watermark.standby is not None:

@@ -160,13 +160,12 @@ class Owner:
                 )
             return
         holdings = make()
-        shard = holdings.shard
-        steps = 1 + shard.segment.lag
-        needed = steps * shard.spec.streams * shard.max_frame_bytes
+        needed, owed = holdings.shard.room_bytes, spec.segment.owed
         if needed > self.admit_bytes:
+            steps = f"{1 + spec.segment.lag} step{'s' * (spec.segment.lag > 0)}"
             raise ProtocolMismatch(
-                f"the pushes of {steps} step{'s' * (steps > 1)} can have {needed} bytes on shard {shard.spec.shard}, "
-                f"cluster.admit_bytes allows {self.admit_bytes}; raise it to {needed} or use more servers"
+                f"the pushes of {steps}{f' and {owed} late ones' * (owed > 0)} can have {needed} bytes on shard "
+                f"{spec.shard}, cluster.admit_bytes allows {self.admit_bytes}; raise it to {needed} or use more servers"
             )
         self._holdings, self.serves = holdings, True
 
@@ -404,12 +403,17 @@ class Owner:
         """
         if self.stalled:
             raise Busy(f"nothing is acknowledged: {self.stalled}; try again")
-        if self._admitted + frame_bytes + kept > self.admit_bytes:
+        if self._admitted + frame_bytes + kept > self.room_bytes:
             raise Busy(
-                f"{self._admitted} bytes of pushes are held, {frame_bytes} more would pass cluster.admit_bytes = "
-                f"{self.admit_bytes}; try again"
+                f"{self._admitted} bytes of pushes are held, {frame_bytes} more would pass the {self.room_bytes} that "
+                "there is room for (cluster.admit_bytes); try again"
             )
         self._admitted += frame_bytes
+
+    @property
+    def room_bytes(self) -> int:
+        """For pushes: `admit_bytes`, or what a mode needs that was set on the live run."""
+        return max(self.admit_bytes, self.shard.room_bytes) if self.configured else self.admit_bytes
 
     @property
     def admitted_bytes(self) -> int:

@@ -22,6 +22,7 @@ class Segment:
         elastic: units of any step are accepted, in any order; estimates begin at zero, one a worker.
         arrival: elastic: units are settled in log order, at publications; else at closes.
         lag: exact: units of so many steps beyond the open one are accepted.
+        owed: elastic, settled at closes: units of closed steps that may be missing at once.
     """
 
     number: int
@@ -29,6 +30,7 @@ class Segment:
     elastic: bool = False
     arrival: bool = False
     lag: int = 0
+    owed: int = 0
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,12 @@ class Shard:
         """Most bytes that a push to this shard can have."""
         return self._push.max_frame_bytes(self.trainable)
 
+    @property
+    def room_bytes(self) -> int:
+        """Of all pushes that may have to be held at once: with so much room none waits for another one's."""
+        steps = 1 + self.segment.lag
+        return (steps * self.spec.streams + self.segment.owed) * self.max_frame_bytes
+
     def bytes_before(self, unit: UnitId) -> int:
         """Most bytes that are still to come of the open step, where `unit` is of a later one and must not crowd it out.
 

@@ -71,7 +71,7 @@ class Link:
         """It is lost with the line, and asked for again by the core when that is back."""
         if isinstance(command, a.ConfigureShard):
             shard = self._state.shard_of(self.incarnation)
-            self._send(("configure", shard, begin_of(self._state.segment)))
+            self._send(("configure", shard, begin_of(self._state)))
         else:
             self._send(command)
 

@@ -57,3 +57,12 @@ def test_a_segment_has_its_pace() -> None:
     assert pace_of(Segment(0, 0, "delayed", 1, None, 2.0)) == SyncPace(lag=1) != SyncPace()
     assert pace_of(Switching("ssp", 7, None, 2.0)) == ArrivalPace(7)
     assert pace_of(Switching("async", 7, None, 2.0)) == ArrivalPace(None)
+
+
+def test_units_that_may_be_late_are_those_of_the_steps_that_it_runs_ahead_of_one() -> None:
+    """The shards have room for them: at most so many are missing once a step has closed at the last moment."""
+    pace = QuorumPace(3, 0.0)
+    left = [LATEST - 1 - step for step in range(LATEST)]
+    assert all(pace.decide(standing(0, 1, 2, step=LATEST - 1, oldest_owed=owed))[0] for owed in left)
+    assert pace.decide(standing(0, 1, 2, step=LATEST, oldest_owed=0))[0] is None
+    assert (pace.owed(4), SyncPace().owed(4), ArrivalPace(None).owed(4)) == (LATEST, 0, 0)

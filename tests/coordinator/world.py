@@ -80,7 +80,7 @@ class World:
         mode = self.some_mode()
         self.state = began(self.rules.units_per_step, mode=mode)
         self.shadow = began(self.rules.units_per_step, mode=mode)
-        self.first_segment = begin_of(self.state.segment)
+        self.first_segment = begin_of(self.state)
         self.core = core(self.rules, self.state)
         self.journal: list[str] = [r.to_json(record) for record in beginning(mode=mode)]
         self.history: list[str] = []

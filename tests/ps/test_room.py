@@ -10,26 +10,34 @@ import numpy as np
 import pytest
 
 from ps import exact
+from ps.ledger import Verdict
 from ps.owner import Owner
 from tests.ps.models import (
     LAYOUT,
+    NAMED,
     STREAMS,
     Cluster,
+    Worker,
     close,
     commit,
     topk,
 )
-from tests.ps.room import room_but
+from tests.ps.room import room_but, takes
 from tests.ps.serving import (
     Line,
+    configure,
     eventually,
+    owning,
+    play,
     play_exact,
     send,
     settle,
     units_of,
 )
+from wire.codec.base import frame_bytes
 from wire.codec.chain import codecs_of
 from wire.config import Config
+from wire.errors import ProtocolMismatch
 from wire.layout import BLOCK
 from wire.v1 import shard_pb2_grpc
 
@@ -122,3 +130,58 @@ def test_a_step_has_the_same_bits_however_much_is_kept_decoded(
     assert all_kept == [True] * STREAMS
     assert some_kept == [True] * kept + [False] * (STREAMS - kept)
     assert found == expected
+
+
+OWED = 8
+LATE = replace(NAMED, owed=OWED)
+"""A quorum of two out of three: of eight steps one unit each may be late."""
+
+
+def test_a_quorum_needs_room_for_all_that_may_be_late(tmp_path: Path) -> None:
+    cluster = Cluster(1, segment=LATE)
+    needed = (STREAMS + OWED) * cluster.shards[0].max_frame_bytes
+
+    async def scene() -> None:
+        async with owning(tmp_path / "less", room=needed - 1) as owner:
+            with pytest.raises(
+                ProtocolMismatch, match=rf"1 step and 8 late ones can .* raise it to {needed} "
+            ):
+                configure(owner, cluster)
+        async with owning(tmp_path / "enough", room=needed) as owner:
+            configure(owner, cluster)
+
+    play(scene())
+
+
+def test_late_units_never_take_the_room_of_those_that_a_close_waits_for(tmp_path: Path) -> None:
+    """A quorum is set on a live run whose server has room for one step: all units of a step but one, eight times; then
+    the late ones come first, and the open step fits beside them."""
+    cluster = Cluster(1)
+    worker, most = Worker(cluster, 1), cluster.shards[0].max_frame_bytes
+
+    async def scene() -> None:
+        async with owning(tmp_path, room=STREAMS * most) as owner:
+            configure(owner, cluster)
+            await owner.begin()
+            assert not takes(owner, STREAMS * most + 1)
+            await owner.apply(replace(LATE, number=1))
+
+            async def send(step: int, stream: int) -> None:
+                unit = worker.unit(step * STREAMS + stream, base=owner.shard.deltas.version)
+                owner.admit(most)
+                owner.release(most - frame_bytes(unit.frame))
+                assert await owner.apply(unit) is Verdict.ADMIT
+
+            for step in range(OWED):
+                for stream in range(STREAMS - 1):
+                    await send(step, stream)
+                await owner.apply(close(step, streams=STREAMS - 1))
+            for step in range(OWED):
+                await send(step, STREAMS - 1)
+            for stream in range(STREAMS):
+                await send(OWED, stream)
+            late = tuple(step * STREAMS + STREAMS - 1 for step in range(OWED))
+            await owner.apply(replace(close(OWED), late=late))
+            assert owner.admitted_bytes == 0
+
+    play(scene())

@@ -267,7 +267,8 @@ class ClusterConfig(Section):
     admit_bytes: int = Field(
         256 * 2**20,
         ge=2**20,
-        description="bytes of pushes that a server holds at once; beyond that it answers `Busy`",
+        description="bytes of pushes that a server holds at once; beyond that it answers `Busy`. At least one step of "
+        "them, in `delayed` two, under a quorum also the late ones of 8 steps: `units_per_step` - `quorum` each",
     )
     heartbeat_interval_s: Seconds = Field(1.0, description="time between two heartbeats of a process")
     suspect_s: Seconds = Field(3.0, description="silence after which a process is shown as suspect")

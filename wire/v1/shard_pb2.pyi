@@ -109,18 +109,20 @@ class Configure(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., plan: _Optional[int] = ..., parameters: _Optional[_Iterable[_Union[_common_pb2.Parameter, _Mapping]]] = ..., ranges: _Optional[_Iterable[_Union[_common_pb2.BlockRange, _Mapping]]] = ..., optimizer: _Optional[_Union[_common_pb2.OptimizerSpec, _Mapping]] = ..., first_step: _Optional[int] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("number", "step", "elastic", "arrival", "lag")
+    __slots__ = ("number", "step", "elastic", "arrival", "lag", "owed")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     ELASTIC_FIELD_NUMBER: _ClassVar[int]
     ARRIVAL_FIELD_NUMBER: _ClassVar[int]
     LAG_FIELD_NUMBER: _ClassVar[int]
+    OWED_FIELD_NUMBER: _ClassVar[int]
     number: int
     step: int
     elastic: bool
     arrival: bool
     lag: int
-    def __init__(self, number: _Optional[int] = ..., step: _Optional[int] = ..., elastic: _Optional[bool] = ..., arrival: _Optional[bool] = ..., lag: _Optional[int] = ...) -> None: ...
+    owed: int
+    def __init__(self, number: _Optional[int] = ..., step: _Optional[int] = ..., elastic: _Optional[bool] = ..., arrival: _Optional[bool] = ..., lag: _Optional[int] = ..., owed: _Optional[int] = ...) -> None: ...
 
 class Retire(_message.Message):
     __slots__ = ("incarnation",)
