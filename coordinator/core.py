@@ -396,7 +396,4 @@ class Core:
     def _failed(self, event: e.WorkerFailed, now: float) -> None:
         name = self.desk.worker(event.incarnation).name
         self.desk.note("failed", name=name, error=event.error, message=event.message)
-        if event.ends_run:
-            self.ending.end(f"worker {name}: {event.message}", event.error)
-        else:
-            self._depart(event.incarnation, f"{event.error}: {event.message}")
+        self._depart(event.incarnation, f"{event.error}: {event.message}")

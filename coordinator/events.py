@@ -137,7 +137,6 @@ class WorkerFailed:
     incarnation: int
     error: str
     message: str
-    ends_run: bool
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ _HEARD: Mapping[str, Callable[[int, Any], e.Event]] = {
     "handed_over": lambda i, h: e.HandedOver(i, h.step),
     "deposited": lambda i, d: e.StreamDeposited(i, d.stream, d.step, d.released, d.attempt),
     "evaluated": lambda i, v: e.LossEvaluated(i, v.step, v.model, v.loss, v.seconds),
-    "failed": lambda i, f: e.WorkerFailed(i, f.error, f.message, f.ends_run),
+    "failed": lambda i, f: e.WorkerFailed(i, f.error, f.message),
     "leaving": lambda i, w: e.WorkerLeaving(i, w.reason),
     "announce": lambda i, w: e.Announced(i, w.activity),
     "moving": lambda i, m: e.Moving(i),

@@ -27,7 +27,7 @@ from ps.messages import (
 from ps.news import InSync, News, Parted
 from ps.owner import Owner
 from ps.publish import Delta
-from ps.records import Advance, Bound, Fence, Fenced, Mark, Retire, ShardSpec
+from ps.records import Advance, Bound, Fence, Fenced, Retire, ShardSpec
 from ps.shard import Answer
 from ps.standby import Standby
 from ps.terms import TermGuard
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 ALIVE_S = 1.0
 BEGINS = ("attach", "dismiss")
 """What a line begins with."""
-TOLD_AGAIN = frozenset({"close", "fence", "segment", "retire", "advance", "bound", "snapshot"})
+TOLD_AGAIN = frozenset({"close", "fence", "segment", "retire", "advance", "bound"})
 """What only a primary obeys. Whoever becomes one says first what it holds, and is told what follows from that."""
 HANDED = "handed"
 """What a worker handed over in an elastic segment, in a checkpoint."""
@@ -221,8 +221,6 @@ class Control:
                 await owner.begin_apply(Advance(command.advance.low), lambda _: None)
             case "bound":
                 await owner.begin_apply(Bound(command.bound.norm), lambda _: None)
-            case "snapshot":
-                await owner.begin_apply(Mark(), lambda _: None)
             case "stand":
                 self.term = 0
                 await self._standby.stand(command.stand)
@@ -262,7 +260,6 @@ class Control:
         if self._owner.serves:
             self.term = max(term, self.term)
             return
-        self._place.terms.serve(term)
         await self._standby.stop()
         await self._owner.serve()
         self._owner.replication.recorded(0)

@@ -19,22 +19,19 @@ class TermGuard:
         scope: the run and timeline that terms are counted in; a term of another scope is no concern.
 
     Attributes:
-        term: the highest that was obeyed, of coordinators.
-        primary: under which this server became the primary of its shard; 0: it did not.
+        term: the highest that was obeyed.
     """
 
     def __init__(self, path: Path | None, *, scope: str = "") -> None:
         self._path = path
         self._scope = scope
         self.term = Term(0, b"")
-        self.primary = 0
         self._journal_seq = 0
         if path is not None and path.exists():
             seen = json.loads(path.read_text())
             if seen["scope"] != scope:
                 return
             self.term = Term(seen["number"], bytes.fromhex(seen["nonce"]))
-            self.primary = seen.get("primary", 0)
             self._journal_seq = seen["journal_seq"]
 
     def obey(self, term: Term, journal_seq: int | None = None) -> None:
@@ -56,15 +53,10 @@ class TermGuard:
             )
         seq = max(self._journal_seq, journal_seq or 0)
         if term.number > self.term.number:
-            self._keep(term, seq, self.primary)
+            self._keep(term, seq)
         self.term, self._journal_seq = term, seq
 
-    def serve(self, term: int) -> None:
-        """This server becomes the primary of its shard under `term`."""
-        self._keep(self.term, self._journal_seq, term)
-        self.primary = term
-
-    def _keep(self, term: Term, journal_seq: int, primary: int) -> None:
+    def _keep(self, term: Term, journal_seq: int) -> None:
         """On the disk when this returns; else nothing is obeyed."""
         if self._path is None:
             return
@@ -73,7 +65,6 @@ class TermGuard:
             "number": term.number,
             "nonce": term.nonce.hex(),
             "journal_seq": journal_seq,
-            "primary": primary,
         }
         crash_point("ps.term.before")
         replace_durably(self._path, json.dumps(record).encode())

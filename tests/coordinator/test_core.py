@@ -35,7 +35,7 @@ def test_incarnations_are_never_given_twice() -> None:
 @pytest.mark.parametrize("event", [e.Attending, e.Progressed, e.WorkerLeaving, e.WorkerFailed, e.Ready])
 def test_who_is_out_of_the_run_is_told_so(event: type) -> None:
     run = Run().begin()
-    rest = {e.Progressed: (1.0,), e.WorkerLeaving: ("",), e.WorkerFailed: ("ScriptFailed", "", True)}
+    rest = {e.Progressed: (1.0,), e.WorkerLeaving: ("",), e.WorkerFailed: ("ScriptFailed", "")}
     arguments = rest.get(event, (1, "d", 2, 1, True, 0) if event is e.Ready else ())
     before = run.core.state.ended
     with pytest.raises(StaleIncarnation, match="never joined"):
@@ -133,13 +133,6 @@ def test_a_server_started_anew_has_lost_its_shard() -> None:
     assert run.core.state.ended is not None and run.core.state.ended.error == "ServerLost"
 
 
-def test_a_worker_whose_failure_is_everybodys_ends_the_run() -> None:
-    run = Run().begin()
-    actions = run.hear(e.WorkerFailed(3, "ScriptFailed", "boom", True))
-    assert run.core.state.ended == r.Ended("worker w0: boom", "ScriptFailed")
-    assert run.kinds(actions)[-1] == "Quit"
-
-
 @pytest.mark.parametrize(("joined", "there"), [((), "none"), (("w1", "w0"), "w0, w1")])
 def test_who_is_to_be_drained_and_is_not_there_is_named_beside_those_who_are(
     joined: tuple[str, ...], there: str
@@ -153,7 +146,7 @@ def test_who_is_to_be_drained_and_is_not_there_is_named_beside_those_who_are(
 
 def test_a_worker_that_fails_alone_is_a_death() -> None:
     run = Run().begin()
-    run.hear(e.WorkerFailed(3, "ScriptFailed", "boom", False))
+    run.hear(e.WorkerFailed(3, "ScriptFailed", "boom"))
     assert run.core.state.ended is None and run.core.state.members[3].dead
 
 
@@ -190,7 +183,7 @@ def test_a_run_whose_workers_are_gone_before_the_last_deposits_can_be_ended(*, a
     assert run.core.state.final and not run.core.state.deposited
     if asked_before:
         run.hear(e.StopAsked("", "first"))
-    run.hear(*(e.WorkerFailed(worker, "Unreachable", "gone", False) for worker in (3, 4)))
+    run.hear(*(e.WorkerFailed(worker, "Unreachable", "gone") for worker in (3, 4)))
     assert run.core.state.ended is None, "they may come back"
     run.hear(e.StopAsked("", "why"))
     assert run.core.state.ended == r.Ended(

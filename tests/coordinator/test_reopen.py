@@ -88,7 +88,7 @@ def test_who_is_not_heard_is_waited_for() -> None:
 
 def test_a_fence_that_was_not_answered_is_asked_for_again() -> None:
     run = Killed().begin()
-    run.hear(e.WorkerFailed(4, "ScriptFailed", "no", False))
+    run.hear(e.WorkerFailed(4, "ScriptFailed", "no"))
     run.hear(e.FenceAnswered(0, 0, 2, 1, False))
     run.again()
     fences = [c.command for c in run.only(a.Command, run.attach(0)) if isinstance(c.command, a.FenceStream)]
@@ -122,7 +122,7 @@ def test_leases_are_told_once_every_shard_has_told_what_it_holds() -> None:
 
 def test_a_retirement_that_was_answered_is_not_asked_for_again() -> None:
     run = Killed(ASYNC).begin()
-    run.hear(e.WorkerFailed(4, "ScriptFailed", "no", False))
+    run.hear(e.WorkerFailed(4, "ScriptFailed", "no"))
     run.hear(e.WorkerRetired(0, 4))
     run.again()
     retire = a.RetireWorker(4)

@@ -269,8 +269,8 @@ def test_a_spare_that_dies_is_out_of_the_run() -> None:
 
 def test_a_run_that_is_over_lets_every_server_go() -> None:
     run = standing_by()
-    actions = run.hear(e.WorkerFailed(3, "ScriptFailed", "boom", True))
-    finish = a.FinishShard("worker w0: boom")
+    actions = run.hear(e.ShardRefused(0, "DamagedFile", "boom"))
+    finish = a.FinishShard("server 0 refuses: boom")
     assert all(a.CommandServer(i, finish) in actions for i in (5, 6)) and a.Command(0, finish) in actions
     assert run.hear(e.ServerAttached(5, 5)) == [a.CommandServer(5, finish)]
     assert isinstance(run.answer(run.server("ps9", "h:9")), SparsyncError)

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from ps.records import Mark
 from ps.recovery import recover
 from ps.terms import TermGuard
 from tests.ps.models import Cluster, Worker
@@ -127,7 +128,6 @@ def test_what_is_decided_before_the_model_is_in_is_in_the_first_image(tmp_path: 
             assert (await line.hear("retired")).retired.incarnation == 1
             line.send(fence=shard_pb2.Fence(step=0, stream=2, attempt=4))
             await line.hear("fenced")
-            line.send(snapshot=shard_pb2.SnapshotNow())
             line.send(close=shard_pb2.Close(step=0, streams=()))
             assert "before the initial model is in" in (await line.hear("refused")).refused.message
             with pytest.raises(grpc.aio.AioRpcError, match="before the initial model is in"):
@@ -164,7 +164,7 @@ def test_a_primary_does_not_stand_by(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", ["os", "memory"])
-def test_snapshot_now(tmp_path: Path, level: str) -> None:
+def test_a_mark_is_an_image(tmp_path: Path, level: str) -> None:
     async def whole() -> None:
         async with owning(tmp_path, level=level) as owner, serving(owner, place(CONFIG)) as server:
             digests: list[tuple[int, bytes]] = []
@@ -173,7 +173,7 @@ def test_snapshot_now(tmp_path: Path, level: str) -> None:
             await line.configure(shard_pb2.Segment())
             await upload(server.stub)
             owner.on_mark = lambda position, digest: digests.append((position, digest))
-            line.send(snapshot=shard_pb2.SnapshotNow())
+            await owner.apply(Mark())
             await eventually(lambda: bool(digests))
             ((position, digest),) = digests
             assert position == 1 and digest

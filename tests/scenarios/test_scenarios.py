@@ -14,7 +14,7 @@ there are none. A line without an arrow asks for nothing. `#` begins a comment. 
     settle N                       every shard has published the delta of step N
     fenced stream=A attempt=N [SHARD=yes|no …]          answers to a fence
     deposit NAME stream=A,B step=N [released]
-    leave NAME · fail NAME [ends] · announce NAME · progress NAME · attend NAME
+    leave NAME · fail NAME · announce NAME · progress NAME · attend NAME
     evaluate NAME step=N           both evaluations of the end
     written N · checkpoint fails N · ask KEY (for a checkpoint) · stop · lost SHARD
 
@@ -209,7 +209,7 @@ class Stage:
         yield e.WorkerLeaving(self.incarnations[words[0]], "SIGTERM")
 
     def _fail(self, words: list[str]) -> Iterator[e.Event]:
-        yield e.WorkerFailed(self.incarnations[words[0]], "ScriptFailed", "it raised", "ends" in words)
+        yield e.WorkerFailed(self.incarnations[words[0]], "ScriptFailed", "it raised")
 
     def _announce(self, words: list[str]) -> Iterator[e.Event]:
         yield e.Announced(self.incarnations[words[0]], "evaluate")

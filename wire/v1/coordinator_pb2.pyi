@@ -219,14 +219,12 @@ class Scalars(_message.Message):
     def __init__(self, step: _Optional[int] = ..., values: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Failed(_message.Message):
-    __slots__ = ("error", "message", "ends_run")
+    __slots__ = ("error", "message")
     ERROR_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
-    ENDS_RUN_FIELD_NUMBER: _ClassVar[int]
     error: str
     message: str
-    ends_run: bool
-    def __init__(self, error: _Optional[str] = ..., message: _Optional[str] = ..., ends_run: _Optional[bool] = ...) -> None: ...
+    def __init__(self, error: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Holding(_message.Message):
     __slots__ = ("plan", "leases")

@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ShardCommand(_message.Message):
-    __slots__ = ("term", "attach", "configure", "close", "fence", "finish", "segment", "retire", "advance", "stand", "promote", "alone", "snapshot", "dismiss", "bound", "meet", "deny")
+    __slots__ = ("term", "attach", "configure", "close", "fence", "finish", "segment", "retire", "advance", "stand", "promote", "alone", "dismiss", "bound", "meet", "deny")
     TERM_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     CONFIGURE_FIELD_NUMBER: _ClassVar[int]
@@ -22,7 +22,6 @@ class ShardCommand(_message.Message):
     STAND_FIELD_NUMBER: _ClassVar[int]
     PROMOTE_FIELD_NUMBER: _ClassVar[int]
     ALONE_FIELD_NUMBER: _ClassVar[int]
-    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     DISMISS_FIELD_NUMBER: _ClassVar[int]
     BOUND_FIELD_NUMBER: _ClassVar[int]
     MEET_FIELD_NUMBER: _ClassVar[int]
@@ -39,12 +38,11 @@ class ShardCommand(_message.Message):
     stand: Stand
     promote: Promote
     alone: Alone
-    snapshot: SnapshotNow
     dismiss: Dismiss
     bound: Bound
     meet: Meet
     deny: Deny
-    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., stand: _Optional[_Union[Stand, _Mapping]] = ..., promote: _Optional[_Union[Promote, _Mapping]] = ..., alone: _Optional[_Union[Alone, _Mapping]] = ..., snapshot: _Optional[_Union[SnapshotNow, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., bound: _Optional[_Union[Bound, _Mapping]] = ..., meet: _Optional[_Union[Meet, _Mapping]] = ..., deny: _Optional[_Union[Deny, _Mapping]] = ...) -> None: ...
+    def __init__(self, term: _Optional[_Union[_common_pb2.Term, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., segment: _Optional[_Union[Segment, _Mapping]] = ..., retire: _Optional[_Union[Retire, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., stand: _Optional[_Union[Stand, _Mapping]] = ..., promote: _Optional[_Union[Promote, _Mapping]] = ..., alone: _Optional[_Union[Alone, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., bound: _Optional[_Union[Bound, _Mapping]] = ..., meet: _Optional[_Union[Meet, _Mapping]] = ..., deny: _Optional[_Union[Deny, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
     __slots__ = ("run", "timeline", "low", "shard_term", "standby", "members")
@@ -195,10 +193,6 @@ class Alone(_message.Message):
     STANDBY_FIELD_NUMBER: _ClassVar[int]
     standby: int
     def __init__(self, standby: _Optional[int] = ...) -> None: ...
-
-class SnapshotNow(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
 
 class Dismiss(_message.Message):
     __slots__ = ("reason", "run", "timeline", "incarnation")
