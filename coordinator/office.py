@@ -68,8 +68,8 @@ def take_office(config: Config, out: Path, resume: Path | None) -> Office:
     journal.close()
     manifest = _checkpoint(resume)
     assert manifest is not None
-    if began.checkpoint == str(manifest.path.resolve()):
-        raise _over(out, state)
+    if began.checkpoint == str(manifest.path.resolve()) and state.checkpointed is not None:
+        raise _over(out, state)  # as a service that is started at every boot
     return _begin(config, out, manifest)
 
 

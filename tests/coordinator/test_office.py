@@ -119,17 +119,20 @@ def test_a_run_that_was_begun_otherwise_is_not_given_up_for_a_checkpoint(tmp_pat
     assert told(begin(out, None)) == (True, 1, 2)
 
 
-def test_a_run_that_is_over_is_resumed_once_from_each_of_its_checkpoints(tmp_path: Path) -> None:
+def test_a_run_that_is_over_is_resumed_from_where_it_came_to(tmp_path: Path) -> None:
     begin(tmp_path, None)
-    checkpoint(tmp_path, 3)
+    first = checkpoint(tmp_path, 3)
     end(tmp_path)
     assert told(begin(tmp_path, tmp_path)) == (False, 2, 1)
     end(tmp_path)
+    assert told(begin(tmp_path, tmp_path)) == (False, 3, 1), "it has come to nothing"
+    path = checkpoint(tmp_path, 5, timeline=3)
+    journal_more(tmp_path, r.Checkpointed(5, str(path), "", ""))
+    end(tmp_path)
     with pytest.raises(UsageError, match="is over"):
-        begin(tmp_path, tmp_path)
-    checkpoint(tmp_path, 5, timeline=2)
-    assert told(begin(tmp_path, tmp_path)) == (False, 3, 1)
-    assert asides(tmp_path) == ["journal-timeline-1.sqlite", "journal-timeline-2.sqlite"]
+        begin(tmp_path, first)
+    assert told(begin(tmp_path, tmp_path)) == (False, 4, 1)
+    assert asides(tmp_path) == [f"journal-timeline-{timeline}.sqlite" for timeline in (1, 2, 3)]
 
 
 def test_no_journal_that_was_put_aside_is_overwritten_and_timelines_only_rise(tmp_path: Path) -> None:
