@@ -86,7 +86,7 @@ class SyncConfig(Section):
     local_steps: Count | None = Field(
         None,
         description="steps that a worker's own optimizer takes for one unit (H), before it pushes the difference to "
-        "the servers' outer optimizer. 1 in any other mode than `local`: the servers run the optimizer, step by step. "
+        "the servers' outer optimizer. 1: in `local` the same, in other modes the servers run the optimizer. "
         f"Without it {told('sync.local_steps')}",
     )
     warmup_rounds: int = Field(
