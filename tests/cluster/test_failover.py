@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import ByHand
+from tests.cluster.conftest import ByHand, slow
 from tests.cluster.roles import COORDINATOR, Cluster
+from tests.cluster.running import POLL_S
 from tests.cluster.test_modes import AUDIT, LOSSLESS, STREAMS, check_audit
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -20,7 +22,7 @@ FENCED = 83
 LONG_S = 60.0
 
 
-def begin(by_hand: ByHand, *, standbys: int = 1) -> Cluster:
+def begin(by_hand: ByHand, changes: Mapping[str, object] | None = None, *, standbys: int = 1) -> Cluster:
     """Two shards, two workers, and standbys in sync for the first of them."""
     settings = {
         **LOSSLESS,
@@ -31,6 +33,7 @@ def begin(by_hand: ByHand, *, standbys: int = 1) -> Cluster:
         "cluster.workers": 2,
         "cluster.min_workers": 2,
         "durability.replicas": 1,
+        **(changes or {}),
     }
     cluster = by_hand(settings, script=[AUDIT, "--pause", str(UNIT_S)])
     cluster.start_servers(SHARDS + standbys)
@@ -69,6 +72,27 @@ def test_a_standby_dies_and_then_its_primary(by_hand: ByHand, seed: int) -> None
     cluster.wait_for_another("in_sync", synced, limit_s=LONG_S)
     cluster.kill_worker(who(cluster, 0, "primary"))
     cluster.wait_for("promoted", lambda e: e["name"] == standby)
+    finish(cluster)
+
+
+@pytest.mark.parametrize("halted", [slow(False), True])
+def test_a_primary_goes_while_a_checkpoint_is_written(by_hand: ByHand, halted: bool, seed: int) -> None:
+    """Killed, or silent with its lines open; the checkpoint is begun again with who takes over, and the run goes on."""
+    draw = random.Random(seed)
+    cluster = begin(by_hand, {"sync.mode": "sync", "run.checkpoint_every": 1, "run.keep_checkpoints": 2})
+    cluster.wait_for_more_steps(draw.randint(1, 3))
+    primary = who(cluster, 0, "primary")
+    while not list(cluster.out.glob("checkpoints/.step-*.partial")):
+        time.sleep(POLL_S)
+    if halted:
+        cluster.stop(primary)
+    else:
+        cluster.kill_worker(primary)
+    cluster.wait_for("promoted", limit_s=LONG_S)
+    cluster.wait_for_more_steps(2, limit_s=LONG_S)
+    if halted:
+        cluster.cont(primary)
+        cluster.wait_code(primary, FENCED, limit_s=LONG_S)
     finish(cluster)
 
 
