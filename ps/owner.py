@@ -412,8 +412,9 @@ class Owner:
 
     @property
     def room_bytes(self) -> int:
-        """For pushes: `admit_bytes`, or what a mode needs that was set on the live run."""
-        return max(self.admit_bytes, self.shard.room_bytes) if self.configured else self.admit_bytes
+        """For pushes: `admit_bytes`; where a quorum was set on the live run, no less than it needs."""
+        late = self.configured and self.shard.segment.owed > 0
+        return max(self.admit_bytes, self.shard.room_bytes) if late else self.admit_bytes
 
     @property
     def admitted_bytes(self) -> int:

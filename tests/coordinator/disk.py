@@ -33,11 +33,11 @@ class Disk:
     def __init__(self, world: World, level: str) -> None:
         self._world, self.level = world, level
         self._slow = world.fate.choice([1.0, 1.0, 10.0])
-        self.guard = TermGuard(None)
         self.clear()
 
     def clear(self) -> None:
         """Nothing that is here is of this run any more."""
+        self.guard = TermGuard(None)
         self.held = 0
         self._base = 0
         self._records: list[Record] = []

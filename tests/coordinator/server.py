@@ -218,7 +218,6 @@ class Server:
         if self.serves:
             self.term = max(term, self.term)
             return
-        self.disk.guard.serve(term)
         self.standing.stop()
         self.serve()
         self.replication.recorded(0)
