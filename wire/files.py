@@ -17,12 +17,15 @@ from typing import TextIO
 from wire.errors import UsageError
 
 
-def make(directory: Path) -> None:
-    """Make the directory, in which this process can write. Raises: UsageError."""
+def check_writable(directory: Path) -> None:
+    """Whether this process can make the directory and files in it; nothing is left of the trial. Raises: UsageError."""
     with _told(directory, "--data-dir"):
+        made = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=directory):
             pass
+        for path in made:
+            path.rmdir()
 
 
 def own(directory: Path, role: str, *, option: str = "--data-dir") -> TextIO:

@@ -30,7 +30,7 @@ from wire.errors import (
     UsageError,
     WrongRun,
 )
-from wire.files import make
+from wire.files import check_writable
 from wire.launchers import place_in
 from wire.memory import keep_freed_memory
 from wire.metrics import Samples
@@ -268,7 +268,7 @@ def run(
     Raises: SparsyncError, with the exit code that it knows.
     """
     logs = log_to_stderr("worker", name, form=telemetry.log_format)
-    make(data_dir)
+    check_writable(data_dir)
     identity = data_dir / "identity.json"
     identity.unlink(missing_ok=True)  # of a process before; health checks take it for having joined
     attach(coordinator, name=name, device=device, security=security, join_timeout_s=join_timeout_s, logs=logs)

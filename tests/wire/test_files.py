@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wire.errors import UsageError
-from wire.files import fsync_directory, fsync_file, make, own, replace_durably, write_durably
+from wire.files import check_writable, fsync_directory, fsync_file, own, replace_durably, write_durably
 
 
 def test_content_is_replaced_as_a_whole_over_what_was_left_half_made(tmp_path: Path) -> None:
@@ -72,11 +72,13 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         told = (
             rf"{directory} cannot be written \({found}.*\); expected a directory .*: give another --data-dir"
         )
-        for ask in (make, lambda at: own(at, "server")):
+        for ask in (check_writable, lambda at: own(at, "server")):
             with pytest.raises(UsageError, match=told):
                 ask(directory)
-    make(tmp_path / "worker" / "0")
-    assert list((tmp_path / "worker" / "0").iterdir()) == []
+    (tmp_path / "there").mkdir()
+    check_writable(tmp_path / "there" / "worker" / "0")
+    check_writable(tmp_path / "there")
+    assert list((tmp_path / "there").iterdir()) == [], "nothing is left of the trial"
 
 
 def test_where_nothing_can_be_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
