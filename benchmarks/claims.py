@@ -193,8 +193,8 @@ def page(found: Sequence[Row]) -> str:
         f"One process with the real codecs, {work.steps:,} steps of 16 x {work.seq_len} bytes of text, a model of "
         f"{work.layers} layers of width {work.width}; R = 4 where nothing else is said. Losses are on held-out "
         "text, of seeds 0, 1, …; what was found is over the seeds of both, at the best of the learning rates "
-        "listed (by seed 0). One seed says nothing below a percent. `python -m benchmarks.claims` "
-        "([program](../claims.py), [every run](frontier.jsonl)).\n\n"
+        "listed (by seed 0). One seed says nothing below a percent, three little below half of one. "
+        "`python -m benchmarks.claims` ([program](../claims.py), [every run](frontier.jsonl)).\n\n"
         + table(HEADER, (line for claim in CLAIMS for line in lines(claim, found)))
     )
 

@@ -96,6 +96,11 @@ def method(point: Point) -> str:
     return f"delayed{differs}" if point.lag else f"sync{differs}"
 
 
+def family(point: Point) -> str:
+    """What has a colour: a method by whatever H, speeds and warm-up."""
+    return method(point).partition(", H =")[0].partition(", speeds")[0].partition(", R =")[0]
+
+
 def codec(one: Codec) -> str:
     kept = "" if one.density == 1.0 else f"{one.density * 4096:.0f} of 4,096, "
     memory = {"none": "", "ef": ", EF", "ef21": ", EF21"}[one.feedback]
@@ -137,7 +142,7 @@ def page(found: Sequence[Row], baselines: Sequence[Row], about: Mapping[str, Any
 
 
 def plot(found: Sequence[Row], baselines: Sequence[Row]) -> str:
-    names = sorted({method(row.point) for row in found})
+    names = sorted({family(row.point) for row in found})
     colours = dict(zip(names, PALETTE * 2, strict=False))
     places = [
         ((math.log10(row.ratio), 100 * gap), row)
@@ -152,7 +157,7 @@ def plot(found: Sequence[Row], baselines: Sequence[Row]) -> str:
         x_text=lambda power: f"{float(f'{10**power:.3g}'):,g}x",
     )
     body += [
-        dot(frame, place, colours[method(row.point)], " · ".join(map(str, cells(row, baselines))))
+        dot(frame, place, colours[family(row.point)], " · ".join(map(str, cells(row, baselines))))
         for place, row in places
     ]
     return document("Loss against bytes", [*body, *legend((name, colours[name]) for name in names)])
