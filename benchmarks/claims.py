@@ -61,9 +61,12 @@ def stale(steps: int) -> Point:
 
 @dataclass(frozen=True)
 class Claim:
-    """`ours` has a loss that is above that of `theirs` by a share of `most` at most, or of `least` at least; `fewer`:
-    than theirs, or than dense, in bytes both ways. `name`: what it
-    is asked for by."""
+    """The loss of `ours` is above that of `theirs` by a share of `most` at most, or of `least` at least.
+
+    Attributes:
+        name: by which it is asked for: the number of the experiment, where it is one.
+        fewer: bytes both ways than theirs, at least so many times.
+    """
 
     name: str
     says: str
@@ -89,13 +92,7 @@ CLAIMS = (
     ),
     Claim("4", "`local` against dense local steps, same H", (LOCAL,), (LOCAL_EXACTLY,), most=0.005, fewer=16),
     Claim("4", "`local` against DiLoCo, same H", (LOCAL,), (DILOCO,), most=0.005, fewer=16),
-    Claim(
-        "5",
-        "without error feedback `local` is worse",
-        (FORGETFUL,),
-        (LOCAL,),
-        least=0.03,
-    ),
+    Claim("5", "without error feedback `local` is worse", (FORGETFUL,), (LOCAL,), least=0.03),
     Claim("6", "outer momentum gains nothing where 1/64 is sent", PLAIN, MOMENTA, most=0.003),
     Claim("7", "γ ≥ 1/2 gains where eight send 1/64 each", COUNTED, UNCOUNTED, most=-0.005),
     *(

@@ -34,9 +34,10 @@ def refuse(desk: Desk, event: e.Join, refusal: SparsyncError) -> None:
 def enter(desk: Desk, event: e.Join) -> int:
     """A process is in the run under a new incarnation, and told so."""
     incarnation = desk.state.next_incarnation
-    incarnation += (
+    if (
         incarnation == event.held
-    )  # another coordinator's word: what is held under it is not of this run
+    ):  # handed out by another coordinator: what is held under it is not of this run
+        incarnation += 1
     desk.decide(
         Admitted(incarnation, event.role, event.name, event.address, event.fingerprint, event.pid, event.host)
     )
