@@ -18,14 +18,14 @@ from wire.errors import UsageError
 
 
 def check_writable(directory: Path) -> None:
-    """Whether this process can make the directory and files in it; nothing is left of the trial. Raises: UsageError."""
+    """Whether this process can make files in the directory, or where that is to be made; it makes nothing.
+
+    Raises: UsageError.
+    """
     with _told(directory, "--data-dir"):
-        made = [path for path in (directory, *directory.parents) if not path.exists()]
-        directory.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=directory):
+        there = next(path for path in (directory, *directory.parents) if path.exists())
+        with TemporaryFile(dir=there):
             pass
-        for path in made:
-            path.rmdir()
 
 
 def own(directory: Path, role: str, *, option: str = "--data-dir") -> TextIO:
