@@ -7,6 +7,7 @@ asks the kernel to be killed when this one ends. Times of events are wall-clock 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -133,6 +134,11 @@ class Cluster:
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
+
+    def metrics(self, name: str) -> str:
+        """host:port where a process serves its metrics; the run must have them served."""
+        (told,) = json.loads((self._directory / "run" / "metrics" / f"{name}.json").read_text())
+        return str(told["targets"][0])
 
     def signal(self, name: str, number: signal.Signals) -> float:
         """Send to the process and all its children (a worker's heartbeat); the moment before."""

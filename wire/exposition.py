@@ -38,7 +38,8 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from wire.clock import wall_anchor
 from wire.errors import PermissionRefused, PortTaken, SparsyncError, Unidentified
-from wire.metrics import BUILD, CERTIFICATE_END, METRICS, Distribution, Metric, Samples
+from wire.memory import held
+from wire.metrics import BUILD, CERTIFICATE_END, MALLOC, METRICS, Distribution, Metric, Samples
 from wire.rpc.address import format_address, parse_address
 from wire.rpc.identity import Peer, Role, Security, peer_in
 from wire.rpc.pem_files import PemFiles
@@ -133,7 +134,7 @@ class Exposition:
         build = BUILD(1, _version(), role, id)
 
         def all_samples() -> Samples:
-            return (build, *_certificate(security), *samples())
+            return (build, *_memory(), *_certificate(security), *samples())
 
         exposition = cls(listen, security, all_samples, refuse=refuse, refused=refused)
         told = _tell(places, id, [{"targets": [exposition.address], "labels": {"instance": id, "run": run}}])
@@ -163,6 +164,12 @@ def _tell(places: Sequence[Path], id: str, targets: object) -> Path | None:
         except OSError as error:
             log.info("%s is not written: %s", path, error.strerror)
     return None
+
+
+def _memory() -> Samples:
+    if (now := held()) is not None:
+        yield MALLOC(now.used, "used")
+        yield MALLOC(now.free, "free")
 
 
 def _certificate(security: Security) -> Samples:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from typing import NamedTuple
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT_BYTES = 256 << 20
@@ -22,6 +23,34 @@ LARGEST_BYTES = 32 << 20
 ARENAS = 2
 GIVEN_BACK_S = 60.0
 """So often all that is free goes back; what is used again at once costs a page fault once in that time."""
+
+
+class Held(NamedTuple):
+    """What malloc holds of this process's memory, in bytes: given out to somebody, and free between that."""
+
+    used: int
+    free: int
+
+
+def held() -> Held | None:
+    """As it is now, all arenas and large pieces counted; None where the C library cannot say."""
+    if not hasattr(library := ctypes.CDLL(None), "mallinfo2"):
+        return None
+    library.mallinfo2.restype = _Mallinfo2
+    told = library.mallinfo2()
+    return Held(told.uordblks + told.hblkhd, told.fordblks)
+
+
+class _Mallinfo2(ctypes.Structure):
+    """glibc's, from 2.33 on."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
 
 
 def keep_freed_memory() -> bool:

@@ -102,6 +102,12 @@ def _histogram(name: str, help: str, *labels: str) -> Metric:
 BUILD = _gauge(
     "build_info", "1, with the version of Sparsync, the role and its name in the run", "version", "role", "id"
 )
+MALLOC = _gauge(
+    "malloc_bytes",
+    "memory that the C library's malloc has given out (used), or keeps between that (free); only with glibc. "
+    "A leak grows in what is used; what only resident memory shows is holes",
+    "state",
+)
 CERTIFICATE_END = _gauge(
     "certificate_end_timestamp_seconds",
     "Unix time when the certificate in --tls-cert ends; absent in plain text",

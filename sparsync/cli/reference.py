@@ -64,6 +64,7 @@ somebody for. Beside the metrics below stand those that prometheus_client knows 
 
 _GROUPS = {
     "build_": ("Every role", ""),
+    "malloc_": ("Every role, its memory", ""),
     "certificate_": ("Every role, with TLS", ""),
     "run_": (
         "The run, as its coordinator tells it",

@@ -151,7 +151,9 @@ def test_a_role_tells_where_it_is_scraped(tmp_path: Path) -> None:
     with serving(Security(), tmp_path, role="ps", id="ps-3") as exposition:
         told = json.loads((tmp_path / TARGETS / "ps-3.json").read_text())
         assert told == [{"targets": [exposition.address], "labels": {"instance": "ps-3", "run": "r"}}]
-        assert 'sparsync_build_info{id="ps-3",role="ps",' in ask(exposition)[2]
+        text = ask(exposition)[2]
+        assert 'sparsync_build_info{id="ps-3",role="ps",' in text
+        assert 'sparsync_malloc_bytes{state="used"} ' in text
     assert list((tmp_path / TARGETS).iterdir()) == []
 
 

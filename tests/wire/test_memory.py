@@ -88,3 +88,24 @@ def test_what_stays_free_is_given_back() -> None:
     at_once, later = map(int, done.stdout.split())
     assert at_once < 5e6
     assert later > 40e6
+
+
+HELD = """
+from wire.memory import held, keep_freed_memory
+
+assert keep_freed_memory()
+before = held()
+pieces = [bytes(100_000) for _ in range(1000)]
+full = held()
+del pieces[::2]  # between others, so that malloc keeps it
+holed = held()
+print(full.used - before.used, holed.used - full.used, holed.free - full.free)
+"""
+
+
+def test_what_is_used_and_what_is_free_are_told_apart() -> None:
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True)
+    taken, given, free = map(int, done.stdout.split())
+    assert abs(taken - 100e6) < 1e6
+    assert abs(given + 50e6) < 1e6
+    assert abs(free - 50e6) < 1e6
