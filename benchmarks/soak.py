@@ -173,8 +173,8 @@ def page(result: dict[str, Any]) -> str:
         f"{result['steps']:,} steps in {result['minutes']:g} minutes, the first {result['warm_up_minutes']:g} of them "
         f"warm-up; {result['joined']} workers came, and went asked or killed by turns. {result['machine']}, commit "
         f"{result['commit']}. Limit: {LIMIT_MB_AN_HOUR:g} MB of resident memory an hour. In use: what "
-        "malloc had given out, which a leak raises, and holes do not. Descriptors and threads: the most in the first half "
-        "behind the warm-up, and in the second. Every sample is in [soak.json](soak.json), how it was made in "
+        "malloc had given out, which a leak raises, and holes do not. Descriptors and threads: the most in the first "
+        "half behind the warm-up, and in the second. Every sample is in [soak.json](soak.json), how it was made in "
         "[soak.py](../soak.py).\n\n"
         + table(
             ["process", "MB at the end", "MB an hour", "", "in use, MB an hour", "descriptors", "threads"],

@@ -99,6 +99,7 @@ class Plan:
     lag: int = 0
     drained: tuple[int, ...] = ()
     hand_over: int | None = None
+    inherits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

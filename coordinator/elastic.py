@@ -43,12 +43,14 @@ class Elastic:
         self._arrivals = Arrivals(desk.state)
         self._leases = Leases(desk, crew, self._arrivals, pace)
         self._leavers = Leavers(desk, crew)
+        present = {member.incarnation for member in desk.state.present("worker")}
+        self._inheriting = present.intersection(desk.state.segment.heirs)
+        """Workers that may not have taken on yet what streams held back, which the shards keep until then."""
         self._opened_at = 0.0
         self._bounded_at = -math.inf
         self.waits_for = ""
         self.accept = self._arrivals.accept
         self.standing_on = self._arrivals.standing_on
-        self.holding = self._leases.holding
         self.flushed = self._leavers.flushed
 
     # --- workers -------------------------------------------------------------------------
@@ -79,7 +81,13 @@ class Elastic:
             self._leases.appoint()
             self._leases.ask_back(incarnation)
 
+    def holding(self, event: e.Holding) -> None:
+        """A worker follows its plan: it is in this segment, with all that it takes on."""
+        self._inheriting.discard(event.incarnation)
+        self._leases.holding(event)
+
     def abandon(self, incarnation: int, reason: str) -> None:
+        self._inheriting.discard(incarnation)
         self._leases.abandon(incarnation)
         if not self._desk.untold:
             self._leases.appoint()
@@ -291,7 +299,7 @@ class Elastic:
             streams=(),
             deposit=True,
             final=kind.final,
-            retain_from=step,
+            retain_from=self._retain_from(step),
             empty=0,
             samples=0,
             tokens=0,
@@ -338,6 +346,9 @@ class Elastic:
             return
         self._close(units, late, kind, now)
 
+    def _retain_from(self, step: int) -> int:
+        return self._desk.state.segment.step if self._inheriting else step
+
     def _close(self, streams: tuple[int, ...], late: tuple[int, ...], kind: Kind, now: float) -> None:
         desk, state = self._desk, self._desk.state
         step, first = state.open_step, state.open_step * state.streams
@@ -350,7 +361,7 @@ class Elastic:
             streams=streams,
             deposit=kind.any or every(step + 1, desk.rules.stream_state_every),
             final=kind.final,
-            retain_from=step + 1,
+            retain_from=self._retain_from(step + 1),
             empty=sums.empty,
             samples=sums.samples,
             tokens=sums.tokens,

@@ -317,6 +317,7 @@ class Leases:
                 ahead=self._pace.ahead,
                 first=worker == self._evaluator,
                 hand_over=self.hand_over if worker == self._evaluator else None,
+                inherits=tuple(s for s, heir in enumerate(state.segment.heirs) if heir == worker),
                 leave=worker in self._crew.leaving,
             ),
         )

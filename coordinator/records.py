@@ -58,6 +58,8 @@ class Segment:
     staleness: int | None
     quorum: int | None
     deadline_s: float
+    heirs: tuple[int, ...] = ()
+    """Elastic, behind an exact one: by stream, the worker that goes on with what it held back, or 0."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from coordinator.elastic import Elastic
 from coordinator.exact import Exact
 from coordinator.pace import pace_of
 from coordinator.retirements import Retirements
+from coordinator.units import spread
 from coordinator.work import Standstill, Work
 from wire.errors import Busy, RunOver
 
@@ -84,7 +85,7 @@ class Segments:
             or not self._boundary.segment_over
             or self.work.handing_over
             or self._retirements.pending
-            or self._hands_on(switching)
+            or self._depositing
         ):
             return
         segment = r.Segment(
@@ -94,17 +95,25 @@ class Segments:
             switching.staleness,
             switching.quorum,
             switching.deadline_s,
+            self._heirs(switching),
         )
         self._desk.decide(segment)
         self._desk.note("segment", number=segment.number, mode=segment.mode, step=segment.step)
         self._desk.command_all(begin_of(self._desk.state))
         self._stand_still()
 
-    def _hands_on(self, switching: r.Switching) -> bool:
-        """Whether streams go on behind the boundary with their state, which is not on every shard yet."""
+    @property
+    def _depositing(self) -> bool:
+        """Whether the state in which streams end the segment is not on every shard yet: others may go on from it."""
         state = self._desk.state
-        exact = pace_of(state.segment).exact and pace_of(switching).exact
-        return exact and not state.deposited
+        return pace_of(state.segment).exact and not state.deposited
+
+    def _heirs(self, switching: r.Switching) -> tuple[int, ...]:
+        """Who goes on with what each stream holds back, where streams end: who carries it, or somebody else."""
+        if pace_of(switching).exact or not pace_of(self._desk.state.segment).exact:
+            return ()
+        carriers = [lane.holder for lane in self._desk.state.lanes]
+        return spread(carriers, present=self._crew.ready, others=sorted(self._crew.available))
 
     def _stand_still(self) -> None:
         self.work = Standstill(self._desk, self._crew)

@@ -18,7 +18,7 @@ from coordinator import events as e
 from coordinator.boundary import NOTHING, Boundary, Kind
 from coordinator.clipping import bound_of, counted, norms_of, returned
 from coordinator.desk import Desk, every
-from coordinator.pace import Pace, Standing, pace_of
+from coordinator.pace import Pace, Standing
 from coordinator.records import Closed, Stopping
 from wire.messages import BAD_UNIT, Commit
 
@@ -135,11 +135,9 @@ class Steps:
         return self._desk.state.anew and self._desk.state.open_step == self._desk.state.segment.step
 
     def _deposits(self, following: int, kind: Kind) -> bool:
-        """Whether streams' state is kept as `following` opens: for a checkpoint, heirs, an exact segment behind it."""
-        state = self._desk.state
-        hands_on = kind.pause and state.switching is not None and pace_of(state.switching).exact
+        """Whether streams' state is kept as `following` opens: for a checkpoint, heirs, the segment behind it."""
         planned = every(following, self._desk.rules.stream_state_every)
-        return kind.checkpoint or hands_on or planned or self._first_of_many
+        return kind.checkpoint or kind.pause or planned or self._first_of_many
 
     def _close(self, streams: tuple[int, ...]) -> None:
         desk, state, rules = self._desk, self._desk.state, self._desk.rules

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from itertools import cycle
 
 WORTH = 0.9
 """A stream moves where the slowest worker is done within this share of the time it takes now."""
@@ -28,6 +29,12 @@ def first_deal(streams: int, workers: Sequence[int]) -> list[tuple[int, int]]:
     if not carriers:
         return []
     return [(stream, carriers[stream * len(carriers) // streams]) for stream in range(streams)]
+
+
+def spread(holders: Sequence[int], *, present: Container[int], others: Sequence[int]) -> tuple[int, ...]:
+    """Who has each stream: its holder where that is there, else one of the others in turn; 0 where nobody is."""
+    turn = cycle(others or (0,))
+    return tuple(holder if holder in present else next(turn) for holder in holders)
 
 
 def giver(load: Mapping[int, int], unit_s: Mapping[int, float]) -> int | None:

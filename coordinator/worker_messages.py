@@ -79,6 +79,7 @@ def message_of(
             lag=order.lag,
             drained=order.drained,
             hand_over=order.hand_over,
+            inherits=order.inherits,
             handed=handed,
         )
     )

@@ -105,6 +105,11 @@ class ElasticSegment:
         return math.hypot(self._lane.held_norm, self._farewell.lost_norm)
 
     @property
+    def holds_back(self) -> bool:
+        """Whether the codec holds anything back for later pushes."""
+        return self._lane.held is not None
+
+    @property
     def held(self) -> Plane | None:
         """What the lane holds back, if its codec does."""
         return self._lane.held

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -119,14 +119,30 @@ class ExactSegment:
         return 0.0 if self._inherited is None else float(np.linalg.norm(self._inherited))
 
     @property
-    def held(self) -> Plane | None:
-        """What the streams here hold back together, if the codec does; a new plane."""
+    def holds_back(self) -> bool:
+        """Whether the codec holds anything back for later pushes."""
+        return bool(self._residual)
+
+    def held_by(self, streams: Iterable[int], *, step: int) -> Plane | None:
+        """What these streams hold back together as the segment ends, at `step`; a new plane.
+
+        Streams that are elsewhere are taken from their deposits; what came from before, and no stream has taken on, is
+        added.
+        """
         if not self._residual:
             return None
         whole = np.zeros_like(self._parameters.gradient)
-        for state in self._states.values():
-            whole += state.planes[self._residual]
-        return whole if self._inherited is None else whole + self._inherited
+        if self._inherited is not None:
+            whole += self._inherited
+        for stream in streams:
+            whole += self._state_at_end(stream, step)[self._residual]
+        return whole
+
+    def _state_at_end(self, stream: int, step: int) -> Mapping[str, Plane]:
+        if stream in self._states:
+            return self._states[stream].planes
+        planes, _ = self._withdrawn(stream, step)
+        return planes
 
     def finish(self) -> float:
         """The next segment begins: what streams hold is known, once they have taken back what did not count."""
@@ -297,18 +313,13 @@ class ExactSegment:
 
     def _take_over(self, task: Task) -> None:
         """A stream's newest deposit, or the state that every stream begins with."""
-        planes = {name: np.zeros_like(self._parameters.gradient) for name in self._codec.state_planes}
         inner, course = self._inner.origin if self._inner is not None else b"", b""
         if task.has_deposit:
-            log.info("taking over stream %d from its deposit at step %d", task.stream, task.step)
-            parts = self._transfer.do_withdraw(task.stream, task.step, self._expected_of_deposit)
-            for blocks, part in zip(self._replica.trainable, parts, strict=True):
-                for name in planes:
-                    unpack(part[name], planes[name], blocks)
+            planes, parts = self._withdrawn(task.stream, task.step)
             extra = parts[0].get("extra", b"")
             inner, course = (b"".join(part.get(name, b"") for part in parts) for name in ("inner", "course"))
         else:
-            extra = self._origin()
+            planes, extra = self._empty_planes(), self._origin()
             if self._inherited is not None:
                 planes[self._residual], self._inherited = self._inherited, None
         moments = self._inner.load(inner) if self._inner is not None else None
@@ -317,6 +328,19 @@ class ExactSegment:
         )
         self._returned.forget(task.stream)
         self._carrier.done(task)
+
+    def _empty_planes(self) -> dict[str, Plane]:
+        return {name: np.zeros_like(self._parameters.gradient) for name in self._codec.state_planes}
+
+    def _withdrawn(self, stream: int, step: int) -> tuple[dict[str, Plane], list[dict[str, bytes]]]:
+        """A stream's deposit: the codec's planes, and all of it by shard."""
+        log.info("taking over stream %d from its deposit at step %d", stream, step)
+        planes = self._empty_planes()
+        parts = self._transfer.do_withdraw(stream, step, self._expected_of_deposit)
+        for blocks, part in zip(self._replica.trainable, parts, strict=True):
+            for name in planes:
+                unpack(part[name], planes[name], blocks)
+        return planes, parts
 
     def _expected_of_deposit(self, shard: int, name: str) -> int | range | None:
         if name == "extra":

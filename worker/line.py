@@ -198,6 +198,7 @@ def order_from_proto(order: coordinator_pb2.WorkerOrder) -> Order:
         leave=plan.leave,
         lag=plan.lag,
         drained=tuple(plan.drained),
+        inherits=tuple(plan.inherits),
         hand_over=plan.hand_over if plan.HasField("hand_over") else None,
         handed=plan.handed if plan.HasField("handed") else None,
     )

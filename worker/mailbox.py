@@ -33,6 +33,7 @@ class Plan:
     Attributes:
         hand_over: the step before which the run stands still, and this worker hands over what it keeps.
         handed: the step at which was handed over what begins here without a deposit; None: what the script makes.
+        inherits: streams of the segment before whose residual this worker goes on with.
     """
 
     assignments: tuple[Assignment, ...] = ()
@@ -49,6 +50,7 @@ class Plan:
     drained: tuple[int, ...] = ()
     hand_over: int | None = None
     handed: int | None = None
+    inherits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -131,13 +131,19 @@ class Route:
         self.dropped_norm += self.segment.finish()
         goes_on = not (self.segment.elastic or plan.elastic)  # streams are deposited, whoever carries them
         self.dropped_norm += self.segment.residual_norm if goes_on else 0.0
-        held = None if goes_on else self.segment.held
+        held = None if goes_on else self._held(plan)
         self.segment = self._make(plan.segment, plan, held=held)
         if plan.elastic and self._fresh:
             self._begin_as_named()
         self._fresh = False
-        if held is not None and self.segment.held is None:
+        if held is not None and not self.segment.holds_back:
             self.dropped_norm += float(np.linalg.norm(held))
+
+    def _held(self, plan: Plan) -> Plane | None:
+        """What this worker holds back, where `plan` begins: its own, or what streams leave to it."""
+        if isinstance(self.segment, ElasticSegment):
+            return self.segment.held
+        return self.segment.held_by(plan.inherits, step=plan.begins)
 
     def _begin_as_named(self) -> None:
         """In an elastic segment buffers and objects are this worker's own: it may begin with those that it made."""

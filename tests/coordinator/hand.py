@@ -239,6 +239,7 @@ class Worker:
 
     def begin_segment(self, plan: a.Plan) -> None:
         self.reached = plan.segment
+        self.world.laws.inherits(self, plan)
         self.jobs.begin(plan)
         self.segment, self.elastic = plan.segment, plan.elastic
         self.leaves = False

@@ -47,6 +47,9 @@ class Laws:
         self._fences: dict[int, int] = {}
         self._told: defaultdict[int, Told] = defaultdict(Told)
         self._boundaries: set[int] = set()
+        self._exact = pace_of(world.state.segment).exact
+        self._taken_on: set[tuple[int, int]] = set()
+        """(segment, stream) whose residual a worker has gone on with."""
         self.computed: dict[int, int] = {}
         """Steps of exact segments -> the step whose x̂ their units were computed on."""
 
@@ -195,6 +198,7 @@ class Laws:
                 if state.low != step * self._streams or state.open_step != step or number == 0:
                     raise Broken(f"{record} begins while the state is at {state.low}, {state.open_step}")
                 self._check_retired()
+                self._check_heirs(record)
                 self._fences.clear()
 
     def _all_stand(self, record: r.Counted | r.Closed) -> None:
@@ -277,6 +281,32 @@ class Laws:
                 for shard in self._world.shards:
                     if worker.incarnation not in shard.retired:
                         raise Broken(f"a segment begins, and shard {shard.index} still takes from {member}")
+
+    def _check_heirs(self, segment: r.Segment) -> None:
+        """Behind an exact segment every stream leaves what it held back to somebody who is there, if anybody is."""
+        before, self._exact = self._exact, pace_of(segment).exact
+        if self._exact or not before:
+            if segment.heirs:
+                raise Broken(f"{segment} names heirs, and streams do not end")
+            return
+        workers = {m.incarnation for m in self._world.state.present("worker")}
+        ready = workers & self._world.core.crew.ready
+        wanted = ready if self._world.core.crew.available else ready | {NOBODY}
+        if len(segment.heirs) != self._streams or not wanted.issuperset(segment.heirs):
+            raise Broken(f"{segment}, and {sorted(ready)} are there")
+
+    def inherits(self, worker: Worker, plan: a.Plan) -> None:
+        """A worker goes on with what streams of the segment before left to it: nobody else does, and it is kept."""
+        if not self._present(worker) or plan.segment != self._world.state.segment.number:
+            return  # it does not know yet
+        for stream in plan.inherits:
+            told = f"{worker.name} takes on stream {stream} in segment {plan.segment}"
+            if (plan.segment, stream) in self._taken_on:
+                raise Broken(f"{told}, which somebody has done")
+            self._taken_on.add((plan.segment, stream))
+            for shard in self._world.shards:
+                if plan.begins not in shard.deposits[stream]:
+                    raise Broken(f"{told}, and shard {shard.index} keeps {sorted(shard.deposits[stream])}")
 
     def _check_let_go(self, incarnation: int, end: a.End) -> None:
         """Who leaves an elastic segment has all that it began on every shard."""

@@ -79,6 +79,11 @@ class Run:
     def settle(self, step: int) -> list[a.Action]:
         return self.hear(*(e.StepSettled(shard, step) for shard in range(2)))
 
+    def deposit(self, step: int, *streams: int) -> list[a.Action]:
+        """The holders of these streams, or of all, have left their state before `step` on every shard."""
+        lanes = [lane for lane in self.core.state.lanes if lane.stream in streams or not streams]
+        return self.hear(*(e.StreamDeposited(lane.holder, lane.stream, step, False) for lane in lanes))
+
     def plans(self, actions: list[a.Action]) -> dict[int, a.Plan]:
         """The last plan of each worker that is told one."""
         tells = self.only(a.Tell, actions)

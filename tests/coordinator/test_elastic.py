@@ -129,6 +129,8 @@ def switched(mode: r.Switching, to: r.Switching) -> Run:
     else:
         actions = run.accept(0, 0, 1, 2, 3)
     assert [c.pause for c in closes(run, actions)] == [True]
+    if mode is EXACT:
+        run.deposit(1)
     return run
 
 
@@ -166,6 +168,64 @@ def test_a_segment_waits_until_nobody_who_is_gone_can_push() -> None:
     assert run.core.state.segment.number == 1
 
 
+def heirs(run: Run, actions: list[a.Action]) -> dict[int, tuple[int, ...]]:
+    return {worker: plan.inherits for worker, plan in run.plans(actions).items()}
+
+
+def test_who_carried_a_stream_goes_on_with_what_it_held_back() -> None:
+    run = switched(EXACT, ASYNC)
+    (segment,) = records(run.settle(0), r.Segment)
+    assert segment.heirs == (3, 3, 4, 4)
+    actions = run.hear(e.SegmentBegun(0, 1), e.SegmentBegun(1, 1))
+    assert heirs(run, actions) == {3: (0, 1), 4: (2, 3)}
+    joined = run.join("w9").incarnation
+    run.declare(joined)
+    assert heirs(run, run.ready(joined))[joined] == ()
+
+
+def test_others_go_on_with_what_the_dead_held_back() -> None:
+    """What they deposited at the boundary is theirs no more, and there is nothing left of it to compute."""
+    run = switched(EXACT, ASYNC)
+    joined = run.join("w9").incarnation
+    run.declare(joined)
+    run.ready(joined)
+    run.hear(e.BeatsEnded(4))
+    run.now += 1.0
+    run.hear(e.Beat(3), e.Beat(joined), e.Tick())
+    run.settle(0)
+    run.hear(*(e.FenceAnswered(shard, 1, stream, 1, False) for stream in (2, 3) for shard in range(2)))
+    (segment,) = records(run.hear(e.WorkerRetired(0, 4), e.WorkerRetired(1, 4)), r.Segment)
+    assert segment.heirs == (3, 3, 3, joined)
+
+
+@pytest.mark.parametrize("to", [ASYNC, QUORUM])
+def test_an_exact_segment_ends_once_every_stream_has_left_its_state(to: r.Switching) -> None:
+    """An heir that is still on its way would go on with what was held back, and pushed since."""
+    run = Run().begin()
+    run.hear(e.SetAsked("k", to))
+    (close,) = closes(run, run.accept(0, 0, 1, 2, 3))
+    assert close.deposit and close.pause
+    run.settle(0)
+    assert not records(run.deposit(1, 0, 1, 2), r.Segment)
+    assert records(run.deposit(1, 3), r.Segment)
+
+
+def test_the_shards_keep_what_was_held_back_until_it_was_taken_on() -> None:
+    run = switched(EXACT, QUORUM)
+    run.settle(0)
+    plans = run.plans(run.hear(e.SegmentBegun(0, 1), e.SegmentBegun(1, 1)))
+    (close,) = closes(run, accept(run, *range(4, 8)))
+    assert close.retain_from == 1
+    run.settle(1)
+    run.hold(3, plans[3])
+    (close,) = closes(run, accept(run, *range(8, 12)))
+    assert close.retain_from == 1, "the other one may be on its way"
+    run.settle(2)
+    run.hold(4, plans[4])
+    (close,) = closes(run, accept(run, *range(12, 16)))
+    assert close.retain_from == 4
+
+
 def test_who_comes_while_the_shards_enter_a_segment_is_dealt_to_when_it_begins() -> None:
     run = switched(EXACT, SSP)
     run.settle(0)
@@ -198,7 +258,7 @@ def test_a_stream_whose_segment_is_over_is_given_to_nobody() -> None:
     run = Run(stream_state_every=1).begin()
     run.hear(e.SetAsked("k", ASYNC))
     run.accept(0, 0, 1, 2, 3)
-    run.hear(*(e.StreamDeposited(3 if s < 2 else 4, s, 1, False) for s in range(4)))
+    run.deposit(1)
     run.hear(e.BeatsEnded(4))
     run.now += 1.0
     run.hear(e.Beat(3), e.Tick())

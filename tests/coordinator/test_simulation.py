@@ -298,7 +298,17 @@ def test_a_switch_that_does_not_wait_for_retirements_is_caught(monkeypatch: pyte
         self._retirements._asked = asked
 
     monkeypatch.setattr(Segments, "_begin_next_if_over", hasty)
-    assert "still takes from" in caught(seeds=400, modes=("sync", *ELASTIC))
+    assert "still takes from" in caught(seeds=400, modes=ELASTIC)
+
+
+def test_a_switch_that_does_not_wait_for_deposits_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Segments, "_depositing", False)
+    assert "takes on stream" in caught(seeds=400, modes=("sync", *ELASTIC))
+
+
+def test_what_is_left_to_all_alike_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coordinator.segments.spread", lambda carriers, **_: tuple(carriers))
+    assert "are there" in caught(seeds=400, modes=("sync", *ELASTIC))
 
 
 def test_a_unit_that_counts_again_when_it_is_told_again_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def checkpointing() -> Run:
 def test_a_checkpoint_waits_for_every_deposit_and_every_shard() -> None:
     run = checkpointing()
     run.hear(e.StepSettled(0, 0))
-    actions = run.hear(*(e.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
+    actions = run.deposit(1)
     assert run.only(a.WriteCheckpoint, actions) == []
     assert run.only(a.WriteCheckpoint, run.hear(e.StepSettled(1, 0))) == [a.WriteCheckpoint(1)]
     assert run.only(a.WriteCheckpoint, run.hear(e.Tick())) == []
@@ -113,7 +113,7 @@ def test_the_next_close_waits_for_the_checkpoint() -> None:
     run = checkpointing()
     assert closes(run, run.accept(1, 0, 1, 2, 3)) == []
     run.hear(e.StepSettled(0, 0), e.StepSettled(1, 0))
-    run.hear(*(e.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
+    run.deposit(1)
     assert closes(run, run.hear(e.CheckpointWritten(1, "p", "x", "y")))
     assert run.core.state.checkpointed == r.Checkpointed(1, "p", "x", "y")
 
@@ -121,7 +121,7 @@ def test_the_next_close_waits_for_the_checkpoint() -> None:
 def test_a_stop_while_a_checkpoint_is_written_ends_with_the_open_step() -> None:
     run = checkpointing()
     run.hear(e.StepSettled(0, 0), e.StepSettled(1, 0))
-    run.hear(*(e.StreamDeposited(3 + s // 2, s, 1, False) for s in range(4)))
+    run.deposit(1)
     run.hear(e.StopAsked("s", "why"))
     run.accept(1, 0, 1, 2, 3)
     (closed,) = closes(run, run.hear(e.CheckpointFailed(1, "disk full")))

@@ -248,7 +248,8 @@ class Stage:
         match action:
             case a.Tell(incarnation, a.Plan(elastic=True) as plan):
                 told = ", ".join(self._lease(order) for order in plan.leases)
-                yield f"plan {self._name(incarnation)} [{told}]" + " leave" * plan.leave
+                takes_on = f" takes on {list(plan.inherits)}" * bool(plan.inherits)
+                yield f"plan {self._name(incarnation)} [{told}]" + " leave" * plan.leave + takes_on
             case a.Tell(incarnation, a.Plan(assignments=assignments, drained=drained)):
                 told = ", ".join(self._assignment(s) for s in assignments)
                 yield f"plan {self._name(incarnation)} [{told}]" + f" drained {list(drained)}" * bool(drained)

@@ -273,7 +273,7 @@ class WorkerOrder(_message.Message):
     def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., redirect: _Optional[_Union[Redirect, _Mapping]] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("number", "assignments", "total_steps", "segment", "begins", "elastic", "leases", "ahead", "first", "lag", "drained", "leave", "hand_over", "handed")
+    __slots__ = ("number", "assignments", "total_steps", "segment", "begins", "elastic", "leases", "ahead", "first", "lag", "drained", "leave", "hand_over", "inherits", "handed")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -287,6 +287,7 @@ class Plan(_message.Message):
     DRAINED_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     HAND_OVER_FIELD_NUMBER: _ClassVar[int]
+    INHERITS_FIELD_NUMBER: _ClassVar[int]
     HANDED_FIELD_NUMBER: _ClassVar[int]
     number: int
     assignments: _containers.RepeatedCompositeFieldContainer[Assignment]
@@ -301,8 +302,9 @@ class Plan(_message.Message):
     drained: _containers.RepeatedScalarFieldContainer[int]
     leave: bool
     hand_over: int
+    inherits: _containers.RepeatedScalarFieldContainer[int]
     handed: int
-    def __init__(self, number: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., total_steps: _Optional[int] = ..., segment: _Optional[int] = ..., begins: _Optional[int] = ..., elastic: _Optional[bool] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., ahead: _Optional[int] = ..., first: _Optional[bool] = ..., lag: _Optional[int] = ..., drained: _Optional[_Iterable[int]] = ..., leave: _Optional[bool] = ..., hand_over: _Optional[int] = ..., handed: _Optional[int] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., total_steps: _Optional[int] = ..., segment: _Optional[int] = ..., begins: _Optional[int] = ..., elastic: _Optional[bool] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., ahead: _Optional[int] = ..., first: _Optional[bool] = ..., lag: _Optional[int] = ..., drained: _Optional[_Iterable[int]] = ..., leave: _Optional[bool] = ..., hand_over: _Optional[int] = ..., inherits: _Optional[_Iterable[int]] = ..., handed: _Optional[int] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("number", "start", "stop", "stride", "partial")
