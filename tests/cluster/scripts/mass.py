@@ -2,7 +2,8 @@
 
 In SGD with learning rate 1, -R * parameter is therefore what was applied so far, and as many gradients as units
 were settled is what was produced. At its end a worker writes what it still holds: `held-NAME.npy`, float32 of the
-parameter's shape, and beside it how many of its pushes it knows no outcome of. A unit takes PAUSE seconds, by this
+parameter's shape, and beside it how many of its pushes it knows no outcome of; not where it ends among streams, which
+are handed over. A unit takes PAUSE seconds, by this
 worker's environment; where that says HANGS=True, the first one does not end that it begins while it holds anything.
 """
 
@@ -47,6 +48,7 @@ with sparsync.join(model, optimizer) as session:
         session.step(loss)
 
 assert session.out is not None
-np.save(session.out / f"held-{name}.npy", held())
 np.save(session.out / "mass.npy", mass.numpy())
-(session.out / f"held-{name}.json").write_text(json.dumps({"unsettled": lane().unsettled}))
+if session._driver._segment.elastic:
+    np.save(session.out / f"held-{name}.npy", held())
+    (session.out / f"held-{name}.json").write_text(json.dumps({"unsettled": lane().unsettled}))
