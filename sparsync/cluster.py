@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import stat
 import subprocess
 from collections.abc import Coroutine
 from typing import Any
@@ -91,6 +92,8 @@ class Cluster:
         loop.add_signal_handler(signal.SIGCHLD, self._wake.set)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupted)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         try:
             self._start(COORDINATOR)
             while not self.supervisor.ended:
@@ -250,6 +253,15 @@ class Cluster:
         else:
             self._events.append(UserInterrupt())
             self._wake.set()
+
+    def _hung_up(self) -> None:
+        """The terminal is gone: an interrupt, once, and what is shown there is shown nowhere."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
+        with open(os.devnull, "wb") as nowhere:
+            for shown in (1, 2):
+                if stat.S_ISCHR(os.fstat(shown).st_mode):
+                    os.dup2(nowhere.fileno(), shown)
+        self._interrupted()
 
     async def _interrupt_after_a_look(self) -> None:
         """Whether a step is closed decides what an interrupt does, so the newest status comes first."""

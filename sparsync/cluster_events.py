@@ -36,7 +36,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class UserInterrupt:
-    """SIGINT or SIGTERM reached the launcher."""
+    """SIGINT, SIGTERM or SIGHUP reached the launcher."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,17 @@ signalled. Waiting is for an event in `events.jsonl`, with a deadline.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import select
 import signal
 import socket
 import subprocess
 import sys
+import termios
+import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -166,6 +171,41 @@ class Run(ABC):
         return told
 
 
+class Terminal:
+    """A terminal for one command, and whoever sits before it.
+
+    Attributes:
+        end: the command's end of it.
+        shown: whether anything was written there.
+    """
+
+    def __init__(self) -> None:
+        self._mine, self.end = pty.openpty()
+        self._left = False
+        self.shown = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def take(self) -> None:
+        """In the new process, which leads a session: this is its terminal."""
+        fcntl.ioctl(self.end, termios.TIOCSCTTY, 0)
+
+    def open(self) -> None:
+        """The command has its end."""
+        os.close(self.end)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while not self._left:
+            if select.select([self._mine], [], [], 0.05)[0]:
+                self.shown |= bool(os.read(self._mine, 1 << 16))
+
+    def hang_up(self) -> None:
+        """The window is closed, or the line to it broken."""
+        self._left = True
+        self._reader.join()
+        os.close(self._mine)
+
+
 class Train(Run):
     """A running `sparsync train`.
 
@@ -174,6 +214,7 @@ class Train(Run):
         settings: `section.key` -> value, given with `-s`.
         flags: further arguments before the script.
         script: the user's script and its arguments.
+        terminal: on which it runs; only its summary goes elsewhere.
     """
 
     def __init__(
@@ -184,6 +225,7 @@ class Train(Run):
         flags: Sequence[str] = (),
         script: Sequence[str | Path] = (),
         environ: Mapping[str, str],
+        terminal: Terminal | None = None,
     ) -> None:
         super().__init__(out)
         self._stdout, self._stderr = (out.with_name(f"{out.name}.{n}") for n in ("stdout", "stderr"))
@@ -191,13 +233,16 @@ class Train(Run):
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self.launcher = subprocess.Popen(
                 [*SPARSYNC, "train", *set_flags(settings), "--json", *flags, *tail],
-                stdin=subprocess.DEVNULL,
+                stdin=terminal.end if terminal else subprocess.DEVNULL,
                 stdout=stdout,
-                stderr=stderr,
+                stderr=terminal.end if terminal else stderr,
                 env={**environ, MARK: self._mark},
                 cwd=out.parent,
                 start_new_session=True,
+                preexec_fn=terminal.take if terminal else None,
             )
+        if terminal:
+            terminal.open()
 
     def over(self) -> bool:
         return self.launcher.poll() is not None

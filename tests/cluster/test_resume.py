@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from tests.cluster.conftest import Starter, slow
-from tests.cluster.running import Train, command
+from tests.cluster.running import Terminal, Train, command
 from tests.cluster.test_digests import DIGESTS
 from wire.checkpoint import load_manifest, newest
 from wire.crash import VARIABLE
@@ -193,6 +193,20 @@ def test_one_flipped_bit_anywhere_and_the_older_checkpoint_is_taken(
     assert [e["step"] for e in resumed.events("step")] == list(range(4, 12))
     assert checkpoints(run.out) == [4, 8, 12], "step 8 was written anew"
     assert command("verify", run.out, environ=environ).returncode == 0
+
+
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(train: Starter) -> None:
+    """The kernel tells its first process, which alone hears of it, and can show nothing any more."""
+    terminal = Terminal()
+    run = train(
+        {"run.steps": ENDLESS, "telemetry.live": "table"}, flags=["--servers", "1"], terminal=terminal
+    )
+    run.wait_for_step(5)
+    assert terminal.shown, "a live table"
+    terminal.hang_up()
+    ended = run.wait(INTERRUPT_S + 5)
+    assert ended.code == 130, run.story()
+    assert checkpoints(run.out) == [ended.summary["steps"]] != [0]
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(train: Starter, environ: dict[str, str]) -> None:
