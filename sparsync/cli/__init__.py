@@ -7,6 +7,7 @@ code: docs/exit-codes.md.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import NamedTuple, NoReturn
 import click
 
 from sparsync import __version__
-from wire.errors import Interrupted, SparsyncError, UsageError
+from wire.errors import Interrupted, NoInput, NotWritten, PermissionRefused, SparsyncError, UsageError
 from wire.telemetry import OWN_LOG, JsonFormatter
 
 
@@ -97,6 +98,20 @@ def tell(error: SparsyncError) -> None:
             click.echo(f"{'error' if error.exit_code else 'note'}: {fault}", err=True)
 
 
+def of_a_file(error: OSError) -> SparsyncError | None:
+    """What is wrong with a file or directory that was named; None where that is not what went wrong."""
+    what = f"{error.filename}: {error.strerror}"
+    if error.filename is None:
+        return None
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PermissionRefused(f"{what}; it must be open to user {os.getuid()}, or be another one")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        return NoInput(f"{what}; a path that is given is wrong, or something was removed meanwhile")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NotWritten(f"{what}; make room, or choose another place")
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The `sparsync` script: runs a command and exits with the code that tells how it ended."""
     sys.exit(run(argv))
@@ -118,4 +133,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe went away; without this, the flush at exit would complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if (ours := of_a_file(error)) is None:
+            raise
+        tell(ours)
+        return ours.exit_code
     return code if isinstance(code, int) else 0
