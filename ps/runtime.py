@@ -81,6 +81,7 @@ def run(
     """
     logs = log_to_stderr("ps", name, form=telemetry.log_format)
     keep_freed_memory()
+    kernels.fill_cache()
     kernels.warm()  # compiled or loaded before anybody waits for this server
     optimizer.warm()
     try:

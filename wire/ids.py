@@ -12,7 +12,7 @@ Step = NewType("Step", int)
 Attempt = NewType("Attempt", int)
 Shard = NewType("Shard", int)
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """Version of the contract in `proto/`. Raised when two sides of different builds would misunderstand each other."""
 
 

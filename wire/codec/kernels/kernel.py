@@ -40,7 +40,7 @@ else:
 Function = TypeVar("Function", bound=Callable[..., object])
 
 _SOURCES = [*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "values.py"]
-_STAMP = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
+SOURCE_DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
 
 
 def kernel(function: Function) -> Function:
@@ -48,5 +48,5 @@ def kernel(function: Function) -> Function:
     dispatcher: Any = numba.njit(nogil=True, cache=True)(function)
     file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if file is not None:
-        file._source_stamp = _STAMP
+        file._source_stamp = SOURCE_DIGEST
     return cast(Function, dispatcher)
