@@ -81,6 +81,7 @@ def test_where_it_fails_the_next_one_tries_again(cache: Path) -> None:
 def test_those_that_wait_compile_nothing(tmp_path: Path) -> None:
     told = [json.loads(end(process)) for process in [start(tmp_path, FILL + LOAD) for _ in range(2)]]
     assert [(hits > 0, misses) for hits, misses, _ in told] == [(True, 0)] * 2
+    assert len(list(tmp_path.rglob("whole"))) == 1, "it ended well"
     hits, misses, used = json.loads(end(start(tmp_path / "none", "import json" + LOAD)))
     assert (hits, misses > 0) == (0, True), "without it everybody does"
     assert used > max(other for _, _, other in told) + 50e6
