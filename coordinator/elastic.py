@@ -87,6 +87,10 @@ class Elastic:
         self._leases.holding(event)
 
     def abandon(self, incarnation: int, reason: str) -> None:
+        if incarnation in self._inheriting:
+            heirs = enumerate(self._desk.state.segment.heirs)
+            streams = [stream for stream, heir in heirs if heir == incarnation]
+            self._desk.note("heir_lost", name=self._desk.name_of(incarnation), streams=streams)
         self._inheriting.discard(incarnation)
         self._leases.abandon(incarnation)
         if not self._desk.untold:
@@ -284,11 +288,21 @@ class Elastic:
 
     def _close_when_flushed(self, step: int) -> None:
         """What a leaver holds belongs to this segment: behind the close no shard takes it any more."""
+        if self._not_taken_on:
+            return
         if self._leavers.flushing:
             names = ", ".join(self._desk.name_of(worker) for worker in sorted(self._leavers.flushing))
             self.waits_for = f"a boundary at step {step}: {names} must push what they hold back"
         else:
             self._close_boundary(step)
+
+    @property
+    def _not_taken_on(self) -> bool:
+        """Whether a worker may be on its way into the segment with what streams left to it: it must not miss it."""
+        if self._inheriting:
+            names = ", ".join(map(self._desk.name_of, sorted(self._inheriting)))
+            self.waits_for = f"a boundary: {names} must take on what streams held back"
+        return bool(self._inheriting)
 
     def _close_boundary(self, step: int) -> None:
         kind = self._boundary.kind(step)
@@ -343,6 +357,8 @@ class Elastic:
             return
         if kind.any and (standing.missing or len(late) < len(state.owed)):
             self.waits_for = f"a boundary behind step {step} waits for its late units"
+            return
+        if kind.any and self._not_taken_on:
             return
         self._close(units, late, kind, now)
 

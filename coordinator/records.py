@@ -59,7 +59,7 @@ class Segment:
     quorum: int | None
     deadline_s: float
     heirs: tuple[int, ...] = ()
-    """Elastic, behind an exact one: by stream, the worker that goes on with what it held back, or 0."""
+    """Elastic, behind an exact one: by stream, the worker that goes on with what it held back."""
 
 
 @dataclass(frozen=True)

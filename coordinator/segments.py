@@ -86,6 +86,7 @@ class Segments:
             or self.work.handing_over
             or self._retirements.pending
             or self._depositing
+            or self._nobody_inherits(switching)
         ):
             return
         segment = r.Segment(
@@ -113,7 +114,14 @@ class Segments:
         if pace_of(switching).exact or not pace_of(self._desk.state.segment).exact:
             return ()
         carriers = [lane.holder for lane in self._desk.state.lanes]
-        return spread(carriers, present=self._crew.ready, others=sorted(self._crew.available))
+        available = sorted(self._crew.available)
+        return spread(carriers, present=available, others=available)
+
+    def _nobody_inherits(self, switching: r.Switching) -> bool:
+        """Whether streams end, and nobody is there who could go on with what they held back."""
+        state = self._desk.state
+        ends = pace_of(state.segment).exact and not pace_of(switching).exact
+        return ends and not self._crew.available
 
     def _stand_still(self) -> None:
         self.work = Standstill(self._desk, self._crew)

@@ -95,6 +95,8 @@ class Steps:
         """The streams that keep the run waiting: without their unit, or without the deposit that is due."""
         state, due = self._desk.state, self._boundary.due
         undeposited = {lane.stream for lane in state.lanes if due is not None and lane.deposit != due}
+        if state.paused:
+            return {lane.stream for lane in state.lanes if lane.deposit != state.open_step}
         if state.final:
             return undeposited
         return undeposited | set(range(len(state.lanes))) - set(self._standing().complete)

@@ -32,8 +32,8 @@ def first_deal(streams: int, workers: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def spread(holders: Sequence[int], *, present: Container[int], others: Sequence[int]) -> tuple[int, ...]:
-    """Who has each stream: its holder where that is there, else one of the others in turn; 0 where nobody is."""
-    turn = cycle(others or (0,))
+    """Who has each stream: its holder where that is there, else one of the others, of whom there are any, in turn."""
+    turn = cycle(others)
     return tuple(holder if holder in present else next(turn) for holder in holders)
 
 

@@ -290,10 +290,9 @@ class Laws:
                 raise Broken(f"{segment} names heirs, and streams do not end")
             return
         workers = {m.incarnation for m in self._world.state.present("worker")}
-        ready = workers & self._world.core.crew.ready
-        wanted = ready if self._world.core.crew.available else ready | {NOBODY}
-        if len(segment.heirs) != self._streams or not wanted.issuperset(segment.heirs):
-            raise Broken(f"{segment}, and {sorted(ready)} are there")
+        available = workers & self._world.core.crew.available
+        if len(segment.heirs) != self._streams or not available.issuperset(segment.heirs):
+            raise Broken(f"{segment}, and {sorted(available)} are there")
 
     def inherits(self, worker: Worker, plan: a.Plan) -> None:
         """A worker goes on with what streams of the segment before left to it: nobody else does, and it is kept."""

@@ -119,9 +119,9 @@ def test_units_beyond_the_bar_are_dealt_when_every_shard_has_closed() -> None:
 # --- switches
 
 
-def switched(mode: r.Switching, to: r.Switching) -> Run:
+def switched(mode: r.Switching, to: r.Switching, **changes: Any) -> Run:
     """A run of step 0 in one mode, paused for the other one."""
-    run = Run(mode=mode).begin()
+    run = Run(mode=mode, **changes).begin()
     actions = run.hear(e.SetAsked("k", to))
     if mode is not EXACT:
         answer(run, actions, 1)
@@ -208,6 +208,59 @@ def test_an_exact_segment_ends_once_every_stream_has_left_its_state(to: r.Switch
     run.settle(0)
     assert not records(run.deposit(1, 0, 1, 2), r.Segment)
     assert records(run.deposit(1, 3), r.Segment)
+
+
+def test_what_streams_held_back_waits_for_somebody() -> None:
+    run = switched(EXACT, ASYNC)
+    run.hear(e.BeatsEnded(3), e.BeatsEnded(4))
+    run.now += 1.0
+    run.hear(e.Tick())
+    run.settle(0)
+    run.hear(*(e.FenceAnswered(shard, 1, stream, 1, False) for stream in range(4) for shard in range(2)))
+    retired = run.hear(*(e.WorkerRetired(shard, worker) for shard in range(2) for worker in (3, 4)))
+    assert not records(retired, r.Segment)
+    joined = run.join("w9").incarnation
+    run.declare(joined)
+    (segment,) = records(run.ready(joined), r.Segment)
+    assert segment.heirs == (joined,) * 4
+
+
+def test_who_leaves_takes_on_nothing() -> None:
+    """It may have been told that it is done, and follow no plan any more."""
+    run = switched(EXACT, ASYNC)
+    run.hear(e.WorkerLeaving(4, "SIGTERM"))
+    (segment,) = records(run.settle(0), r.Segment)
+    assert segment.heirs == (3, 3, 3, 3)
+
+
+def test_only_deposits_are_owed_at_the_end_of_a_segment() -> None:
+    run = Run().begin()
+    run.hear(e.SetAsked("k", ASYNC))
+    run.accept(0, 0, 1, 2, 3)
+    run.deposit(1, 0, 1)
+    assert run.core.work.owing() == {4}
+
+
+def test_an_heir_that_dies_on_its_way_is_told() -> None:
+    run = switched(EXACT, ASYNC)
+    run.settle(0)
+    plans = run.plans(run.hear(e.SegmentBegun(0, 1), e.SegmentBegun(1, 1)))
+    run.hold(3, plans[3])
+    run.hear(e.BeatsEnded(3), e.BeatsEnded(4))
+    run.now += 1.0
+    notes = [note for note in run.only(a.Note, run.hear(e.Tick())) if note.event == "heir_lost"]
+    assert [note.fields["streams"] for note in notes] == [[2, 3]]
+
+
+def test_a_segment_does_not_end_before_its_heirs_are_in_it() -> None:
+    """All its units may be done by others, or told by the shards before."""
+    run = switched(EXACT, ASYNC, steps=2)
+    run.settle(0)
+    plans = run.plans(run.hear(e.SegmentBegun(0, 1), e.SegmentBegun(1, 1)))
+    run.hold(3, plans[3], 8)
+    assert not closes(run, accept(run, 4, 5, 6, 7))
+    assert run.core.work.waits_for == "a boundary: w1 must take on what streams held back"
+    assert [close.final for close in closes(run, run.hold(4, plans[4], 8))] == [True]
 
 
 def test_the_shards_keep_what_was_held_back_until_it_was_taken_on() -> None:
