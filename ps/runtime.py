@@ -34,6 +34,7 @@ from ps.terms import TermGuard
 from ps.vitals import status_line, watch
 from wire.clock import monotonic_clock
 from wire.codec import kernels
+from wire.compiled import fill_cache
 from wire.config import Config, environment
 from wire.errors import Busy, DamagedFile, SparsyncError, StaleIncarnation, Unreachable
 from wire.files import own
@@ -81,7 +82,7 @@ def run(
     """
     logs = log_to_stderr("ps", name, form=telemetry.log_format)
     keep_freed_memory()
-    kernels.fill_cache()
+    fill_cache()
     kernels.warm()  # compiled or loaded before anybody waits for this server
     optimizer.warm()
     try:

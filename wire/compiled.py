@@ -7,46 +7,61 @@ not hold all that `warm` runs, one child process fills it, while whoever else is
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numba
 from numba.core.registry import cpu_target
 
+from wire.clock import Deadline, monotonic_clock
 from wire.codec.kernels.encode import encode_blocks
 from wire.codec.kernels.kernel import SOURCE_DIGEST
 
 log = logging.getLogger(__name__)
-STAMP, LOCK = "whole", "compiling"
+LOCK = "compiling"
+LONGEST_S = 300.0
+"""Whoever waits for longer compiles itself."""
 FILL = "wire.codec.kernels"
 
 
 def fill_cache() -> None:
     """See to it that the cache is whole; without a place for one, or where that fails, the caller compiles itself."""
     dispatcher: Any = encode_blocks
-    stamp = Path(dispatcher.stats.cache_path) / STAMP
+    stamp = Path(dispatcher.stats.cache_path) / f"whole-{_versions()}"
     try:
-        if _read(stamp) != (now := _versions()):
+        if not stamp.exists():
             stamp.parent.mkdir(parents=True, exist_ok=True)
             with (stamp.parent / LOCK).open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if _read(stamp) != now and _filled():
-                    stamp.write_text(now)
+                _take(lock)
+                if not stamp.exists() and _filled():
+                    stamp.touch()
     except OSError as error:
         log.info("kernels are compiled here: %s", error)
 
 
-def _read(stamp: Path) -> str:
-    return stamp.read_text() if stamp.exists() else ""
+def _take(lock: IO[str]) -> None:
+    """Raises: OSError where its holder does not come to an end."""
+    deadline, pause = Deadline(monotonic_clock, LONGEST_S), threading.Event()
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if deadline.passed:
+                raise
+            pause.wait(0.1)
 
 
 def _versions() -> str:
-    """What the cache's content depends on."""
+    """Digest of what the cache's content depends on."""
     processor = cpu_target.target_context.codegen().magic_tuple()  # by which Numba finds what it has cached
-    return repr((SOURCE_DIGEST, numba.__version__, sys.implementation.cache_tag, processor))
+    made_by = (SOURCE_DIGEST, numba.__version__, sys.implementation.cache_tag, processor)
+    return hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
 
 
 def _filled() -> bool:

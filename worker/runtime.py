@@ -20,6 +20,7 @@ import torch
 
 from wire.clock import Deadline, monotonic_clock
 from wire.codec import kernels
+from wire.compiled import fill_cache
 from wire.config import Config, complete, environment, load
 from wire.errors import (
     ConfigError,
@@ -328,7 +329,7 @@ def attach(
     keep_freed_memory()  # first: the C library makes no arenas fewer
     chosen = choose_device(device)
     with heartbeat.starting() as heart:
-        kernels.fill_cache()
+        fill_cache()
         kernels.warm()  # compiled or loaded before the others wait for this worker
         reply = asyncio.run(_join(coordinator, name, chosen, security, join_timeout_s))
         config = Config.from_json(reply.config_json)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 FILL = """
 import json, sys
-from wire.codec.kernels import compiled
+from wire import compiled
 compiled.FILL = sys.argv[1] if len(sys.argv) > 1 else compiled.FILL
 compiled.fill_cache()
 """
@@ -65,10 +65,20 @@ def test_one_compiles_for_all(cache: Path) -> None:
 
 def test_what_another_version_cached_is_not_taken_for_whole(cache: Path) -> None:
     end(start(cache, FILL, "slow"))
-    (stamp,) = cache.rglob("whole")
-    stamp.write_text("another")
+    (stamp,) = cache.rglob("whole-*")
+    stamp.rename(stamp.with_name("whole-another"))
     end(start(cache, FILL, "slow"))
     assert calls(cache) == 2
+
+
+def test_who_waits_for_long_compiles_itself(cache: Path) -> None:
+    first = start(cache, FILL, "slow")
+    while not calls(cache):
+        time.sleep(0.01)
+    impatient = start(cache, "from wire import compiled; compiled.LONGEST_S = 0.0\n" + FILL, "slow")
+    end(impatient)
+    assert calls(cache) == 1
+    end(first)
 
 
 def test_where_it_fails_the_next_one_tries_again(cache: Path) -> None:
@@ -81,7 +91,7 @@ def test_where_it_fails_the_next_one_tries_again(cache: Path) -> None:
 def test_those_that_wait_compile_nothing(tmp_path: Path) -> None:
     told = [json.loads(end(process)) for process in [start(tmp_path, FILL + LOAD) for _ in range(2)]]
     assert [(hits > 0, misses) for hits, misses, _ in told] == [(True, 0)] * 2
-    assert len(list(tmp_path.rglob("whole"))) == 1, "it ended well"
+    assert len(list(tmp_path.rglob("whole-*"))) == 1, "it ended well"
     hits, misses, used = json.loads(end(start(tmp_path / "none", "import json" + LOAD)))
     assert (hits, misses > 0) == (0, True), "without it everybody does"
     assert used > max(other for _, _, other in told) + 50e6

@@ -22,7 +22,6 @@ from __future__ import annotations
 import numpy as np
 
 from wire.codec.kernels.ahead import go_on, products
-from wire.codec.kernels.compiled import fill_cache
 from wire.codec.kernels.decode import add_all, count_sent, read_values, scatter_add, set_all
 from wire.codec.kernels.encode import (
     CARRY,
@@ -59,7 +58,6 @@ __all__ = [
     "bitmap_from_gaps",
     "count_sent",
     "encode_blocks",
-    "fill_cache",
     "first_not_finite",
     "go_on",
     "products",
