@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import select
 import signal
-import stat
 import subprocess
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from sparsync.cluster_events import (
@@ -124,7 +126,7 @@ class Cluster:
             case Start(process):
                 self._start(process)
             case Say(text):
-                self._display.note(text)
+                self._show(lambda: self._display.note(text))
             case RequestStop(reason):
                 self._spawn(self._request_stop(reason))
             case Send(number, processes):
@@ -230,7 +232,7 @@ class Cluster:
         except SparsyncError:
             return
         self._events.append(Seen(status.get("state") or "", status.get("step") or 0))
-        self._display.update(status, self._clock.now())
+        self._show(lambda: self._display.update(status, self._clock.now()))
 
     async def _request_stop(self, reason: str) -> None:
         """Asks for the end; again where the coordinator is being started again just now."""
@@ -254,14 +256,22 @@ class Cluster:
             self._events.append(UserInterrupt())
             self._wake.set()
 
+    def _show(self, show: Callable[[], None]) -> None:
+        """Tell the user something; where nobody is there any more, that is the end of the terminal, told or not."""
+        try:
+            show()
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                raise
+            self._hung_up()
+
     def _hung_up(self) -> None:
-        """The terminal is gone: an interrupt, once, and what is shown there is shown nowhere."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
+        """The terminal is gone, or the reader of a pipe: an interrupt, if none was; what is shown is shown nowhere."""
         with open(os.devnull, "wb") as nowhere:
-            for shown in (1, 2):
-                if stat.S_ISCHR(os.fstat(shown).st_mode):
-                    os.dup2(nowhere.fileno(), shown)
-        self._interrupted()
+            for shown in filter(_is_dead, (1, 2)):
+                os.dup2(nowhere.fileno(), shown)
+        if not self._interrupts:
+            self._interrupted()
 
     async def _interrupt_after_a_look(self) -> None:
         """Whether a step is closed decides what an interrupt does, so the newest status comes first."""
@@ -274,7 +284,7 @@ class Cluster:
         events = self._tail.read()
         for event in events:
             if line := event_line(event):
-                self._display.note(line)
+                self._show(partial(self._display.note, line))
         return [event["pid"] for event in events if event.get("event") == "joined"]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -298,3 +308,10 @@ class Cluster:
     def log_start(self, process: str) -> int:
         """Where the newest process of this name began to write its log."""
         return self._log_starts.get(process, 0)
+
+
+def _is_dead(shown: int) -> bool:
+    """Whether nobody will ever read what is written there."""
+    look = select.poll()
+    look.register(shown, select.POLLOUT)
+    return any(event & (select.POLLHUP | select.POLLERR) for _, event in look.poll(0))

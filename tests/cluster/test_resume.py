@@ -195,7 +195,8 @@ def test_one_flipped_bit_anywhere_and_the_older_checkpoint_is_taken(
     assert command("verify", run.out, environ=environ).returncode == 0
 
 
-def test_a_terminal_that_is_closed_leaves_a_checkpoint(train: Starter) -> None:
+@pytest.mark.parametrize("before", [None, slow(signal.SIGINT)])
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(train: Starter, before: signal.Signals | None) -> None:
     """The kernel tells its first process, which alone hears of it, and can show nothing any more."""
     terminal = Terminal()
     run = train(
@@ -203,6 +204,8 @@ def test_a_terminal_that_is_closed_leaves_a_checkpoint(train: Starter) -> None:
     )
     run.wait_for_step(5)
     assert terminal.shown, "a live table"
+    if before is not None:
+        run.launcher.send_signal(before)
     terminal.hang_up()
     ended = run.wait(INTERRUPT_S + 5)
     assert ended.code == 130, run.story()
