@@ -112,6 +112,12 @@ def of_a_file(error: OSError) -> SparsyncError | None:
     return None
 
 
+def _is_role(argv: Sequence[str] | None) -> bool:
+    """A role's errors are its own: its exit code decides whether it is started again."""
+    words = sys.argv[1:] if argv is None else argv
+    return words[:1] != [] and words[0] in ("coordinator", "ps", "worker")
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The `sparsync` script: runs a command and exits with the code that tells how it ended."""
     sys.exit(run(argv))
@@ -134,7 +140,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if (ours := of_a_file(error)) is None:
+        if (ours := of_a_file(error)) is None or _is_role(argv):
             raise
         tell(ours)
         return ours.exit_code

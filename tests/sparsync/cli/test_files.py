@@ -31,11 +31,20 @@ def test_what_the_system_refuses_is_no_fault_of_ours(
     assert told.startswith(f"error: /data/x: {os.strerror(number)}; ") and advice in told
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EACCES, "no"), OSError(errno.EIO, "no", "/data/x")])
-def test_any_other_error_goes_up_with_its_traceback(error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "command"),
+    [
+        (OSError(errno.EACCES, "no"), "status"),
+        (OSError(errno.EIO, "no", "/data/x"), "status"),
+        (OSError(errno.EACCES, "no", "/data/x"), "ps"),
+    ],
+)
+def test_any_other_error_goes_up_with_its_traceback(
+    error: OSError, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(root, "main", fail)
     with pytest.raises(OSError, match="no"):
-        run(["status"])
+        run([command])
