@@ -34,7 +34,7 @@ def held(session: Any, steps: int) -> np.ndarray:
         return segment._lane.held.copy()
     for stream, state in segment._states.items():
         segment._returned.take_back(stream, state.planes, before=steps)
-    return segment.held
+    return segment.held_by(segment._states, step=steps)
 
 
 def main() -> None:
