@@ -128,7 +128,7 @@ class SyncConfig(Section):
     units_per_step: Count = Field(
         4,
         description="streams that a step is cut into; the result depends on it, and never on the number of workers. "
-        "In `ssp`, `async` and under a quorum no less than their number: with fewer, units are more than a step late",
+        "In `ssp` and `async` no less than their number: with fewer, units are more than a step late",
     )
 
     @model_validator(mode="after")
