@@ -34,10 +34,8 @@ def refuse(desk: Desk, event: e.Join, refusal: SparsyncError) -> None:
 def enter(desk: Desk, event: e.Join) -> int:
     """A process is in the run under a new incarnation, and told so."""
     incarnation = desk.state.next_incarnation
-    if (
-        incarnation == event.held
-    ):  # handed out by another coordinator: what is held under it is not of this run
-        incarnation += 1
+    if incarnation == event.held:
+        incarnation += 1  # another coordinator gave that out, and what is held under it is not of this run
     desk.decide(
         Admitted(incarnation, event.role, event.name, event.address, event.fingerprint, event.pid, event.host)
     )

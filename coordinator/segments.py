@@ -86,7 +86,7 @@ class Segments:
             or self.work.handing_over
             or self._retirements.pending
             or self._depositing
-            or self._nobody_inherits(switching)
+            or (self._streams_end(switching) and not self._crew.available)
         ):
             return
         segment = r.Segment(
@@ -111,17 +111,15 @@ class Segments:
 
     def _heirs(self, switching: r.Switching) -> tuple[int, ...]:
         """Who goes on with what each stream holds back, where streams end: who carries it, or somebody else."""
-        if pace_of(switching).exact or not pace_of(self._desk.state.segment).exact:
+        if not self._streams_end(switching):
             return ()
         carriers = [lane.holder for lane in self._desk.state.lanes]
         available = sorted(self._crew.available)
         return spread(carriers, present=available, others=available)
 
-    def _nobody_inherits(self, switching: r.Switching) -> bool:
-        """Whether streams end, and nobody is there who could go on with what they held back."""
-        state = self._desk.state
-        ends = pace_of(state.segment).exact and not pace_of(switching).exact
-        return ends and not self._crew.available
+    def _streams_end(self, switching: r.Switching) -> bool:
+        """Whether there are none behind the boundary: somebody must be there to go on with what they held back."""
+        return pace_of(self._desk.state.segment).exact and not pace_of(switching).exact
 
     def _stand_still(self) -> None:
         self.work = Standstill(self._desk, self._crew)

@@ -1,6 +1,6 @@
 """Kernels compiled once for all processes that start together, and in none of those that stay.
 
-Compiling takes as long as many steps, and leaves some 190 MB behind in the process that did it. Where the cache does
+Compiling takes as long as many steps, and leaves some 190 MB resident in the process that did it. Where the cache does
 not hold all that `warm` runs, one child process fills it, while whoever else is starting here waits for that.
 """
 

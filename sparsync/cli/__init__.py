@@ -115,7 +115,7 @@ def of_a_file(error: OSError) -> SparsyncError | None:
 def _is_role(argv: Sequence[str] | None) -> bool:
     """A role's errors are its own: its exit code decides whether it is started again."""
     words = sys.argv[1:] if argv is None else argv
-    return words[:1] != [] and words[0] in ("coordinator", "ps", "worker")
+    return any(word in ("coordinator", "ps", "worker") for word in words[:1])
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -277,6 +277,7 @@ MISHAPS: dict[str, Callable[[Event], str]] = {
     "bad_unit": _unit_words,
     "failed": lambda event: f"{event.get('error')}: {event.get('message')}",
     "mass_lost": lambda event: f"a residual of norm {show_number(event.get('residual_norm'))}",
+    "heir_lost": lambda event: f"what streams {event.get('streams')} held back as the mode changed",
     "checkpoint_failed": lambda event: f"of step {event.get('step')}: {event.get('error')}",
     "retention_failed": lambda event: str(event.get("error") or _reason(event)),
 }
