@@ -42,6 +42,7 @@ from benchmarks.servers import (
     set_rate,
     share_of_peak,
 )
+from benchmarks.streams import Stream
 from sparsync.lm.corpus import prepare
 from wire.codec.base import Plane
 from worker.foresight import Course, Foresight
@@ -115,26 +116,6 @@ def run_step(point: Point, model: Model, measure: Any) -> Servers:
         servers.publish()
         measure(step + 1)
     return servers
-
-
-class Stream:
-    """A worker of `local`: its moments, its residual, its parameters while it works."""
-
-    def __init__(self, point: Point, model: Model, servers: Servers) -> None:
-        self._point, self._model = point, model
-        self.state = {name: model.plane() for name in servers.push.state_planes}
-        self._own = model.plane()
-        self._optimizer = own_optimizer(point, model)
-
-    def work(self, base: Plane, stream: int, first: int, last: int) -> Plane:
-        """Steps first … last - 1 from `base`; the difference."""
-        self._own[:] = base
-        self._model.bind(self._own)
-        for step in range(first, last):
-            self._model.backward(step * self._point.streams + stream, clip_norm=CLIP_NORM)
-            set_rate(self._optimizer, self._point.lr * share_of_peak(step, self._point))
-            self._optimizer.step()
-        return base - self._own
 
 
 def run_local(point: Point, model: Model, measure: Any) -> Servers:

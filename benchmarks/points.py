@@ -46,7 +46,8 @@ class Point:
     """One run. `gamma`: of the merge. `alpha`, `momentum`: of the outer step. `lag`: versions that units are
     behind, `ahead`: `sync.look_ahead`. `speeds`: of the workers of `async`; `late`: their pushes take effect
     after their next unit has begun, as over a network. `optimizer`: of `ddp` and `local`. `warmup`: steps of it.
-    `streams`: R. `remembers`: what deltas leave out is kept for later ones; `returns`: so is what staleness takes."""
+    `streams`: R. `remembers`: what deltas leave out is kept for later ones; `returns`: so is what staleness takes.
+    `own`: rounds of `async` begin where their worker's own pushes on their way take x̂."""
 
     method: str
     lr: float
@@ -66,6 +67,7 @@ class Point:
     streams: int = 4
     remembers: bool = True
     returns: bool = True
+    own: bool = False
     seed: int = 0
     work: Workload = field(default=WORK)
 

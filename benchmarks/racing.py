@@ -2,7 +2,7 @@
 
 How much a unit counts, how many units make a step, how far one step goes and how far ahead units look is the product's
 own code. Time is simulated: a unit takes 1 / speed, give or take, messages take none, or just enough to come after the
-begin of their worker's next unit (`late`), and nothing is published for its age.
+begin of their worker's next unit (`late`), and nothing is published for its age. With local steps a unit is a round.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from benchmarks.one_process import Model, adamw
 from benchmarks.points import Point
-from benchmarks.servers import (
-    BETA2,
-    CLIP_NORM,
-    WEIGHT_DECAY,
-    Servers,
-    share_of_peak,
-)
+from benchmarks.servers import BETA2, CLIP_NORM, WEIGHT_DECAY, Servers, share_of_peak
+from benchmarks.streams import Stream
 from ps.optimizer import part_of_step
 from ps.publication import Backlog, Publication
 from ps.staleness import Staleness
@@ -34,6 +30,67 @@ from worker.drift import Drift
 JITTER = 0.05
 """Standard deviation of a unit's time, as a share of it."""
 PACE = SyncConfig(mode="async")
+
+
+class Method(Protocol):
+    """What a unit computes, and what becomes of pushes."""
+
+    steps_a_unit: int
+
+    def compute(self, worker: int, unit: int, base: Plane) -> tuple[Plane, dict[str, Plane]]:
+        """What a unit comes to, and the codec state of its worker."""
+
+    def step(self, settled: int, count: int) -> None:
+        """Step x by the sum of `count` units, which is emptied; so many were settled before."""
+
+
+class Gradients:
+    """Per step: the gradient; AdamW on the servers."""
+
+    steps_a_unit = 1
+
+    def __init__(self, point: Point, model: Model, servers: Servers) -> None:
+        self._point, self._model, self._servers = point, model, servers
+        self._states = [{name: model.plane() for name in servers.push.state_planes} for _ in point.speeds]
+        self._optimizer = adamw(
+            model, servers.x, servers.move, lr=point.lr, betas=(point.beta1, BETA2), weight_decay=WEIGHT_DECAY
+        )
+
+    def compute(self, worker: int, unit: int, base: Plane) -> tuple[Plane, dict[str, Plane]]:
+        self._model.bind(base)
+        self._model.backward(unit, clip_norm=CLIP_NORM)
+        return self._model.gradient, self._states[worker]
+
+    def step(self, settled: int, count: int) -> None:
+        point, servers = self._point, self._servers
+        np.divide(servers.total, np.float32(count), out=servers.move)
+        servers.total[:] = 0
+        share = count / point.streams
+        rate = point.lr * share_of_peak(settled // point.streams, point)
+        for group in self._optimizer.param_groups:
+            group.update(part_of_step({"beta1": point.beta1, "beta2": BETA2}, rate, share, min(share, 1.0)))
+        for state in self._optimizer.state.values():
+            state["step"].fill_(settled / count)
+        self._optimizer.step()
+
+
+class Rounds:
+    """Local steps: what they moved; on the servers SGD."""
+
+    def __init__(self, point: Point, model: Model, servers: Servers) -> None:
+        self._point, self._servers = point, servers
+        self._workers = [Stream(point, model, servers) for _ in point.speeds]
+        self.steps_a_unit = point.local_steps
+
+    def compute(self, worker: int, unit: int, base: Plane) -> tuple[Plane, dict[str, Plane]]:
+        number, stream = divmod(unit, self._point.streams)
+        first = number * self.steps_a_unit
+        last = min(first + self.steps_a_unit, self._point.work.steps)
+        return self._workers[worker].work(base, stream, first, last), self._workers[worker].state
+
+    def step(self, settled: int, count: int) -> None:
+        self._servers.x -= np.float32(self._point.alpha / self._point.streams) * self._servers.total
+        self._servers.total[:] = 0
 
 
 @dataclass(order=True)
@@ -52,15 +109,13 @@ class Race:
 
     def __init__(self, point: Point, model: Model, servers: Servers) -> None:
         self._point, self._model, self._servers = point, model, servers
+        self._method: Method = (Rounds if point.local_steps > 1 else Gradients)(point, model, servers)
         self._streams = point.streams
-        self._units = point.work.steps * self._streams
+        self._units = -(-point.work.steps // self._method.steps_a_unit) * self._streams
         workers = range(len(point.speeds))
         servers.readers = len(workers)
-        self._states = [{name: model.plane() for name in servers.push.state_planes} for _ in workers]
         self._drifts = [Drift(1, streams=self._streams) for _ in workers]
-        self._optimizer = adamw(
-            model, servers.x, servers.move, lr=point.lr, betas=(point.beta1, BETA2), weight_decay=WEIGHT_DECAY
-        )
+        self._own: list[dict[int, Plane]] = [{} for _ in workers]
         self._staleness = Staleness(
             0,
             streams=self._streams,
@@ -80,9 +135,10 @@ class Race:
             self._begin(worker, 0.0)
         while self._under_way:
             unit = heapq.heappop(self._under_way)
+            push, state = self._push(unit)
             if self._point.late:
                 self._begin(unit.worker, unit.ends)
-            self._accept(unit)
+            self._accept(unit, push, state)
             lanes = len(self._point.speeds)
             backlog = Backlog(
                 len(self._pending),
@@ -92,7 +148,7 @@ class Race:
             )
             if self._publication.decide(backlog, 0.0).reason:
                 self._publish()
-                measure(self._settled // self._streams)
+                measure(self._settled // self._streams * self._method.steps_a_unit)
             if not self._point.late:
                 self._begin(unit.worker, unit.ends)
 
@@ -102,39 +158,37 @@ class Race:
             return
         x, drift = self._model.published, self._drifts[worker]
         base = x + np.float32(self._point.ahead * drift.moves(0)) * (x - self._before)
+        for push in self._own[worker].values():
+            base -= np.float32(self._point.alpha / self._streams) * push
         drift.began(self._begun, [0])
         takes = (1.0 + JITTER * self._noise.standard_normal()) / self._point.speeds[worker]
         heapq.heappush(self._under_way, Unit(now + takes, worker, self._begun, base, self._version))
         self._begun += 1
 
-    def _accept(self, unit: Unit) -> None:
+    def _push(self, unit: Unit) -> tuple[Plane, dict[str, Plane]]:
+        """What it sends, decoded, and its worker's state."""
+        update, state = self._method.compute(unit.worker, unit.number, unit.base)
+        self._servers.encode(update, state, unit.number)
+        push = self._servers.one.copy()
+        if self._point.own:
+            self._own[unit.worker][unit.number] = push
+        return push, state
+
+    def _accept(self, unit: Unit, push: Plane, state: dict[str, Plane]) -> None:
         """Add as much of it as counts; the rest goes back into its worker's residual, where there is one."""
-        servers, state = self._servers, self._states[unit.worker]
-        self._model.bind(unit.base)
-        self._model.backward(unit.number, clip_norm=CLIP_NORM)
+        servers = self._servers
         behind, factor = self._staleness.weigh(unit.version, unit.worker)
         servers.behind += behind
         self._staleness.note(self._version, unit.worker)
-        servers.take(self._model.gradient, state, unit.number)
-        if factor < 1.0:
-            rest = np.float32(1.0 - factor) * servers.one
-            servers.total -= rest
-            if servers.push.state_planes and self._point.returns:
-                state[servers.push.state_planes[-1]] += rest
+        servers.add(np.float32(factor) * push)
+        if factor < 1.0 and servers.push.state_planes and self._point.returns:
+            state[servers.push.state_planes[-1]] += np.float32(1.0 - factor) * push
         self._pending.append(unit.number)
 
     def _publish(self) -> None:
         """A part of a step with all that is pending, and its delta."""
-        point, servers, count = self._point, self._servers, len(self._pending)
-        np.divide(servers.total, np.float32(count), out=servers.move)
-        servers.total[:] = 0
-        share = count / self._streams
-        rate = point.lr * share_of_peak(self._settled // self._streams, point)
-        for group in self._optimizer.param_groups:
-            group.update(part_of_step({"beta1": point.beta1, "beta2": BETA2}, rate, share, min(share, 1.0)))
-        for state in self._optimizer.state.values():
-            state["step"].fill_(self._settled / count)
-        self._optimizer.step()
+        servers, count = self._servers, len(self._pending)
+        self._method.step(self._settled, count)
         np.copyto(self._before, self._model.published)
         servers.publish()
         self._version += 1
@@ -142,4 +196,7 @@ class Race:
         outcomes = tuple(Outcome(UnitId.of(0, number, self._streams), 1.0) for number in self._pending)
         for drift in self._drifts:
             drift.hear([Delta(0, self._version, b"", step=0, closes=False, outcomes=outcomes)])
+        for own in self._own:
+            for number in self._pending:
+                own.pop(number, None)
         self._pending.clear()

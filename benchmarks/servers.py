@@ -53,6 +53,12 @@ class Servers:
 
     def take(self, update: Plane, state: dict[str, Plane], unit: int) -> list[list[bytes]]:
         """One unit's push: encoded, decoded, added; its frames."""
+        frames = self.encode(update, state, unit)
+        self.add(self.one)
+        return frames
+
+    def encode(self, update: Plane, state: dict[str, Plane], unit: int) -> list[list[bytes]]:
+        """One unit's push; decoded it stands in `one`."""
         self.one[:] = 0
         frames = []
         for blocks in self.model.shards:
@@ -60,10 +66,13 @@ class Servers:
             self.push.add(b"".join(frame), self.one, blocks)
             self.pushed += frame_bytes(frame)
             frames.append(frame)
-        self.total += self.one
-        if self.senders is not None:
-            self.senders += self.one != 0
         return frames
+
+    def add(self, one: Plane) -> None:
+        """A push that has arrived, as far as it counts."""
+        self.total += one
+        if self.senders is not None:
+            self.senders += one != 0
 
     def gather(self) -> Plane:
         """What the units of a round come to, into `move`; the sum begins anew unless it is one of estimates."""

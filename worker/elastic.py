@@ -43,6 +43,8 @@ class ElasticSegment:
         streams: units of a step (R).
         held: what the segment before held back, for the pushes of this one.
         inner: the optimizer that units step here; its state stays with this worker. None: the servers do.
+        reach: how far one push moves x̂, as a share of it: units that step here begin where this worker's own pushes
+            will have brought x̂.
         clips: whether pushes may count in part for their norm.
         look_ahead: how much of the way that x̂ is expected to go before a unit counts the unit is computed ahead; times
             `Drift`. The replica remembers the last move.
@@ -63,6 +65,7 @@ class ElasticSegment:
         streams: int,
         held: Plane | None,
         inner: Inner | None = None,
+        reach: float = 0.0,
         clips: bool = False,
         look_ahead: float = 0.0,
         clock: Clock = monotonic_clock,
@@ -73,6 +76,7 @@ class ElasticSegment:
         self._replica = replica
         self._extras = extras
         self._inner = inner
+        self._reach = reach
         self._streams = streams
         self._clips = clips
         self._work = LeaseWork(streams)
@@ -199,7 +203,23 @@ class ElasticSegment:
             self._inner.begin(self._inner.state)
 
     def _show(self) -> None:
-        """Have the model show what the unit is computed on: x̂, moved on by what is expected until the unit counts."""
+        """Have the model show what the unit is computed on: where x̂ is going, so far as that is known."""
+        if self._inner is not None:
+            self._show_with_own()
+        else:
+            self._show_ahead()
+
+    def _show_with_own(self) -> None:
+        """x̂, and what this worker has pushed itself since: its next steps go on from its last ones."""
+        offset = self._parameters.gradient
+        if self._lane.on_its_way(offset):
+            offset *= np.float32(-self._reach)
+            self._parameters.look_ahead()
+        else:
+            self._parameters.show()
+
+    def _show_ahead(self) -> None:
+        """x̂, moved on by what is expected until the unit counts."""
         moves = [self._look_ahead * self._drift.moves(shard) for shard in range(len(self._replica.trainable))]
         if not any(moves):
             self._parameters.show()
@@ -216,7 +236,7 @@ class ElasticSegment:
         self._extras.load(USER_STREAM, self._extras_before)
         if self._inner is not None:
             self._inner.restore()
-            self._parameters.show()
+            self._show()
 
     def show_first(self) -> None:
         """There is one set of buffers."""

@@ -54,6 +54,15 @@ class Lane:
         """No frame for this shard is longer."""
         return self._codec.max_frame_bytes(self._trainable[shard])
 
+    def on_its_way(self, into: Plane) -> bool:
+        """The sum of what was pushed and is not settled, into `into`. Whether there is any; else nothing is written."""
+        if not self._frames:
+            return False
+        into[:] = 0
+        for (shard, _), frame in self._frames.items():
+            self._codec.add(frame, into, self._trainable[shard])
+        return True
+
     def settle(self, delta: Delta) -> bool:
         """What became of this worker's units on one shard: what was not applied goes back. Whether any was."""
         came_back = False

@@ -3,7 +3,8 @@
 x̂ lives in one float32 plane [blocks, 4096]; where a parameter is float32 on the CPU its data
 *is* a view of that plane, so that applying a delta moves the model and x̂ takes no memory of
 its own. Other parameters are copied and rounded after each apply. With local steps, or where units look ahead, those
-that are trained have memory of their own, which stands away from x̂ within a unit.
+that are trained have memory of their own, which stands away from x̂ within a unit; the plane of gradients then says how
+far ahead the unit began, until what came of it is collected there.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Parameters:
 
     def __init__(self, model: nn.Module, inner: torch.optim.Optimizer, *, moves: bool = False) -> None:
         self._moves = moves
-        self._shown = True
+        self._shown, self._ahead = True, False
         self._named = [(plain_name(name), p) for name, p in model.named_parameters()]
         groups = {id(p): i for i, group in enumerate(inner.param_groups) for p in group["params"]}
         unknown = groups.keys() - {id(p) for _, p in self._named}
@@ -81,7 +82,7 @@ class Parameters:
         with torch.no_grad():
             for p, view in self._copied:
                 p.copy_(view)
-        self._shown = True
+        self._shown, self._ahead = True, False
 
     def named_copies(self) -> dict[str, torch.Tensor]:
         """x̂ by the names of the parameters, in their dtypes, whatever the model shows; new memory on the CPU."""
@@ -96,7 +97,7 @@ class Parameters:
                 if described.trainable:
                     here = slice(start, start + described.numel)
                     p.copy_((self._flat[here] + self._flat_gradient[here]).view(p.shape))
-        self._shown = False
+        self._shown, self._ahead = False, True
 
     def _part(self) -> None:
         """Give the trained parameters memory of their own."""
@@ -116,9 +117,10 @@ class Parameters:
         self._shown = False
 
     def collect_difference(self) -> float:
-        """How far the trained parameters are from x̂, as they stood there, into `gradient`; the squared norm of it.
+        """How far the trained parameters are from where the unit began, into `gradient`; the squared norm of it.
 
-        Descent: x̂ - θ, with x̂ rounded as the parameter is. Not finite where any element is not.
+        That is x̂, or as far ahead of it as `look_ahead` went, rounded as the parameter is; descent: x̂ - θ. Not finite
+        where any element is not.
         """
         norm_sq = 0.0
         for p, described, start in self._spans():
@@ -126,8 +128,9 @@ class Parameters:
                 continue
             here = slice(start, start + described.numel)
             target, published = (flat[here].view(p.shape) for flat in (self._flat_gradient, self._flat))
+            began = (published + target if self._ahead else published).to(p.dtype).float()
             target.copy_(p.detach())
-            torch.sub(published.to(p.dtype).float(), target, out=target)
+            torch.sub(began, target, out=target)
             norm_sq += kernels.square_sum(self.gradient.reshape(-1)[here])
         return norm_sq
 

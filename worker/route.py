@@ -189,7 +189,7 @@ class Route:
         look_ahead = self._config.sync.look_ahead if late else 0.0
         self.replica.remember(on=look_ahead > 0)
         if plan.elastic:
-            return ElasticSegment(number, look_ahead=look_ahead, **shared)
+            return ElasticSegment(number, look_ahead=look_ahead, reach=reach(self._config), **shared)
         foresight = self._foresight(codec, look_ahead) if look_ahead else None
         return ExactSegment(
             number, begins=plan.begins, lag=plan.lag, origin=self._beginning, foresight=foresight, **shared
@@ -198,3 +198,10 @@ class Route:
     def _foresight(self, codec: PushCodec, weight: float) -> Foresight:
         momentum = momentum_of(self._specification, self._parameters.layout)
         return Foresight(codec, self.replica.trainable, momentum=momentum, weight=weight)
+
+
+def reach(config: Config) -> float:
+    """How far one push of local steps moves x̂, as a share of it: α R^γ / R, without staleness, weights and momentum."""
+    optimizer, streams = config.optimizer, config.sync.units_per_step
+    power = {"mean": 0.0, "count": optimizer.count_power, "sum": 1.0}[optimizer.aggregate]
+    return float(optimizer.outer_lr * streams ** (power - 1.0))

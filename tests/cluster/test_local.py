@@ -10,12 +10,15 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import default_collate
 
+from sparsync.exporting import export, find_source
 from sparsync.lm.corpus import prepare
 from sparsync.lm.dataset import TokenDataset
 from sparsync.lm.model import GPT
@@ -163,6 +166,25 @@ def test_a_run_that_began_step_by_step_goes_on_with_local_steps(train: Starter) 
     assert summary["steps"] == 21
     assert [e["step"] for e in run.events("step")] == [13, 17, 20]
     assert summary["val_loss"] < 5.3
+
+
+def test_one_who_waits_for_nobody_goes_on_from_its_own_steps(train: Starter) -> None:
+    """Alone, with dense codecs, it computes what it would if it waited for each of its deltas, but for rounding."""
+    changes = {**LOCAL, **DENSE, "sync.units_per_step": 1, "run.steps": 60}
+    flags = ["--workers", "1", "--servers", "2"]
+    waited = train(changes, flags=flags)
+    found = waited.finish()
+    run = train({**changes, "sync.mode": "async"}, flags=flags)
+    summary = run.finish()
+    assert summary["steps"] == found["steps"] == 60
+    there, here = (newest_model(each.out) for each in (waited, run))
+    for name, value in there.items():
+        assert torch.allclose(here[name], value, rtol=0, atol=2e-5), name
+
+
+def newest_model(out: Path) -> dict[str, torch.Tensor]:
+    export(find_source(out, step=None, say=print), out / "model", model="x")
+    return load_file(out / "model" / "model.safetensors")
 
 
 AUDITED = {

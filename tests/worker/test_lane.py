@@ -55,6 +55,25 @@ class Servers:
         return deltas
 
 
+@pytest.mark.parametrize("name", ["dense", "topk"])
+def test_what_is_on_its_way_is_what_was_sent_and_is_not_settled(name: str) -> None:
+    lane, gradient, into = Lane(codec(name), zeros(), SHARDS, streams=R), zeros(), zeros()
+    gradient[:] = np.random.default_rng(2).normal(size=gradient.shape)
+    assert not lane.on_its_way(into)
+    expected = zeros()
+    for unit in (4, 5):
+        for shard, blocks in enumerate(SHARDS):
+            codec(name).add(b"".join(lane.encode(shard, unit, gradient)), expected, blocks)
+    into += 7.0
+    assert lane.on_its_way(into) and np.array_equal(into, expected) and into.any()
+    for unit, shard in ((4, 0), (4, 1), (5, 1)):
+        outcome = Outcome(UnitId.of(1, unit, R), 1.0)
+        lane.settle(Delta(shard, 0, b"", step=0, closes=False, outcomes=(outcome,)))
+    assert lane.on_its_way(into) and into[SHARDS[0].rows].any() and not into[SHARDS[1].rows].any()
+    lane.settle(Delta(0, 1, b"", step=0, closes=False, outcomes=(Outcome(UnitId.of(1, 5, R), 0.5),)))
+    assert not lane.on_its_way(into)
+
+
 def run(name: str, *, units: int, seed: int) -> tuple[Lane, Plane, Plane]:
     """A worker that pushes while older units are settled in part. (lane, produced, applied)"""
     draw, noise = random.Random(seed), np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -55,6 +56,34 @@ def test_moving_the_plane_moves_the_model() -> None:
     assert model.brief.tolist() == [2.0] * 5
     assert model.brief.dtype == torch.bfloat16
     assert model.frozen.tolist() == [2.0, 2.0]
+
+
+def test_a_difference_is_from_where_the_unit_began() -> None:
+    """Ahead of x̂, rounded as the parameter is; from x̂ itself once that was shown."""
+    model, _, parameters = mixed()
+    parameters.published += 1.0
+    parameters.refresh()
+    for offset in (0.25, 0.0):
+        if offset:
+            parameters.gradient[:] = offset
+            parameters.look_ahead()
+        else:
+            parameters.gradient[:] = 9.0  # of another unit
+            parameters.show()
+        before = model.embedding.weight.detach().clone()
+        with torch.no_grad():
+            model.embedding.weight -= 0.5
+            model.brief += 1.0
+        parameters.moved()
+        norm_sq = parameters.collect_difference()
+        told = dict(zip(parameters.layout.parameters, parameters.layout.first_block, strict=False))
+        starts = {described.name: first * BLOCK for described, first in told.items()}
+        found = parameters.gradient.reshape(-1)
+        moved = before - model.embedding.weight.detach()
+        weight = found[starts["embedding.weight"] :][: moved.numel()]
+        assert np.array_equal(weight, moved.reshape(-1).numpy()), offset
+        assert found[starts["brief"] :][:5].tolist() == [-1.0] * 5, offset
+        assert norm_sq == pytest.approx(float((moved**2).sum()) + 5.0)
 
 
 def test_looking_ahead_leaves_the_plane_and_what_is_frozen_alone() -> None:
