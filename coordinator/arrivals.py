@@ -27,7 +27,7 @@ class _Arrival:
 
 @dataclass(frozen=True)
 class Sums:
-    """What some units brought, in the fields of a record."""
+    """What some units brought, in the fields of a record. `behind`: units by others, of each that contributed."""
 
     empty: int
     samples: int
@@ -37,6 +37,7 @@ class Sums:
     returned: float
     bad: tuple[tuple[int, str], ...]
     norms: list[float]
+    behind: list[int]
 
 
 class Arrivals:
@@ -138,6 +139,7 @@ class Arrivals:
                 (n, u.commit.empty_reason) for n, u in units if u.commit.empty_reason.startswith(BAD_UNIT)
             ),
             norms=[unit.commit.push_norm for unit in filled],
+            behind=[unit.behind for unit in filled],
         )
 
     def _clipped(self, unit: _Arrival, bound: float) -> float:

@@ -21,6 +21,7 @@ from coordinator.boundary import Boundary, Kind
 from coordinator.clipping import MOVED_S, bound_of, counted, moved
 from coordinator.crew import Crew
 from coordinator.desk import Desk, every
+from coordinator.lateness import Lateness
 from coordinator.leases import Leases
 from coordinator.leavers import Leavers
 from coordinator.pace import Pace, Standing
@@ -43,6 +44,7 @@ class Elastic:
         self._arrivals = Arrivals(desk.state)
         self._leases = Leases(desk, crew, self._arrivals, pace)
         self._leavers = Leavers(desk, crew)
+        self._lateness = Lateness(streams=desk.state.streams)
         present = {member.incarnation for member in desk.state.present("worker")}
         self._inheriting = present.intersection(desk.state.segment.heirs)
         """Workers that may not have taken on yet what streams held back, which the shards keep until then."""
@@ -216,6 +218,14 @@ class Elastic:
         )
         self._desk.command_all(a.Advance(low))
         self._desk.note("step", step=step - 1, loss=sums.loss, samples=sums.samples, tokens=sums.tokens)
+        self._tell_of_lateness(sums)
+
+    def _tell_of_lateness(self, sums: Sums) -> None:
+        mean = self._lateness.count(sums.behind)
+        if mean is not None:
+            state = self._desk.state
+            workers = len(state.present("worker"))
+            self._desk.note("late_units", steps=round(mean, 2), workers=workers, units_per_step=state.streams)
 
     def _bound_norms(self, now: float) -> None:
         """Tell the shards the bound on norms once it has moved."""
@@ -402,4 +412,5 @@ class Elastic:
             late=list(late),
             owed=len(state.owed),
         )
+        self._tell_of_lateness(sums)
         self._opened_at = now

@@ -1,21 +1,22 @@
-"""Whether units come so late that it costs loss, which nothing else would tell: the loss alone looks like a bad one.
+"""Whether units come so late that it costs loss, which the loss alone would not tell from a hard problem. Pure.
 
-AdamW on gradients a step late can be helped by looking ahead; on gradients two steps late it loses more than any codec
-takes (benchmarks/results/delay.md). Pure.
+Units of about one step's lateness lose next to nothing: workers allow for it. From two steps on both gradients into
+AdamW and local steps lose more than any codec takes (benchmarks/results/delay.md).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 LATE_STEPS = 1.5
 """More in the mean is worth a word."""
-UNITS_STEPS = 50
+OF_STEPS = 50
 """The mean is over the units of so many steps; before there are so many nothing is said."""
 
 
 class Lateness:
-    """Of the units of one segment, as they are counted.
+    """Of the newest units of one segment.
 
     Args:
         streams: units of a step (R).
@@ -23,13 +24,13 @@ class Lateness:
 
     def __init__(self, *, streams: int) -> None:
         self._streams = streams
-        self._behind: deque[int] = deque(maxlen=UNITS_STEPS * streams)
+        self._behind: deque[int] = deque(maxlen=OF_STEPS * streams)
         self._told = False
 
-    def count(self, behind: tuple[int, ...]) -> float | None:
-        """So many units by others was each of these behind. Mean steps, the first time that it is worth a word."""
+    def count(self, behind: Sequence[int]) -> float | None:
+        """More units; by so many of others was each behind. The mean in steps, once, where it is worth a word."""
         self._behind.extend(behind)
-        if self._told or len(self._behind) < UNITS_STEPS * self._streams:
+        if self._told or len(self._behind) < OF_STEPS * self._streams:
             return None
         mean = sum(self._behind) / len(self._behind) / self._streams
         self._told = mean > LATE_STEPS

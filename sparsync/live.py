@@ -192,6 +192,15 @@ def _handed_over(event: Mapping[str, Any]) -> str:
     return _why(event) + (f"; streams {streams} go to others" if streams else "")
 
 
+def _late(event: Mapping[str, Any]) -> str:
+    workers, units = show(event.get("workers")), show(event.get("units_per_step"))
+    return (
+        f"units are {show(event.get('steps'))} steps late in the mean, which costs loss: {workers} workers, "
+        f"sync.units_per_step = {units}; have as many units a step as workers, or go over to an exact mode "
+        "(sparsync set RUN sync.mode=sync)"
+    )
+
+
 def _failed(event: Mapping[str, Any]) -> str:
     return f"{show(event.get('name'))} failed: {show(event.get('error'))}: {show(event.get('message'))}"
 
@@ -208,6 +217,7 @@ NOTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "died": lambda e: f"{show(e.get('name'))} died{_handed_over(e)}",
     "straggled": lambda e: f"{show(e.get('name'))} is too slow{_handed_over(e)}",
     "left": lambda e: f"{show(e.get('name'))} left{_handed_over(e)}",
+    "late_units": _late,
     "switching": lambda e: f"the run goes over to {show(e.get('mode'))} at the next boundary",
     "segment": lambda e: f"mode {show(e.get('mode'))} from step {show(e.get('step'))} on",
     "failed": _failed,

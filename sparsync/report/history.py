@@ -277,6 +277,10 @@ MISHAPS: dict[str, Callable[[Event], str]] = {
     "bad_unit": _unit_words,
     "failed": lambda event: f"{event.get('error')}: {event.get('message')}",
     "mass_lost": lambda event: f"a residual of norm {show_number(event.get('residual_norm'))}",
+    "late_units": lambda event: (
+        f"{event.get('steps')} steps late in the mean: {event.get('workers')} workers, "
+        f"{event.get('units_per_step')} units a step"
+    ),
     "heir_lost": lambda event: f"what streams {event.get('streams')} held back as the mode changed",
     "checkpoint_failed": lambda event: f"of step {event.get('step')}: {event.get('error')}",
     "retention_failed": lambda event: str(event.get("error") or _reason(event)),

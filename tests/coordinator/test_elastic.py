@@ -56,6 +56,19 @@ def test_whole_steps_are_counted_once_every_unit_stands_everywhere() -> None:
     assert run.core.state.open_step == 1 and not records(accept(run, 3), r.Counted)
 
 
+def test_units_that_come_too_late_are_told_once() -> None:
+    """From the units of enough steps; those of one step's lateness are what workers allow for."""
+    for behind, told in ((4, []), (8, [2.0])):
+        run, notes = Run(mode=ASYNC, steps=1000).begin(), []
+        for number in range(4 * 120):
+            unit, commit = UnitId(1, *divmod(number, 4)), Commit("", 8, 64, 2.0, 1.0, (0.1,))
+            done = run.hear(*(e.UnitAccepted(s, unit, 0, 3, commit, behind=behind) for s in (0, 1)))
+            notes += [note for note in run.only(a.Note, done) if note.event == "late_units"]
+        assert run.core.state.open_step == 120
+        assert [note.fields["steps"] for note in notes] == told
+        assert all(note.fields["units_per_step"] == 4 for note in notes)
+
+
 def test_a_bad_unit_stops_a_run_that_is_to_stop() -> None:
     run = Run(mode=ASYNC, on_bad_unit="stop", workers_to_begin=2).begin()
     accept(run, 0, 1, 2)
