@@ -92,7 +92,9 @@ def method(point: Point) -> str:
         alike = len(set(point.speeds)) == 1
         speeds = f"speeds {':'.join(f'{speed:g}' for speed in point.speeds)}"
         network = ", over a network" if point.late else ""
-        return f"async, {f'{len(point.speeds)} workers' if alike else speeds}{network}{differs}"
+        network += ", on from own pushes" if point.own else ""
+        steps = f"{optimizer}, H = {point.local_steps}" if point.local_steps > 1 else ""
+        return f"async{steps}, {f'{len(point.speeds)} workers' if alike else speeds}{network}{differs}"
     return f"delayed{differs}" if point.lag else f"sync{differs}"
 
 
@@ -109,10 +111,11 @@ def codec(one: Codec) -> str:
 
 
 def outer(point: Point) -> str:
-    if point.method != "local":
+    if point.method != "local" and point.local_steps == 1:
         return f"β1 {point.beta1:g}" + (f", {point.ahead:g} ahead" if point.ahead else "")
     momentum = f", Nesterov {point.momentum:g}" if point.momentum else ""
-    return f"γ {point.gamma:g}, α {point.alpha:g}{momentum}"
+    ahead = f", {point.ahead:g} ahead" if point.ahead else ""
+    return f"γ {point.gamma:g}, α {point.alpha:g}{momentum}{ahead}"
 
 
 def cells(row: Row, baselines: Sequence[Row]) -> list[object]:

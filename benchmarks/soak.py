@@ -1,4 +1,4 @@
-"""Whether long runs leak: memory, descriptors and threads of every role over half an hour of joins and leaves.
+"""Whether long runs leak: memory, descriptors and threads of every role over many joins and leaves.
 
     python -m benchmarks.soak [--minutes 30] [--warm-up-minutes 10] [--every-s 30]
 
@@ -169,7 +169,7 @@ def page(result: dict[str, Any]) -> str:
         for role, of in result["judged"].items()
     ]
     return (
-        "# Half an hour of joins and leaves\n\n"
+        "# Joins and leaves for a long time\n\n"
         f"{result['steps']:,} steps in {result['minutes']:g} minutes, the first {result['warm_up_minutes']:g} of them "
         f"warm-up; {result['joined']} workers came, and went asked or killed by turns. {result['machine']}, commit "
         f"{result['commit']}. Limit: {LIMIT_MB_AN_HOUR:g} MB of resident memory an hour. In use: what "
