@@ -32,7 +32,7 @@ SYNC_SLOWLY = replace(BY_DEFAULT, warmup=200)
 DDP, DDP_MUON = Point("ddp", 0.0), Point("ddp", 0.0, optimizer="muon")
 LOCAL = Point("local", 0.0, 15, up=int4(6.0, "ef"), down=int4(6.0), optimizer="muon")
 """`local` by default."""
-LOCAL_LATE = replace(LOCAL, method="async", speeds=LATE.speeds, late=True, own=True)
+LOCAL_LATE = replace(LOCAL, method="async", speeds=LATE.speeds, late=True, own=1.0)
 LOCAL_EXACTLY = replace(LOCAL, up=EXACT, down=EXACT)
 DILOCO = Point("local", 0.0, 15, alpha=0.7, momentum=0.9)
 

@@ -92,7 +92,7 @@ def method(point: Point) -> str:
         alike = len(set(point.speeds)) == 1
         speeds = f"speeds {':'.join(f'{speed:g}' for speed in point.speeds)}"
         network = ", over a network" if point.late else ""
-        network += ", on from own pushes" if point.own else ""
+        network += f", on from {'' if point.own == 1 else f'{point.own:g} '}own pushes" if point.own else ""
         steps = f"{optimizer}, H = {point.local_steps}" if point.local_steps > 1 else ""
         return f"async{steps}, {f'{len(point.speeds)} workers' if alike else speeds}{network}{differs}"
     return f"delayed{differs}" if point.lag else f"sync{differs}"

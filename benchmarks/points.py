@@ -47,7 +47,7 @@ class Point:
     behind, `ahead`: `sync.look_ahead`. `speeds`: of the workers of `async`; `late`: their pushes take effect
     after their next unit has begun, as over a network. `optimizer`: of `ddp` and `local`. `warmup`: steps of it.
     `streams`: R. `remembers`: what deltas leave out is kept for later ones; `returns`: so is what staleness takes.
-    `own`: rounds of `async` begin where their worker's own pushes on their way take x̂."""
+    `own`: rounds of `async` begin where their worker's own pushes on their way take x̂, times that."""
 
     method: str
     lr: float
@@ -67,7 +67,7 @@ class Point:
     streams: int = 4
     remembers: bool = True
     returns: bool = True
-    own: bool = False
+    own: float = 0.0
     seed: int = 0
     work: Workload = field(default=WORK)
 

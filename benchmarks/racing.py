@@ -159,7 +159,7 @@ class Race:
         x, drift = self._model.published, self._drifts[worker]
         base = x + np.float32(self._point.ahead * drift.moves(0)) * (x - self._before)
         for push in self._own[worker].values():
-            base -= np.float32(self._point.alpha / self._streams) * push
+            base -= np.float32(self._point.own * self._point.alpha / self._streams) * push
         drift.began(self._begun, [0])
         takes = (1.0 + JITTER * self._noise.standard_normal()) / self._point.speeds[worker]
         heapq.heappush(self._under_way, Unit(now + takes, worker, self._begun, base, self._version))

@@ -361,8 +361,8 @@ def test_a_pace_is_live_and_who_runs_the_optimizer_is_not() -> None:
         (["sync.mode=local", "sync.warmup_local_steps=4"], "no warm-up to read it"),
         (["sync.mode=local", "push.codec=topk", "push.momentum=0.5"], 'only "ef21" reads it'),
         (["sync.mode=local", "optimizer.count_power=1"], 'only "count" reads it'),
-        (["sync.mode=delayed", "sync.local_steps=4", "sync.look_ahead=3"], "look nowhere ahead"),
-        (["sync.mode=async", "sync.local_steps=4", "sync.look_ahead=3"], "look nowhere ahead"),
+        (["sync.mode=delayed", "sync.local_steps=4", "sync.look_ahead=3"], "only units of one step"),
+        (["sync.mode=async", "sync.local_steps=4", "sync.look_ahead=3"], "only units of one step"),
         (
             ["sync.mode=local", "push.warmup_density=0.05", "push.warmup_steps=9"],
             "below push.density = 0.0625",

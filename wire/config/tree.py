@@ -79,8 +79,8 @@ class Config(Section):
         asked = self.sync.look_ahead not in (0, _default(SyncConfig, "look_ahead"))
         if local and self.sync.mode != "local" and asked:
             raise ValueError(
-                f"sync.look_ahead = {self.sync.look_ahead:g} beside local steps: units of several steps begin at the "
-                "published model and look nowhere ahead; leave it out, or set sync.local_steps = 1"
+                f"sync.look_ahead = {self.sync.look_ahead:g} beside local steps: only units of one step read it; "
+                "leave it out, or set sync.local_steps = 1"
             )
         if optimizer.aggregate == "sum" and optimizer.weights == "tokens":
             raise ValueError(
