@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -185,7 +186,8 @@ def run(point: Point) -> dict[str, Any]:
     moved = servers.pushed + servers.readers * servers.pulled
     model.published[:] = servers.x
     shares = {"pushed": servers.pushed, "pulled": servers.readers * servers.pulled}
-    stale = servers.behind / point.streams**2 / point.work.steps
+    units = point.streams * math.ceil(point.work.steps / point.local_steps)
+    stale = servers.behind / units / point.streams
     return {
         **result,
         "loss_x": model.loss(),
