@@ -78,6 +78,10 @@ class Rounds:
     """Local steps: what they moved; on the servers SGD."""
 
     def __init__(self, point: Point, model: Model, servers: Servers) -> None:
+        if point.gamma or point.momentum:
+            raise ValueError(
+                f"gamma {point.gamma}, momentum {point.momentum}: on arrival only plain sums are simulated"
+            )
         self._point, self._servers = point, servers
         self._workers = [Stream(point, model, servers) for _ in point.speeds]
         self.steps_a_unit = point.local_steps

@@ -1,7 +1,7 @@
 """Whether units come so late that it costs loss, which the loss alone would not tell from a hard problem. Pure.
 
-Units of about one step's lateness lose next to nothing: workers allow for it. From two steps on both gradients into
-AdamW and local steps lose more than any codec takes (benchmarks/results/delay.md).
+Workers allow for about one step. From two steps on both gradients into AdamW and rounds of local steps lose more than
+any codec takes (benchmarks/results/delay.md). In a run with local steps it is rounds that are counted.
 """
 
 from __future__ import annotations

@@ -193,11 +193,14 @@ def _handed_over(event: Mapping[str, Any]) -> str:
 
 
 def _late(event: Mapping[str, Any]) -> str:
-    workers, units = show(event.get("workers")), show(event.get("units_per_step"))
+    workers, units = event.get("workers") or 0, event.get("units_per_step") or 0
+    if workers > units:
+        why = f"{workers} workers with sync.units_per_step = {units}; have as many units a step as workers"
+    else:
+        why = "pushes and deltas take long beside a unit; have larger units, or sync.local_steps"
     return (
-        f"units are {show(event.get('steps'))} steps late in the mean, which costs loss: {workers} workers, "
-        f"sync.units_per_step = {units}; have as many units a step as workers, or go over to an exact mode "
-        "(sparsync set RUN sync.mode=sync)"
+        f"units are {show(event.get('steps'))} steps late in the mean, which costs loss: {why}. An exact pace "
+        "(sync.mode=sync, no sync.quorum) has none that are late"
     )
 
 

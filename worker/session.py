@@ -188,8 +188,8 @@ class Session:
     def published(self) -> dict[str, torch.Tensor]:
         """Copies of x̂'s parameters by name, on the CPU, as this worker holds it now; buffers are not among them.
 
-        While a unit is computed the model may stand elsewhere: on its way through local steps, or where it looks
-        ahead to.
+        While a unit is computed the model may stand elsewhere: on its way through local steps, or where x̂ is
+        expected to be.
         """
         return self._parameters.named_copies()
 

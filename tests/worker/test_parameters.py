@@ -63,7 +63,7 @@ def test_a_difference_is_from_where_the_unit_began() -> None:
     model, _, parameters = mixed()
     parameters.published += 1.0
     parameters.refresh()
-    for offset in (0.25, 0.0):
+    for offset in (0.3, 0.0):  # 0.3 beside 2 is no bfloat16
         if offset:
             parameters.gradient[:] = offset
             parameters.look_ahead()
