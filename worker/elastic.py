@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from wire.clock import Clock, monotonic_clock
-from wire.codec import kernels
 from wire.codec.base import PushCodec
+from wire.codec.device import device_of
 from wire.ids import UnitId
 from wire.messages import Commit
 from worker.deltas import Delta
@@ -25,7 +25,8 @@ from worker.inner import Inner
 from worker.lane import Lane
 from worker.leases import LeaseWork
 from worker.mailbox import Plan
-from worker.parameters import Parameters, Plane
+from worker.parameters import Parameters
+from worker.planes import Plane, set_to
 from worker.replica import Replica
 from worker.state import USER_STREAM, Extras
 from worker.streams import WAIT, Kind, Task
@@ -84,7 +85,7 @@ class ElasticSegment:
         self._drift = Drift(len(replica.trainable), streams=streams)
         self._lane = Lane(codec, parameters.gradient, replica.trainable, streams=streams)
         if held is not None and self._lane.held is not None:
-            self._lane.held[:] = held
+            set_to(held, self._lane.held)
         self._farewell = Farewell(number, lane=self._lane, transfer=transfer, clock=clock)
         self.leaves = False
         self._extras_before = b""
@@ -213,7 +214,7 @@ class ElasticSegment:
         """x̂, and what this worker has pushed itself since: its next steps go on from its last ones."""
         offset = self._parameters.gradient
         if self._lane.on_its_way(offset):
-            offset *= np.float32(-self._reach)
+            offset *= float(np.float32(-self._reach))
             self._parameters.look_ahead()
         else:
             self._parameters.show()
@@ -226,9 +227,9 @@ class ElasticSegment:
             return
         assert self._replica.before is not None
         now, into = self._parameters.published, self._parameters.gradient
-        gains = np.zeros(len(now), np.float32)
+        gains, go_on = np.zeros(len(now), np.float32), device_of(now).go_on
         for blocks, factor in zip(self._replica.trainable, moves, strict=True):
-            kernels.go_on(now, self._replica.before, np.full_like(gains, factor), gains, blocks.rows, into)
+            go_on(now, self._replica.before, np.full_like(gains, factor), gains, blocks.rows, into)
         self._parameters.look_ahead()
 
     def restore(self, task: Task) -> None:

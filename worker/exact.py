@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from wire.codec.base import PushCodec
 from wire.codec.dense import pack, unpack
 from wire.ids import UnitId
@@ -23,7 +21,8 @@ from worker.foresight import Course, Foresight
 from worker.inner import Inner
 from worker.mailbox import Plan
 from worker.outgoing import keeping
-from worker.parameters import Parameters, Plane
+from worker.parameters import Parameters
+from worker.planes import Plane, add, norm, zeros_like
 from worker.replica import Replica
 from worker.returned import Returned
 from worker.state import USER_STREAM, Extras, StreamState
@@ -116,7 +115,7 @@ class ExactSegment:
     @property
     def residual_norm(self) -> float:
         """Streams are deposited; what is lost with this worker is what came from before and no stream has taken on."""
-        return 0.0 if self._inherited is None else float(np.linalg.norm(self._inherited))
+        return 0.0 if self._inherited is None else norm(self._inherited, self._replica.trainable)
 
     @property
     def holds_back(self) -> bool:
@@ -131,11 +130,11 @@ class ExactSegment:
         """
         if not self._residual:
             return None
-        whole = np.zeros_like(self._parameters.gradient)
+        whole = zeros_like(self._parameters.gradient)
         if self._inherited is not None:
-            whole += self._inherited
+            add(self._inherited, whole)
         for stream in streams:
-            whole += self._state_at_end(stream, step)[self._residual]
+            add(self._state_at_end(stream, step)[self._residual], whole)
         return whole
 
     def _state_at_end(self, stream: int, step: int) -> Mapping[str, Plane]:
@@ -330,7 +329,7 @@ class ExactSegment:
         self._carrier.done(task)
 
     def _empty_planes(self) -> dict[str, Plane]:
-        return {name: np.zeros_like(self._parameters.gradient) for name in self._codec.state_planes}
+        return {name: zeros_like(self._parameters.gradient) for name in self._codec.state_planes}
 
     def _withdrawn(self, stream: int, step: int) -> tuple[dict[str, Plane], list[dict[str, bytes]]]:
         """A stream's deposit: the codec's planes, and all of it by shard."""

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wire.codec import kernels
 from wire.codec.base import Blocks, PushCodec
+from wire.codec.device import device_of
 from wire.layout import FROZEN, Layout
 from wire.messages import OptimizerSpec
-from worker.parameters import Plane
+from worker.planes import Plane
 from worker.returned import Frames
 from worker.state import dump, parse
 
@@ -102,8 +102,9 @@ class Foresight:
         if before is not None:
             self._products(now, before, into, carried, squares)
         gains = np.divide(moved, sent, out=np.zeros_like(moved), where=sent > 0)
+        weighted = (self._weight * gains).astype(np.float32)
         for blocks in self._trainable:
-            kernels.go_on(now, past, momentum, (self._weight * gains).astype(np.float32), blocks.rows, into)
+            device_of(into).go_on(now, past, momentum, weighted, blocks.rows, into)
         return replace(course, sums=np.stack([moved, sent, carried]), met=before is not None)
 
     def _decode(self, unit: Frames, into: Plane) -> None:
@@ -114,7 +115,7 @@ class Foresight:
 
     def _products(self, now: Plane, before: Plane, into: Plane, along: Any, squares: Any) -> None:
         for blocks in self._trainable:
-            kernels.products(now, before, into, blocks.rows, along, squares)
+            device_of(into).products(now, before, into, blocks.rows, along, squares)
 
 
 def momentum_of(specification: OptimizerSpec, layout: Layout) -> NDArray[np.float32]:

@@ -7,15 +7,15 @@ conserved: produced = applied + held.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-
-import numpy as np
 
 from wire.codec.base import Blocks, PushCodec
 from wire.codec.chain import FLUSH
+from wire.codec.device import device_of
 from worker.deltas import Delta
 from worker.outgoing import keeping
-from worker.parameters import Plane
+from worker.planes import Plane, norm, zeros_like
 
 
 class Lane:
@@ -31,7 +31,7 @@ class Lane:
         self._codec = codec
         self._trainable = trainable
         self._streams = streams
-        self.planes = {name: np.zeros_like(like) for name in codec.state_planes}
+        self.planes = {name: zeros_like(like) for name in codec.state_planes}
         self._frames: dict[tuple[int, int], list[bytes]] = {}
         self._rest: dict[int, tuple[bytes, ...]] = {}
 
@@ -82,7 +82,8 @@ class Lane:
         held = self.held
         if held is None:
             return []
-        return [shard for shard, blocks in enumerate(self._trainable) if held[blocks.rows].any()]
+        gather = device_of(held).gather
+        return [shard for shard, blocks in enumerate(self._trainable) if gather(held, blocks).any()]
 
     def rest(self, shard: int) -> tuple[bytes, ...]:
         """Frame of all that is held back for one shard, dense; it is held until it is `flushed`."""
@@ -109,4 +110,4 @@ class Lane:
         """
         if self._codec.estimates:
             return 0.0
-        return float(np.sqrt(sum(float(np.linalg.norm(plane)) ** 2 for plane in self.planes.values())))
+        return math.hypot(*(norm(plane, self._trainable) for plane in self.planes.values()))

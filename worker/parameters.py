@@ -1,6 +1,6 @@
 """The model's parameters as planes, and the inner optimizer as a specification.
 
-x̂ lives in one float32 plane [blocks, 4096]; where a parameter is float32 on the CPU its data
+x̂ lives in one float32 plane [blocks, 4096]; where a parameter is float32 and at the same place its data
 *is* a view of that plane, so that applying a delta moves the model and x̂ takes no memory of
 its own. Other parameters are copied and rounded after each apply. With local steps, or where units look ahead, those
 that are trained have memory of their own, which stands away from x̂ within a unit; the plane of gradients then says how
@@ -12,17 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from wire.codec import kernels
+from wire.codec.base import Blocks
+from wire.codec.device import device_of
 from wire.errors import ModelMismatch
 from wire.layout import BLOCK, DTYPES, FROZEN, Layout, Parameter
 from wire.messages import OptimizerSpec
+from worker.planes import HOST, plane_of
 
-Plane = NDArray[np.float32]
 COMPILED_PREFIX = "_orig_mod."
 
 
@@ -33,12 +32,20 @@ class Parameters:
         model: already on its device.
         inner: the optimizer whose groups say what is trained.
         moves: whether it is stepped here.
+        place: where planes are (`worker/planes.py`).
 
     Raises:
         ModelMismatch: a parameter that cannot be cut into blocks (lazy, sharded, of another dtype).
     """
 
-    def __init__(self, model: nn.Module, inner: torch.optim.Optimizer, *, moves: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inner: torch.optim.Optimizer,
+        *,
+        moves: bool = False,
+        place: torch.device | None = HOST,
+    ) -> None:
         self._moves = moves
         self._shown, self._ahead = True, False
         self._named = [(plain_name(name), p) for name, p in model.named_parameters()]
@@ -51,10 +58,12 @@ class Parameters:
             )
         self.layout = Layout(tuple(_describe(name, p, groups) for name, p in self._named))
         # Torch's memory begins at 64 bytes, as that of any model does: the bits of some kernels may depend on it.
-        self._flat = torch.zeros(self.layout.blocks * BLOCK, dtype=torch.float32, device="cpu")
+        self._trainable = Blocks.of(self.layout, self.layout.select(trainable=True))
+        elements = self.layout.blocks * BLOCK
+        self._flat = torch.zeros(elements, dtype=torch.float32, device="cpu" if place is HOST else place)
         self._flat_gradient = torch.zeros_like(self._flat)
-        self.published: Plane = self._flat.numpy().reshape(-1, BLOCK)
-        self.gradient: Plane = self._flat_gradient.numpy().reshape(-1, BLOCK)
+        self.published = plane_of(self._flat, place)
+        self.gradient = plane_of(self._flat_gradient, place)
         self._bind()
 
     def _spans(self) -> list[tuple[nn.Parameter, Parameter, int]]:
@@ -66,13 +75,13 @@ class Parameters:
         ]
 
     def _bind(self) -> None:
-        """Copy the model into the plane, and make float32 CPU parameters views of it."""
+        """Copy the model into the plane, and make float32 parameters at its place views of it."""
         self._copied: list[tuple[nn.Parameter, torch.Tensor]] = []
         for p, described, start in self._spans():
             view = self._flat[start : start + described.numel].view(p.shape)
             view.copy_(p.detach())
             own = self._moves and described.trainable
-            if p.dtype == torch.float32 and p.device.type == "cpu" and not own:
+            if p.dtype == torch.float32 and p.device == self._flat.device and not own:
                 p.data = view
             else:
                 self._copied.append((p, view))
@@ -87,7 +96,10 @@ class Parameters:
     def named_copies(self) -> dict[str, torch.Tensor]:
         """x̂ by the names of the parameters, in their dtypes, whatever the model shows; new memory on the CPU."""
         views = (self._flat[start : start + d.numel].view(p.shape) for p, d, start in self._spans())
-        return {name: view.to(p.dtype, copy=True) for (name, p), view in zip(self._named, views, strict=True)}
+        return {
+            name: view.to("cpu", p.dtype, copy=True)
+            for (name, p), view in zip(self._named, views, strict=True)
+        }
 
     def look_ahead(self) -> None:
         """Have the trained parameters stand at x̂ + the offset that `gradient` holds, until x̂ is shown or moves."""
@@ -122,7 +134,6 @@ class Parameters:
         That is x̂, or as far ahead of it as `look_ahead` went, rounded as the parameter is; descent: x̂ - θ. Not finite
         where any element is not.
         """
-        norm_sq = 0.0
         for p, described, start in self._spans():
             if not described.trainable:
                 continue
@@ -131,8 +142,7 @@ class Parameters:
             began = (published + target if self._ahead else published).to(p.dtype).float()
             target.copy_(p.detach())
             torch.sub(began, target, out=target)
-            norm_sq += kernels.square_sum(self.gradient.reshape(-1)[here])
-        return norm_sq
+        return self._norm_sq()
 
     def gradient_norm(self) -> float:
         """Of all gradients as they are; not finite where any element is not, or where it is too large for its type."""
@@ -146,7 +156,6 @@ class Parameters:
         A parameter without gradient counts as zeros, a sparse one is made dense. The norm is
         not finite when any element is not.
         """
-        norm_sq = 0.0
         for p, described, start in self._spans():
             if not described.trainable:
                 continue
@@ -156,8 +165,11 @@ class Parameters:
                 continue
             grad = p.grad.coalesce().to_dense() if p.grad.is_sparse else p.grad
             target.copy_(grad)
-            norm_sq += kernels.square_sum(self.gradient.reshape(-1)[start : start + described.numel])
-        return norm_sq
+        return self._norm_sq()
+
+    def _norm_sq(self) -> float:
+        """Of what was collected."""
+        return device_of(self.gradient).square_sum(self.gradient, self._trainable)
 
     def first_bad_gradient(self) -> str:
         """Name of a parameter whose gradient is not finite."""

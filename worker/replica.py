@@ -20,7 +20,7 @@ from wire.messages import ShardPlacement
 from wire.trace import span
 from worker.deltas import Delta
 from worker.links import Snapshot
-from worker.parameters import Plane
+from worker.planes import Plane, copy_of, set_to
 from worker.transfer import Transfer
 
 
@@ -95,7 +95,7 @@ class Replica:
 
     def remember(self, *, on: bool) -> None:
         """From now on keep `before`, or no more."""
-        self.before = self._published.copy() if on else None
+        self.before = copy_of(self._published) if on else None
         self.moved = False
 
     def pull(self) -> Sequence[int]:
@@ -154,12 +154,12 @@ class Replica:
     @contextmanager
     def holding_x(self) -> Iterator[None]:
         """Hold the servers' own parameters x instead of x̂ for a while, after the final step."""
-        kept = self._published.copy()
+        kept = copy_of(self._published)
         self._fill([part.data for part in self._transfer.do_snapshot("x", self._sizes)])
         try:
             yield
         finally:
-            self._published[:] = kept
+            set_to(kept, self._published)
 
     def _fill(self, parts: Sequence[bytes]) -> None:
         for data, blocks in zip(parts, self.owned, strict=True):
@@ -169,10 +169,8 @@ class Replica:
     def _apply(self, deltas: Sequence[Delta]) -> None:
         crash_point("worker.apply.before")
         if self.before is not None:
-            before, published = self.before.reshape(-1), self._published.reshape(-1)
             for delta in deltas:
-                for first, size in self.trainable[delta.shard].segments:
-                    before[first : first + size] = published[first : first + size]
+                set_to(self._published, self.before, self.trainable[delta.shard])
         self.moved = True
         versions = {delta.shard: delta.version for delta in deltas}
         with span("apply", step=deltas[0].told_step, closes=deltas[0].closes, versions=versions):

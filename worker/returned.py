@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from wire.codec.base import Blocks, PushCodec
 from worker.deltas import Delta
-from worker.parameters import Plane
+from worker.planes import Plane
 
 Frames = Sequence[Sequence[bytes]]
 """A unit's frame for each shard."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import numpy as np
-
 from wire.codec.base import PushCodec
 from wire.codec.chain import codecs_of
 from wire.config import Config
@@ -21,7 +19,8 @@ from worker.exact import ExactSegment
 from worker.foresight import Foresight, momentum_of
 from worker.inner import Inner
 from worker.mailbox import Plan
-from worker.parameters import Parameters, Plane
+from worker.parameters import Parameters
+from worker.planes import Plane, norm
 from worker.replica import Replica
 from worker.state import USER_STREAM, Extras
 from worker.streams import WAIT, Task
@@ -137,7 +136,7 @@ class Route:
             self._begin_as_named()
         self._fresh = False
         if held is not None and not self.segment.holds_back:
-            self.dropped_norm += float(np.linalg.norm(held))
+            self.dropped_norm += norm(held, self.replica.trainable)
 
     def _held(self, plan: Plan) -> Plane | None:
         """What this worker holds back, where `plan` begins: its own, or what streams leave to it."""

@@ -27,6 +27,7 @@ from worker.evaluation import Evaluation
 from worker.inner import outer
 from worker.parameters import Parameters, specify
 from worker.pieces import Piece, Standing
+from worker.planes import HOST, place_of_planes
 from worker.randomness import seed_all
 from worker.runtime import Attachment, attachment
 from worker.scaling import unscale
@@ -92,7 +93,11 @@ class Session:
         local = self._config.sync.is_local
         specification = outer(inner, self._config.optimizer) if local else specify(inner)
         self._take = self._step_here if local else self._push_gradient
-        self._parameters = Parameters(model, inner, moves=local)
+        place = place_of_planes(self._config.cluster.planes, attached.device)
+        log.info(
+            "computing on %s, compressing %s", attached.device, "on the host" if place is HOST else "there"
+        )
+        self._parameters = Parameters(model, inner, moves=local, place=place)
         self._evaluation = Evaluation(self._model, attached.report, monotonic_clock)
         self._order: Order | None = None
         self._started = False

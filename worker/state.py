@@ -13,16 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from wire.errors import UsageError
 from worker.parameters import plain_name
+from worker.planes import Plane
 
-Plane = NDArray[np.float32]
 USER_STREAM = 0
 """The stream that the objects of `join(state=…)` travel with."""
 TENSOR = "__tensor__"

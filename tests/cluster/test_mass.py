@@ -216,10 +216,12 @@ def begin(
     hangs: str = "",
     local_steps: int = 1,
     mode: str = "async",
+    planes: str = "host",
 ) -> Cluster:
     """Two servers behind proxies, and the workers of `PAUSES`; the one that `hangs` stops once it holds anything."""
     local = {"sync.local_steps": local_steps, "run.steps": STEPS * local_steps} if local_steps > 1 else {}
-    cluster = by_hand({**FORCED, **CODECS[codec], **local, "sync.mode": mode}, script=[script])
+    more = {"sync.mode": mode, "cluster.planes": planes}
+    cluster = by_hand({**FORCED, **CODECS[codec], **local, **more}, script=[script])
     for number, proxy in enumerate(proxies):
         cluster.start_server(f"ps-{number}", "--listen", proxy.target, "--advertise", proxy.address)
     for name, pause_s in PAUSES.items():
@@ -231,12 +233,20 @@ def begin(
 
 
 @pytest.mark.parametrize(
-    ("codec", "local_steps"), [slow("dense", 1), ("topk", 1), slow("dense", 2), slow("topk", 2)]
+    ("codec", "local_steps", "planes"),
+    [
+        slow("dense", 1, "host"),
+        ("topk", 1, "host"),
+        slow("topk", 1, "device"),
+        slow("dense", 2, "host"),
+        slow("topk", 2, "host"),
+        slow("topk", 2, "device"),
+    ],
 )
 def test_what_was_produced_is_applied_or_held(
-    codec: str, local_steps: int, by_hand: ByHand, proxies: list[CutProxy]
+    codec: str, local_steps: int, planes: str, by_hand: ByHand, proxies: list[CutProxy]
 ) -> None:
-    cluster = begin(by_hand, codec, proxies, local_steps=local_steps)
+    cluster = begin(by_hand, codec, proxies, local_steps=local_steps, planes=planes)
     for proxy in proxies:
         proxy.chance = 0.05
     cluster.wait_for_steps(STEPS * local_steps * 3 // 4)
@@ -263,13 +273,19 @@ def test_what_was_produced_is_applied_or_held(
 
 
 @pytest.mark.parametrize(
-    ("codec", "asked_by"), [slow("topk", "SIGTERM"), slow("topk", "sparsync drain"), slow("dense", "SIGTERM")]
+    ("codec", "asked_by", "planes"),
+    [
+        slow("topk", "SIGTERM", "host"),
+        slow("topk", "SIGTERM", "device"),
+        slow("topk", "sparsync drain", "host"),
+        slow("dense", "SIGTERM", "host"),
+    ],
 )
 def test_who_leaves_takes_nothing_along(
-    codec: str, asked_by: str, by_hand: ByHand, proxies: list[CutProxy]
+    codec: str, asked_by: str, planes: str, by_hand: ByHand, proxies: list[CutProxy]
 ) -> None:
     """P17: what a leaver held back is pushed before it goes. Answers are lost meanwhile, that push's own among them."""
-    cluster = begin(by_hand, codec, proxies)
+    cluster = begin(by_hand, codec, proxies, planes=planes)
     for proxy in proxies:
         proxy.chance = 0.05
     cluster.wait_for_steps(STEPS // 4)
@@ -298,15 +314,17 @@ def test_who_leaves_takes_nothing_along(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dies", ["killed", "asked to go"])
+@pytest.mark.parametrize(
+    ("dies", "planes"), [("killed", "host"), ("killed", "device"), ("asked to go", "host")]
+)
 def test_what_streams_held_back_outlives_their_carrier(
-    dies: str, by_hand: ByHand, proxies: list[CutProxy]
+    dies: str, planes: str, by_hand: ByHand, proxies: list[CutProxy]
 ) -> None:
     """A run goes over from sync to async behind the step in which a carrier goes, whose units of it stand already.
 
     What its streams held back then is in no deposit yet, or only there. The step waits for a worker that is stopped.
     """
-    cluster = begin(by_hand, "topk", proxies, mode="sync")
+    cluster = begin(by_hand, "topk", proxies, mode="sync", planes=planes)
     cluster.wait_for_steps(STEPS // 10)
     cluster.stop("slow")
     cluster.command("set", "sync.mode=async")

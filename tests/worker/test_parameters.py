@@ -10,6 +10,17 @@ from torch import nn
 from wire.errors import ModelMismatch
 from wire.layout import BLOCK, FROZEN
 from worker.parameters import Parameters, learning_rates, specify
+from worker.planes import HOST, Plane
+
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+AT_PLACES = pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(HOST, id="host"),
+        pytest.param(torch.device("cpu"), id="cpu"),
+        pytest.param(torch.device("cuda:0"), id="cuda", marks=[pytest.mark.gpu, NO_CUDA]),
+    ],
+)
 
 
 class Mixed(nn.Module):
@@ -25,13 +36,17 @@ class Mixed(nn.Module):
         self.unused = nn.Parameter(torch.ones(BLOCK + 1))
 
 
-def mixed() -> tuple[Mixed, torch.optim.Optimizer, Parameters]:
+def mixed(place: torch.device | None = HOST) -> tuple[Mixed, torch.optim.Optimizer, Parameters]:
     torch.manual_seed(0)
-    model = Mixed()
+    model = Mixed().to(place or "cpu")
     inner = torch.optim.SGD(
         [{"params": [model.brief, model.frozen]}, {"params": [model.embedding.weight, model.unused]}], lr=0.5
     )
-    return model, inner, Parameters(model, inner)
+    return model, inner, Parameters(model, inner, place=place)
+
+
+def seen(plane: Plane) -> np.ndarray:
+    return plane if isinstance(plane, np.ndarray) else plane.cpu().numpy()
 
 
 def test_the_layout_names_each_parameter_once_with_its_group() -> None:
@@ -45,8 +60,9 @@ def test_the_layout_names_each_parameter_once_with_its_group() -> None:
     assert parameters.layout.blocks == 5
 
 
-def test_moving_the_plane_moves_the_model() -> None:
-    model, _, parameters = mixed()
+@AT_PLACES
+def test_moving_the_plane_moves_the_model(place: torch.device | None) -> None:
+    model, _, parameters = mixed(place)
     before = model.embedding.weight.detach().clone()
     assert model.embedding.weight.data_ptr() % 64 == 0
     parameters.published += 1.0
@@ -58,9 +74,10 @@ def test_moving_the_plane_moves_the_model() -> None:
     assert model.frozen.tolist() == [2.0, 2.0]
 
 
-def test_a_difference_is_from_where_the_unit_began() -> None:
+@AT_PLACES
+def test_a_difference_is_from_where_the_unit_began(place: torch.device | None) -> None:
     """Ahead of x̂, rounded as the parameter is; from x̂ itself once that was shown."""
-    model, _, parameters = mixed()
+    model, _, parameters = mixed(place)
     parameters.published += 1.0
     parameters.refresh()
     for offset in (0.3, 0.0):  # 0.3 beside 2 is no bfloat16
@@ -78,32 +95,33 @@ def test_a_difference_is_from_where_the_unit_began() -> None:
         norm_sq = parameters.collect_difference()
         told = dict(zip(parameters.layout.parameters, parameters.layout.first_block, strict=False))
         starts = {described.name: first * BLOCK for described, first in told.items()}
-        found = parameters.gradient.reshape(-1)
-        moved = before - model.embedding.weight.detach()
+        found = seen(parameters.gradient).reshape(-1)
+        moved = (before - model.embedding.weight.detach()).cpu()
         weight = found[starts["embedding.weight"] :][: moved.numel()]
         assert np.array_equal(weight, moved.reshape(-1).numpy()), offset
         assert found[starts["brief"] :][:5].tolist() == [-1.0] * 5, offset
         assert norm_sq == pytest.approx(float((moved**2).sum()) + 5.0)
 
 
-def test_looking_ahead_leaves_the_plane_and_what_is_frozen_alone() -> None:
-    model, _, parameters = mixed()
+@AT_PLACES
+def test_looking_ahead_leaves_the_plane_and_what_is_frozen_alone(place: torch.device | None) -> None:
+    model, _, parameters = mixed(place)
     parameters.published += 1.0
     parameters.refresh()
-    plane, weight = parameters.published.copy(), model.embedding.weight.detach().clone()
+    plane, weight = seen(parameters.published).copy(), model.embedding.weight.detach().clone()
     for offset in (1.5, -0.5):  # again for the next stream
         parameters.gradient[:] = offset
         parameters.look_ahead()
         assert torch.equal(model.embedding.weight, weight + offset)
         assert model.brief.tolist() == [2.0 + offset] * 5 and model.frozen.tolist() == [2.0, 2.0]
-        assert (parameters.published == plane).all()
+        assert (seen(parameters.published) == plane).all()
     published = parameters.named_copies()
-    assert torch.equal(published["embedding.weight"], weight) and set(published) == set(
+    assert torch.equal(published["embedding.weight"], weight.cpu()) and set(published) == set(
         dict(model.named_parameters())
     )
     assert published["brief"].tolist() == [2.0] * 5 and published["brief"].dtype == torch.bfloat16
     published["embedding.weight"].zero_()
-    assert (parameters.published == plane).all()
+    assert (seen(parameters.published) == plane).all()
     parameters.show()
     assert torch.equal(model.embedding.weight, weight) and model.brief.tolist() == [2.0] * 5
     parameters.published += 1.0
@@ -111,10 +129,11 @@ def test_looking_ahead_leaves_the_plane_and_what_is_frozen_alone() -> None:
     assert torch.equal(model.embedding.weight, weight + 1)
 
 
-def test_gradients_are_collected_whatever_their_form() -> None:
-    model, _, parameters = mixed()
+@AT_PLACES
+def test_gradients_are_collected_whatever_their_form(place: torch.device | None) -> None:
+    model, _, parameters = mixed(place)
     parameters.gradient += 9.0  # of the unit before
-    model.embedding(torch.tensor([1, 1, 2])).sum().backward()
+    model.embedding(torch.tensor([1, 1, 2], device=place)).sum().backward()
     model.brief.grad = torch.full_like(model.brief, 3.0)
     norm_sq = parameters.collect()
     embedding = parameters.gradient[4, :12].reshape(3, 4)
@@ -125,9 +144,12 @@ def test_gradients_are_collected_whatever_their_form() -> None:
     assert norm_sq == pytest.approx(4 * 4 + 4 * 1 + 5 * 9)
 
 
+@AT_PLACES
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_shows_in_the_norm_and_is_named(bad: float) -> None:
-    model, _, parameters = mixed()
+def test_a_gradient_that_is_not_finite_shows_in_the_norm_and_is_named(
+    bad: float, place: torch.device | None
+) -> None:
+    model, _, parameters = mixed(place)
     model.brief.grad = torch.ones_like(model.brief)
     model.unused.grad = torch.full_like(model.unused, bad)
     assert not torch.isfinite(torch.tensor(parameters.collect()))

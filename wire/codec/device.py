@@ -9,11 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wire.codec import host
-from wire.codec.base import AnyPlane, Blocks
+from wire.codec.base import AnyPlane, Blocks, Rows
 from wire.codec.cut import Part
 from wire.codec.part import F32, Planes, Update, Values32
+
+F64 = NDArray[np.float64]
 
 
 class Device(Protocol):
@@ -46,6 +49,24 @@ class Device(Protocol):
 
     def scatter(self, values: F32, plane: Any, blocks: Blocks) -> None:
         """Set them."""
+        ...
+
+    def square_sum(self, plane: Any, blocks: Blocks) -> float:
+        """Sum of the squares of their real elements in float64, in an order of the device's own.
+
+        Not finite where one of them is not.
+        """
+        ...
+
+    def products(self, now: Any, before: Any, sent: Any, rows: Rows, along: F64, squares: F64) -> None:
+        """Of each row into float64[rows of the planes]: along = <now - before, sent>, squares = <sent, sent>."""
+        ...
+
+    def go_on(self, now: Any, before: Any, moves: F32, gains: F32, rows: Rows, into: Any) -> None:
+        """Of each row: into = moves (now - before) - gains into, each operation rounded to float32.
+
+        moves, gains: float32[rows of the planes].
+        """
         ...
 
 

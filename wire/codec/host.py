@@ -9,8 +9,21 @@ import numpy as np
 from wire.codec import kernels
 from wire.codec.base import Blocks, Plane
 from wire.codec.cut import Part
+from wire.codec.kernels import go_on, products
 from wire.codec.parallel import in_order
 from wire.codec.part import F32, Planes, Update, Values32, encode_part
+
+__all__ = [
+    "add",
+    "assign",
+    "encode_parts",
+    "first_not_finite",
+    "gather",
+    "go_on",
+    "products",
+    "scatter",
+    "square_sum",
+]
 
 
 def first_not_finite(plane: Plane, blocks: Blocks) -> int:
@@ -55,3 +68,9 @@ def scatter(values: F32, plane: Plane, blocks: Blocks) -> None:
     for start, size in blocks.segments:
         flat[start : start + size] = values[at : at + size]
         at += size
+
+
+def square_sum(plane: Plane, blocks: Blocks) -> float:
+    """Sum of the squares of their real elements in float64; not finite where one of them is not."""
+    flat = plane.reshape(-1)
+    return sum(kernels.square_sum(flat[start : start + size]) for start, size in blocks.segments)

@@ -264,6 +264,12 @@ class ClusterConfig(Section):
     compute_threads: Count = Field(
         1, description="threads that each process computes with; the result may depend on it"
     )
+    planes: Literal["auto", "host", "device"] = Field(
+        "auto",
+        description="where workers keep the published model, gradients and residuals, and compress: in host memory, or "
+        "on the device that the model is on. `auto`: there where it is a GPU. The bits are the same; GPU memory pays "
+        "4 bytes a parameter for the gradient, and as many for each stream's residual",
+    )
     restarts: int = Field(3, ge=0, description="times that `sparsync train` starts each dead role again")
     admit_bytes: int = Field(
         256 * 2**20,

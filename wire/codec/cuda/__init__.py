@@ -8,8 +8,19 @@ be the one that wrote the planes, and planes may change once the last piece is o
 
 from __future__ import annotations
 
+from wire.codec.cuda.ahead import go_on, products, square_sum
 from wire.codec.cuda.decode import add, assign, gather, scatter
 from wire.codec.cuda.group import first_not_finite
 from wire.codec.cuda.parts import encode_parts
 
-__all__ = ["add", "assign", "encode_parts", "first_not_finite", "gather", "scatter"]
+__all__ = [
+    "add",
+    "assign",
+    "encode_parts",
+    "first_not_finite",
+    "gather",
+    "go_on",
+    "products",
+    "scatter",
+    "square_sum",
+]

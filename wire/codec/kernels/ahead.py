@@ -1,4 +1,7 @@
-"""How far a plane has moved, against what was sent: of whole blocks, in float64 and a fixed order."""
+"""How far a plane has moved, against what was sent: of whole blocks, in float64, summed by halves.
+
+The second half of what is to be summed is added to the first, until one number is left.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,21 @@ from wire.codec.kernels.kernel import BLOCK, F32, F64, I64, kernel
 @kernel
 def products(now: F32, before: F32, sent: F32, rows: I64, along: F64, squares: F64) -> None:
     """Of each row into float64[rows of the planes]: along = <now - before, sent>, squares = <sent, sent>."""
+    half = BLOCK // 2
+    a, s = np.empty(half), np.empty(half)
     for row in rows:
-        a0 = a1 = a2 = a3 = s0 = s1 = s2 = s3 = 0.0
-        for i in range(0, BLOCK, 4):
-            g0, g1, g2, g3 = sent[row, i], sent[row, i + 1], sent[row, i + 2], sent[row, i + 3]
-            a0 += np.float64(now[row, i] - before[row, i]) * np.float64(g0)
-            a1 += np.float64(now[row, i + 1] - before[row, i + 1]) * np.float64(g1)
-            a2 += np.float64(now[row, i + 2] - before[row, i + 2]) * np.float64(g2)
-            a3 += np.float64(now[row, i + 3] - before[row, i + 3]) * np.float64(g3)
-            s0 += np.float64(g0) * np.float64(g0)
-            s1 += np.float64(g1) * np.float64(g1)
-            s2 += np.float64(g2) * np.float64(g2)
-            s3 += np.float64(g3) * np.float64(g3)
-        along[row] = (a0 + a1) + (a2 + a3)
-        squares[row] = (s0 + s1) + (s2 + s3)
+        for i in range(half):
+            j = half + i
+            g, h = np.float64(sent[row, i]), np.float64(sent[row, j])
+            a[i] = np.float64(now[row, i] - before[row, i]) * g + np.float64(now[row, j] - before[row, j]) * h
+            s[i] = g * g + h * h
+        width = half // 2
+        while width:
+            for i in range(width):
+                a[i] += a[width + i]
+                s[i] += s[width + i]
+            width //= 2
+        along[row], squares[row] = a[0], s[0]
 
 
 @kernel
