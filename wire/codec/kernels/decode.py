@@ -22,7 +22,6 @@ from wire.codec.kernels.values import (
     copy_bytes,
     expand_halves,
 )
-from wire.codec.values import GROUP
 
 EIGHT_OF = np.ascontiguousarray(BITS_OF).view(np.uint64).reshape(256)
 """The bits of a byte, one a byte."""
@@ -73,28 +72,31 @@ def _read_int8(scales: F32, counts: U16, codes: U8, out: F32) -> bool:
 
 
 @kernel
-def _read_nibbles(group: int, scales: F32, counts: U16, codes: U8, out: F32) -> bool:
-    """INT4, and MXINT4, where each `group` elements of a block have the next scale."""
-    nibbles, code_at, at, least = np.empty(SLACK, np.uint8), 0, 0, np.int32(0)
-    pairs, low, high = nibbles.view(np.uint16), np.uint16(0x0F), np.uint16(0x0F00)
+def _read_nibbles(scales: F32, counts: U16, codes: U8, out: F32) -> bool:
+    """INT4, and MXINT4: each number of a block's scales is that of as many elements in order."""
+    nibbles, code_at, at, group = np.empty(SLACK, np.uint8), 0, 0, BLOCK // scales.shape[1]
+    pairs, low, high, eights = nibbles.view(np.uint16), np.uint16(0x0F), np.uint16(0x0F00), np.uint16(0x0808)
     for b in range(counts.size):
         k = int64(counts[b])
         size = (k + 1) >> 1
         own, into = codes[code_at : code_at + size], out[at : at + k]
         for p in range(size):
             w = np.uint16(own[p])
-            pairs[p] = np.uint16((w & low) | ((w << np.uint16(4)) & high))
-        if k & 1 and nibbles[k]:
+            pairs[p] = ((w & low) | ((w << np.uint16(4)) & high)) ^ eights
+        if k & 1 and nibbles[k] != np.uint8(8):
+            return False
+        least = np.uint8(15)
+        for j in range(k):
+            least = min(least, nibbles[j])
+        if least == 0:
             return False
         for first in range(0, k, group):
-            scale = scales[b, first // group]
-            for j in range(first, min(first + group, k)):
-                q = np.int32(np.int32(nibbles[j] ^ np.uint8(8)) - np.int32(8))
-                least = min(least, q)
-                into[j] = np.float32(q) * scale
+            some, to, scale = nibbles[first : min(first + group, k)], into[first:], scales[b, first // group]
+            for j in range(some.size):
+                to[j] = np.float32(np.int32(some[j]) - np.int32(8)) * scale
         code_at += size
         at += k
-    return bool(least > np.int32(-8))
+    return True
 
 
 @kernel
@@ -173,10 +175,8 @@ def read_values(values: int, scales: F32, counts: U16, signs: U8, codes: U8, out
         return _read_halves(scales, counts, codes, out, bits)
     elif values == INT8:
         fine = _read_int8(scales, counts, codes, out)
-    elif values == INT4:
-        fine = _read_nibbles(BLOCK, scales, counts, codes, out)
-    elif values == MXINT4:
-        fine = _read_nibbles(GROUP, scales, counts, codes, out)
+    elif values in (INT4, MXINT4):
+        fine = _read_nibbles(scales, counts, codes, out)
     else:
         return _read_signs(code_bits, scales, counts, signs, codes, bits)
     return bool(fine and _largest(bits) < INFINITY)
