@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from coordinator import actions as a
+from coordinator.entries import Member
 from coordinator.pace import pace_of
 from coordinator.records import Closed, Ended, Record
-from coordinator.state import Member, State
+from coordinator.state import State
 from wire.errors import RunOver, SparsyncError, StaleIncarnation, by_name
 from wire.rounds import Rounds
 

@@ -6,7 +6,7 @@
 | a full disk             | one task (`stall`)        | room for the journal         |
 | lines (`switchboard`)   | one task each             | the servers                  |
 | orders to the workers   | one queue each            | nothing: unbounded, tiny     |
-| a checkpoint, a restore | one task each             | the servers, the disk        |
+| a checkpoint, a restore | one task each (`keeping`) | the servers, the disk        |
 | older checkpoints       | one task (`retention`)    | the disk, in threads         |
 """
 
@@ -24,23 +24,22 @@ from typing import Any
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.accounts import Accounts
-from coordinator.checkpoints import load_checkpoint, take_checkpoint
 from coordinator.core import Core
 from coordinator.event_log import EventLog, in_steps
 from coordinator.journal import FULL_RETRY_S, Journal
+from coordinator.keeping import Keeping
+from coordinator.pictures import Pictures
 from coordinator.records import (
     Admitted,
     Closed,
     Counted,
     Departed,
     Dismissed,
-    Evaluated,
     Promoted,
     Record,
     Stood,
     Uploading,
 )
-from coordinator.retention import Retention
 from coordinator.shards import ShardLine
 from coordinator.stall import Stall
 from coordinator.state import State
@@ -91,7 +90,7 @@ class Engine:
         self.security = security
         self.clock = clock
         self.accounts = Accounts({m.incarnation: m.told for m in core.state.members.values() if m.told})
-        self.board = Board(out / "tensorboard")
+        self.pictures = Pictures(Board(out / "tensorboard"), core, self.accounts)
         self.switchboard = Switchboard(lambda: self.state, self._line, self._spawn)
         self.started = clock.now()
         self.finished = asyncio.Event()
@@ -106,12 +105,19 @@ class Engine:
         """Why this process ends though the run goes on: another coordinator decides, or nothing can be journaled."""
         self.away = False
         """This process ends because it was asked to, and leaves the run as it is."""
-        self._retention = Retention(out / "checkpoints", keep=config.run.keep_checkpoints, tell=events.write)
+        self._keeping = Keeping(
+            out / "checkpoints",
+            config,
+            core,
+            primaries=lambda: self.switchboard.primaries,
+            spawn=self._spawn,
+            hear=self.hear,
+            tell=events.write,
+        )
         self._orders: dict[int, Orders] = {}
         self._answers: dict[str, asyncio.Future[object]] = {}
         self._keys = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._restoring: asyncio.Task[None] | None = None
         self._open_since = 0.0
         """When the open step became that, where spans are told."""
         self.tick_lag_s = Distribution()
@@ -128,8 +134,8 @@ class Engine:
             a.OpenShards: lambda act: self.switchboard.dial_all(),
             a.Dial: lambda act: self.switchboard.dial(act.incarnation),
             a.Dismiss: lambda act: self.switchboard.dismiss(act.incarnation, act.reason),
-            a.RestoreShards: lambda act: self._begin_restore(),
-            a.WriteCheckpoint: lambda act: self._spawn(self._checkpoint(act.step)),
+            a.RestoreShards: lambda act: self._keeping.begin_restore(),
+            a.WriteCheckpoint: lambda act: self._keeping.begin(act.step),
             a.Abdicate: lambda act: self._give_up(StaleIncarnation(act.reason)),
             a.Note: lambda act: self._events.write(act.event, in_steps(act.event, act.fields, self.rounds)),
             a.Quit: lambda act: self.finished.set(),
@@ -211,7 +217,7 @@ class Engine:
         """Tell what was decided, and is durable."""
         for action in actions:
             if isinstance(action, a.Journal):
-                self._draw(action.record)
+                self._show(action.record)
                 self._introduce(action.record)
         for action in actions:
             if not isinstance(action, a.Journal):
@@ -312,8 +318,7 @@ class Engine:
             case "scalars":
                 values = dict(report.scalars.values)
                 self._events.write("scalars", {"step": report.scalars.step, **values})
-                drawn = {f"user/{name}": value for name, value in values.items()}
-                self.board.write(report.scalars.step, drawn, self.clock.now())
+                self.pictures.draw_users(report.scalars.step, values, self.clock.now())
         if (event := event_of(incarnation, report)) is not None:
             self.hear(event)
 
@@ -371,41 +376,18 @@ class Engine:
 
     # --- actions out ---------------------------------------------------------------------
 
-    def _draw(self, record: Record) -> None:
+    def _show(self, record: Record) -> None:
         """What a record adds to rates and pictures."""
         now = self.clock.now()
         if isinstance(record, Closed | Counted):
             self.accounts.settled(self.state.totals.tokens, now)
-            self.board.write(self.rounds.first_step(self.state.open_step), self._scalars(record.loss), now)
-        elif isinstance(record, Evaluated):
-            self.board.write(record.step, {f"loss/{record.model}": record.loss}, now)
+        self.pictures.draw(record, now)
 
     def _introduce(self, record: Record) -> None:
         """Tell the servers who is who before anybody hears that he joined, or is asked to upload or to stand by."""
         members = [self.state.members[record.incarnation]] if isinstance(record, Admitted) else []
         if members or isinstance(record, ROLES):
             self.switchboard.introduce(members)
-
-    def _scalars(self, loss: float | None) -> dict[str, float]:
-        """What TensorBoard shows of each step."""
-        totals, rate = self.state.totals, self.accounts.tokens_per_s()
-        units = sum(totals.staleness.values())
-        stale = sum(steps * count for steps, count in totals.staleness.items())
-        return {
-            **({"loss/train": loss} if loss is not None else {}),
-            **({"rate/tokens_per_s": rate} if rate is not None else {}),
-            **({"rate/wait_share": share} if (share := self.accounts.wait_share()) is not None else {}),
-            "run/workers": float(len(self.core.crew.ready)),
-            "run/stragglers": float(len(self.core.crew.stragglers(self.clock.now()))),
-            "run/recoveries": float(self.state.recoveries),
-            "run/samples": float(totals.samples),
-            "run/units_empty": float(totals.empty),
-            "run/staleness_mean": stale / units if units else 0.0,
-            "run/mass_returned": totals.returned,
-            "run/mass_held": self.core.residuals.held,
-            "bytes/pushed": float(self.accounts.total("bytes_pushed")),
-            "bytes/pulled": float(self.accounts.total("bytes_pulled")),
-        }
 
     def _answer(self, action: a.Answer) -> None:
         future = self._answers.get(action.key)
@@ -464,48 +446,6 @@ class Engine:
             log.error("a task of the coordinator failed", exc_info=error)
             self.hear(e.ShardRefused(0, "SparsyncError", f"internal error: {error!r}"))
 
-    def _begin_restore(self) -> None:
-        """Restore all shards; if that is under way, anew: one of them has a server since then that holds nothing."""
-        if self._restoring is not None:
-            self._restoring.cancel()
-        self._restoring = self._spawn(self._restore())
-
-    async def _restore(self) -> None:
-        try:
-            await load_checkpoint(
-                Path(self.state.checkpoint),
-                self.state,
-                lambda: self.switchboard.primaries,
-                config=self.config,
-            )
-        except StaleIncarnation as error:
-            self.hear(e.Fenced(0, str(error)))
-            return
-        except SparsyncError as error:
-            self.hear(e.ShardRefused(0, type(error).__name__, str(error)))
-            return
-        self.hear(e.ShardRestored())
-
-    async def _checkpoint(self, step: int) -> None:
-        await self._retention.settled()
-        try:
-            path, digests = await take_checkpoint(
-                self.out / "checkpoints",
-                self.state,
-                lambda: self.switchboard.primaries,
-                config=self.config,
-                step=self.rounds.first_step(step),
-            )
-        except StaleIncarnation as error:
-            self.hear(e.Fenced(0, str(error)))
-            return
-        except (SparsyncError, OSError) as error:
-            log.error("the checkpoint of step %d failed: %s", self.rounds.first_step(step), error)
-            self.hear(e.CheckpointFailed(step, str(error)))
-            return
-        self.hear(e.CheckpointWritten(step, str(path), digests["x"], digests["published"]))
-        self._retention.begin(path)
-
     async def tick(self, *, taken: Callable[[], None] = lambda: None) -> None:
         """Tell the core that time passes, until cancelled. `taken` is called when it has taken that in.
 
@@ -532,10 +472,10 @@ class Engine:
         await self.switchboard.farewell(min(deadline.remaining(), FINISH_S))
 
     async def close(self) -> None:
-        await self._retention.settled()
+        await self._keeping.settled()
         for task in list(self._tasks):
             task.cancel()
         await self.switchboard.close()
         self._journal.close()
         self._events.close()
-        self.board.close()
+        self.pictures.close()

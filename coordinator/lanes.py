@@ -16,9 +16,9 @@ from coordinator import events as e
 from coordinator import units
 from coordinator.crew import Crew
 from coordinator.desk import Desk
+from coordinator.entries import NOBODY, Lane
 from coordinator.pace import pace_of
 from coordinator.records import Assigned, Deposited
-from coordinator.state import NOBODY, Lane
 
 BALANCE_S = 10.0
 """Least time between two moves of streams for speed's sake."""

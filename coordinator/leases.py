@@ -15,10 +15,10 @@ from coordinator import events as e
 from coordinator.arrivals import Arrivals
 from coordinator.crew import Crew
 from coordinator.desk import Desk
+from coordinator.entries import Lease
 from coordinator.pace import Pace
 from coordinator.records import Leased, Lowered, Pooled, Vacated
 from coordinator.spans import Span
-from coordinator.state import Lease
 
 BALANCE_S = 5.0
 """Least time between two looks at the balance."""

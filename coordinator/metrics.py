@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from coordinator.engine import Engine
+from coordinator.entries import Member
 from coordinator.report import bytes_dense, phase
-from coordinator.state import Member
 from wire import metrics as m
 from wire.metrics import Distribution, Sample, Samples
 from wire.rpc.audit import Audit

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from coordinator.engine import Engine
+from coordinator.entries import Member
 from coordinator.shards import ShardLine
-from coordinator.state import Member
 from wire.clock import utc_timestamp
 from wire.ids import PROTOCOL_VERSION
 from wire.messages import ShardPlacement

@@ -15,12 +15,12 @@ from coordinator import events as e
 from coordinator import records as r
 from coordinator.admission import enter, refuse
 from coordinator.desk import Desk
+from coordinator.entries import Member
 from coordinator.model import Model
 from coordinator.pace import pace_of
 from coordinator.patience import Patience
 from coordinator.presence import Presence
 from coordinator.standbys import Standbys
-from coordinator.state import Member
 from wire.errors import NameTaken, RunOver, SparsyncError, UsageError
 
 LOST_AFTER_S = 15.0

@@ -18,7 +18,8 @@ import grpc
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.desk import begin_of
-from coordinator.state import NOBODY, Member, State
+from coordinator.entries import NOBODY, Member
+from coordinator.state import State
 from wire.clock import Clock, Deadline
 from wire.errors import StaleIncarnation, Unreachable
 from wire.ids import Term

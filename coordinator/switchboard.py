@@ -7,8 +7,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from coordinator import actions as a
+from coordinator.entries import NOBODY, Member
 from coordinator.shards import ShardLine
-from coordinator.state import NOBODY, Member, State
+from coordinator.state import State
 from wire.errors import Unreachable
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator import records as r
+from coordinator.entries import NOBODY
 from coordinator.pace import pace_of
-from coordinator.state import NOBODY
 from tests.coordinator.ground import Broken, commit_of
 
 if TYPE_CHECKING:
