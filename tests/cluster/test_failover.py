@@ -109,8 +109,15 @@ def test_kills_in_any_order(by_hand: ByHand, seed: int) -> None:
         cluster.kill_worker(name)
         time.sleep(draw.choice([0.0, 0.0, draw.uniform(0.0, 3.0)]))
         cluster.start_server(name)
+    cluster.wait_until("all are back", lambda _: all_joined(cluster), limit_s=LONG_S)
     cluster.wait_until("all in sync", in_sync, limit_s=LONG_S)
     finish(cluster)
+
+
+def all_joined(cluster: Cluster) -> bool:
+    """The newest process of each server, which may have been started before the death of the one before was noticed."""
+    told = {event["pid"] for kind in ("joined", "rejoined") for event in cluster.events(kind)}
+    return all(cluster.own_pid(f"ps-{number}") in told for number in range(SHARDS + 2))
 
 
 def in_sync(status: dict[str, Any]) -> bool:
