@@ -63,8 +63,8 @@ def _load(mode: int, weights: F32, source: F32, momentum: F32, state: F32, c: F3
 
 
 @kernel
-def _measure(bits: I32, n: int, keys: I32, upper: I16) -> int:
-    """Magnitudes and their upper halves, zero up to a multiple of 8; the largest."""
+def _measure(bits: I32, n: int, keys: I32) -> int:
+    """Magnitudes, zero up to a multiple of 8; the largest."""
     largest = np.int32(0)
     for i in range(n):
         key = bits[i] & MAGNITUDE
@@ -72,9 +72,14 @@ def _measure(bits: I32, n: int, keys: I32, upper: I16) -> int:
         largest = max(largest, key)
     for i in range(n, (n + 7) & ~7):
         keys[i] = 0
+    return int64(largest)
+
+
+@kernel
+def _upper_halves(keys: I32, n: int, upper: I16) -> None:
+    """Of magnitudes, up to a multiple of 8."""
     for i in range((n + 7) & ~7):
         upper[i] = np.int16(keys[i] >> np.int32(16))
-    return int64(largest)
 
 
 @kernel
@@ -109,11 +114,14 @@ def _feed_back(mode: int, state: F32, chosen: U16, v: F32, k: int) -> None:
 
 
 @kernel
-def _feed_back_whole(mode: int, state: F32, v: F32, n: int) -> None:
-    """The same where all elements are sent."""
-    if mode == RESIDUAL:
+def _feed_back_whole(mode: int, state: F32, c: F32, v: F32, n: int) -> None:
+    """What `_settle` and `_feed_back` do, where all elements are sent."""
+    if mode == CARRY:
         for i in range(n):
-            state[i] -= v[i]
+            state[i] = 0.0
+    elif mode == RESIDUAL:
+        for i in range(n):
+            state[i] = c[i] - v[i]
     elif mode >= TRACK:
         for i in range(n):
             state[i] += v[i]
@@ -158,14 +166,16 @@ def encode_blocks(
     for b in range(rows.size):
         row, n, k = rows[b], int64(lengths[b]), int64(kept[b])
         _load(mode, weights, source[row], momentum[row], state[row], c, n)
-        largest = _measure(c_bits, n, keys, upper)
+        largest = _measure(c_bits, n, keys)
         if largest >= INFINITY:
             return gap_at, sign_at, code_at, b
-        _settle(mode, state[row], c, n)
         whole = k < 0
+        if not whole:
+            _settle(mode, state[row], c, n)
         if whole:
             k = n
         elif largest:
+            _upper_halves(keys, n, upper)
             k, guess = select(keys, upper, n, k, largest, guess, flags, tied, chosen)
         else:
             k = 0
@@ -198,7 +208,7 @@ def encode_blocks(
                 codes, code_at,
             )  # fmt: skip
         if whole:
-            _feed_back_whole(mode, state[row], v, n)
+            _feed_back_whole(mode, state[row], c, v, n)
         else:
             _feed_back(mode, state[row], places, v, k)
     return gap_at, sign_at, code_at, -1
