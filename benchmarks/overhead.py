@@ -8,13 +8,14 @@ Runs of `sparsync train` with its defaults (two servers, two workers) and `telem
     compute     in units, beside the next two: loading, forward, backward, clipping; with local steps the optimizer
     collect     gradients into their plane, and their norm
     compress    encoding, and handing the parts to the network thread
+    foresee     where units look ahead: x̂ moved on to where it is expected to be
     apply       x̂ += d
     wait        for deltas, which take in others' units, the network, the servers' work, and deposits
     rest        between units, beside those: plans, deposits, stream state
 
-`added` is collect + compress + apply + rest: what the training thread does for others. What it waits for depends on
-who else needs its core; on two cores five processes do. Writes benchmarks/results/overhead.{json,md,svg}: the picture
-is of two steps of the first run in `sync`.
+`added` is collect + compress + foresee + apply + rest: what the training thread does for others. What it waits for
+depends on who else needs its core; on two cores five processes do. Writes benchmarks/results/overhead.{json,md,svg}:
+the picture is of two steps of the first run in `sync`.
 """
 
 from __future__ import annotations
@@ -35,25 +36,19 @@ from sparsync.tracing import MAIN, Process, Told, read_processes
 WARM_UP = 10
 MODES = ("sync", "delayed", "local")
 OWN = ("collect", "compress")
-ADDED = (*OWN, "apply", "rest")
-ALL = ("compute", *OWN, "apply", "wait", "rest")
+BETWEEN = ("foresee", "apply", "wait")
+ADDED = (*OWN, "foresee", "apply", "rest")
+ALL = ("compute", *OWN, *BETWEEN, "rest")
 LIMIT = 0.10
 PICTURED = (30, 32)
 """Steps that the picture shows: from the first unit of the first to the first of the second."""
-SHOWN = (
-    *OWN,
-    "unit",
-    "apply",
-    "wait",
-    "push",
-    "admit",
-    "accept",
-    "log",
-    "aggregate",
-    "optimize",
-    "publish",
-    "close",
-)
+SHOWN = {
+    **{name: name for name in (*OWN, "push", "apply", "wait")},
+    **dict.fromkeys(("admit", "accept"), "take in"),
+    **dict.fromkeys(("aggregate", "optimize", "publish"), "settle"),
+    "unit": "compute",
+}
+"""What the picture calls which spans."""
 
 
 def main() -> None:
@@ -99,13 +94,13 @@ def seconds(worker: Process) -> dict[str, float]:
     spans = [span for span in worker.spans if span.track == MAIN]
     units = [span for span in spans if span.name == "unit" and first_step(worker, span) >= WARM_UP]
     begin, end = units[0].begin, units[-1].end
-    told = dict.fromkeys((*OWN, "apply", "wait"), 0.0)
+    told = dict.fromkeys((*OWN, *BETWEEN), 0.0)
     for span in spans:
         if span.name in told and begin <= span.begin and span.end <= end:
             told[span.name] += span.end - span.begin
     in_units = sum(span.end - span.begin for span in units)
     compute = in_units - told["collect"] - told["compress"]
-    rest = (end - begin) - in_units - told["apply"] - told["wait"]
+    rest = (end - begin) - in_units - sum(told[name] for name in BETWEEN)
     found = {"compute": compute, **told, "rest": rest}
     return {name: found[name] for name in ALL} | {"units": len(units)}
 
@@ -147,7 +142,9 @@ def _rows(process: Process, origin: float, end: float) -> list[Bar]:
 
 
 def _part(span: Told, origin: float, end: float) -> Part:
-    return Part(span.name, *(1000 * (min(max(at, origin), end) - origin) for at in (span.begin, span.end)))
+    return Part(
+        SHOWN[span.name], *(1000 * (min(max(at, origin), end) - origin) for at in (span.begin, span.end))
+    )
 
 
 # ── the page ────────────────────────────────────────────────────────────────────────────────────

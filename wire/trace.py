@@ -26,7 +26,19 @@ PATH = (
     "apply",
 )
 """Stages of the path of a gradient, in order."""
-BESIDE = ("step", "close", "journal", "unit", "wait", "settle", "record", "decode", "deposit", "evaluate")
+BESIDE = (
+    "step",
+    "close",
+    "journal",
+    "unit",
+    "wait",
+    "settle",
+    "record",
+    "decode",
+    "foresee",
+    "deposit",
+    "evaluate",
+)
 """What else is told."""
 
 Listener = Callable[[str, str, float, float, dict[str, Any]], None]

@@ -18,6 +18,7 @@ from wire.codec.base import PushCodec
 from wire.codec.device import device_of
 from wire.ids import UnitId
 from wire.messages import Commit
+from wire.trace import span
 from worker.deltas import Delta
 from worker.drift import Drift
 from worker.farewell import Farewell
@@ -196,7 +197,8 @@ class ElasticSegment:
 
     def begin(self, task: Task) -> None:
         """Show where x̂ is going, and keep what a bad attempt at the unit might change."""
-        self._show()
+        with span("foresee", step=task.step, stream=task.stream):
+            self._show()
         shards = task.send_to or range(len(self._replica.trainable))
         self._drift.began(task.step * self._streams + task.stream, shards)
         self._extras_before = self._extras.save(USER_STREAM)

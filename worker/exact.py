@@ -16,6 +16,7 @@ from wire.codec.dense import pack, unpack
 from wire.ids import UnitId
 from wire.messages import Commit
 from wire.rpc.planes import inner_bytes, pieces_of
+from wire.trace import span
 from worker.deltas import Delta
 from worker.foresight import Course, Foresight
 from worker.inner import Inner
@@ -244,8 +245,9 @@ class ExactSegment:
             before = self._replica.before if self._carrier.saw_move(task.step) else None
             assert before is None or self._replica.moved, (task, self._replica.step)
             now, offset = self._parameters.published, self._parameters.gradient
-            self._course = self._foresight.look(self._course, now, before, offset)
-            self._parameters.look_ahead()
+            with span("foresee", step=task.step, stream=task.stream):
+                self._course = self._foresight.look(self._course, now, before, offset)
+                self._parameters.look_ahead()
 
     def restore(self, task: Task) -> None:
         """As before the unit at hand: what a bad attempt, or one that nobody goes on with, has changed is undone."""
