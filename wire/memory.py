@@ -16,8 +16,8 @@ import threading
 from typing import NamedTuple
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-KEPT_BYTES = 256 << 20
-"""Free memory at the end of the heap that is kept."""
+NEVER = -1
+"""The end of the heap goes back when all that is free does, and not between two steps, where it is a model or two."""
 LARGEST_BYTES = 32 << 20
 """Larger pieces are mapped each for itself all the same; glibc takes no higher limit."""
 ARENAS = 2
@@ -58,7 +58,7 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
         return False
-    wanted = {M_TRIM_THRESHOLD: KEPT_BYTES, M_MMAP_THRESHOLD: LARGEST_BYTES, M_ARENA_MAX: ARENAS}
+    wanted = {M_TRIM_THRESHOLD: NEVER, M_MMAP_THRESHOLD: LARGEST_BYTES, M_ARENA_MAX: ARENAS}
     if not all(library.mallopt(key, value) for key, value in wanted.items()):
         return False
     threading.Thread(target=_give_back, args=(library,), name="memory", daemon=True).start()
