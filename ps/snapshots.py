@@ -9,12 +9,12 @@ newest two are kept, so that one damaged image costs nothing but a longer replay
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ps.image import Tree, decode, digest, encode
+from ps.unbuffered import Unbuffered
 from wire.clock import monotonic_clock
 from wire.codec.base import Buffer
 from wire.crash import crash_point
@@ -23,8 +23,8 @@ from wire.files import fsync_directory
 
 KEPT = 2
 CUT_BYTES = 1 << 20
-RESTS = 15.0
-"""A piece takes a sixteenth of the time that it is given: images are seldom, and steps beside one hardly wait."""
+RESTS = 31.0
+"""A piece takes one part in 32 of the time that it is given: images are seldom, and steps beside one hardly wait."""
 LONGEST_REST_S = 0.02
 """Where the disk is what takes long, resting lets nobody go first."""
 _DIGITS = 20
@@ -152,13 +152,11 @@ class Receiver:
         self._snapshots = snapshots
         self._path = path
         self._partial = path.with_suffix(".partial")
-        self._file = self._partial.open("wb", buffering=0)
+        self._file = Unbuffered(self._partial)
 
     def write(self, data: Buffer) -> None:
         """The next bytes."""
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
+        self._file.write(data)
 
     def write_all(self, pieces: Iterable[Buffer]) -> None:
         for piece in pieces:
@@ -170,17 +168,21 @@ class Receiver:
         Raises: DamagedFile; nothing is left of the image then.
         """
         try:
+            self._file.seal()
             tree = decode(self._partial)
-            self.seal(alone=True)
+            self._adopt(alone=True)
         except BaseException:
             self.abandon()
             raise
         return tree
 
-    def seal(self, *, alone: bool = False) -> None:
-        """Make durable what was written, and have it count; `alone`: instead of all that are here."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+    def seal(self) -> None:
+        """Make durable what was written, and have it count."""
+        self._file.seal()
+        self._adopt()
+
+    def _adopt(self, *, alone: bool = False) -> None:
+        """`alone`: instead of all that are here."""
         crash_point("ps.snapshot.written")
         self._snapshots.adopt(self._partial, self._path, alone=alone)
 
