@@ -9,13 +9,12 @@ newest two are kept, so that one damaged image costs nothing but a longer replay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ps.image import Tree, decode, digest, encode
 from ps.unbuffered import Unbuffered
-from wire.clock import monotonic_clock
 from wire.codec.base import Buffer
 from wire.crash import crash_point
 from wire.errors import DamagedFile
@@ -23,10 +22,9 @@ from wire.files import fsync_directory
 
 KEPT = 2
 CUT_BYTES = 1 << 20
-RESTS = 31.0
-"""A piece takes one part in 32 of the time that it is given: images are seldom, and steps beside one hardly wait."""
-LONGEST_REST_S = 0.02
-"""Where the disk is what takes long, resting lets nobody go first."""
+SPREAD_S = 2.0
+SPREAD_S_A_GB = 2.5
+"""An image rests so long in all: what it costs is spread over several steps, but what a restart replays grows meanwhile."""
 _DIGITS = 20
 
 
@@ -37,14 +35,16 @@ class Saved(NamedTuple):
     bytes: int
 
 
-def unhurried(pieces: Iterable[Buffer], rest: Callable[[float], object]) -> Iterator[Buffer]:
-    """The same bytes in small pieces, with a rest after each that has been written."""
+def unhurried(pieces: Sequence[Buffer], rest: Callable[[float], object]) -> Iterator[Buffer]:
+    """The same bytes in small pieces, with a rest after each that has been written, in proportion to its size."""
+    size = sum(map(len, pieces))
+    rest_s_a_byte = (SPREAD_S + SPREAD_S_A_GB * size / 1e9) / size
     for piece in pieces:
-        view = memoryview(piece).cast("B")
+        view = memoryview(piece).cast("B") if len(piece) else memoryview(b"")
         for start in range(0, len(view), CUT_BYTES):
-            began = monotonic_clock.now()
-            yield view[start : start + CUT_BYTES]
-            rest(min(RESTS * (monotonic_clock.now() - began), LONGEST_REST_S))
+            cut = view[start : start + CUT_BYTES]
+            yield cut
+            rest(rest_s_a_byte * len(cut))
 
 
 class Snapshots:
@@ -62,7 +62,7 @@ class Snapshots:
     def save(self, position: int, tree: Tree, rest: Callable[[float], object] | None = None) -> Saved:
         """Write the image of the state at `position`, durable when this returns, and drop what is too old.
 
-        rest: sleeps for so many seconds, so that an image beside a training takes a share of a core only.
+        rest: sleeps for so many seconds, so that an image beside a training takes little of a core.
         Raises: OSError, as where the disk is full; nothing is left of the image then.
         """
         crash_point("ps.snapshot.before")
