@@ -24,7 +24,7 @@ KEPT = 2
 CUT_BYTES = 1 << 20
 SPREAD_S = 2.0
 SPREAD_S_A_GB = 2.5
-"""An image rests so long in all: what it costs is spread over several steps, but what a restart replays grows meanwhile."""
+"""So long an image rests in all: what it costs is spread over several steps; what a restart replays grows meanwhile."""
 _DIGITS = 20
 
 

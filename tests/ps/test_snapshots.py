@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ps.image import decode, digest, encode
-from ps.snapshots import CUT_BYTES, LONGEST_REST_S, Snapshots
+from ps.snapshots import CUT_BYTES, SPREAD_S, SPREAD_S_A_GB, Snapshots
 from wire.crash import VARIABLE
 from wire.errors import DamagedFile, ProtocolMismatch
 
@@ -62,7 +62,8 @@ def test_an_unhurried_one_is_the_same_file(tmp_path: Path) -> None:
     Snapshots(tmp_path / "b").save(1, large)
     assert file_of(tmp_path / "a", 1).read_bytes() == file_of(tmp_path / "b", 1).read_bytes()
     assert len(rests) == 5, "one after the header, and one after each quarter of the array"
-    assert all(0 < rest <= LONGEST_REST_S for rest in rests)
+    assert sum(rests) == pytest.approx(SPREAD_S + SPREAD_S_A_GB * 4 * CUT_BYTES / 1e9, rel=1e-3)
+    assert rests[1:] == pytest.approx([rests[1]] * 4) and rests[0] < rests[1] / 100
 
 
 def test_a_damaged_one_is_told_passed_over_and_counts_no_more(tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from pathlib import Path
-from ps.snapshots import CUT_BYTES, LONGEST_REST_S, Snapshots
+from ps.snapshots import Snapshots
 from tests.ps.test_snapshots import tree
 snapshots = Snapshots(Path(sys.argv[1]))
 snapshots.save(1, tree(1))
@@ -175,7 +176,7 @@ except OSError as error:
 SAVE = """
 import sys
 from pathlib import Path
-from ps.snapshots import CUT_BYTES, LONGEST_REST_S, Snapshots
+from ps.snapshots import Snapshots
 from tests.ps.test_snapshots import tree
 snapshots = Snapshots(Path(sys.argv[1]))
 for position in (1, 2, 3):
